@@ -1,0 +1,76 @@
+//! What an agent says of itself, in words that all agents share.
+//!
+//! Adapters translate an agent's output into these; the supervisor never sees an agent's own format.
+//! None of it is evidence of an end: an agent's words colour an outcome, they never make a verdict.
+
+use serde::{Deserialize, Serialize};
+
+/// Four counters, since vendors count cached tokens differently and a blind sum is wrong by factors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tokens {
+    /// Prompt tokens that were not read from a cache.
+    pub r#in: u64,
+    /// Generated tokens, reasoning included.
+    pub out: u64,
+    /// Prompt tokens read from the provider's cache.
+    pub cache_read: u64,
+    /// Prompt tokens written to the provider's cache.
+    pub cache_write: u64,
+}
+
+impl Tokens {
+    /// Counter by counter, saturating.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            r#in: self.r#in.saturating_add(other.r#in),
+            out: self.out.saturating_add(other.out),
+            cache_read: self.cache_read.saturating_add(other.cache_read),
+            cache_write: self.cache_write.saturating_add(other.cache_write),
+        }
+    }
+}
+
+/// One thing that an agent's output stream tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentEvent {
+    /// The agent's own id of the conversation, needed to resume it.
+    NativeId(String),
+    /// More was used: an increment, never a running total. Cost in US dollars.
+    Used { tokens: Tokens, cost_usd: f64 },
+    /// A whole message of the assistant.
+    Said(String),
+    /// The agent reports a failure, in its own words.
+    Failed(String),
+    /// A turn or step ended for this reason.
+    StepEnded(StepEnd),
+    /// It waits for input.
+    Idle,
+    /// It works.
+    Active,
+}
+
+/// Why a step ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepEnd {
+    /// The model finished its answer: the only one that means success.
+    Stop,
+    /// The model wants tools to run; more steps should follow.
+    ToolCalls,
+    /// Anything else (`length`, `content-filter`, ...), in the agent's word.
+    Other(String),
+}
+
+/// What an agent's output, read up to the leader's end, says of the outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentReport {
+    /// It says that it succeeded.
+    Success,
+    /// It says that it failed; its words, when it had any.
+    Error(Option<String>),
+    /// Nothing in the output says how it went.
+    Missing,
+    /// The output could not be read: not the same as having said nothing.
+    Unreadable(String),
+}
