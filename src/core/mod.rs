@@ -1,3 +1,164 @@
-//! Every decision of the program, and nothing else.
+//! Every decision of the program, and nothing else: the program on one screen.
+//!
+//! [`Supervisor::step`] takes one [`Event`] and the time, and answers with the [`Record`]s that must be
+//! durable before any of the [`Effect`]s is carried out. In here nobody reads a clock, a file, the
+//! environment or the network, and nobody rolls dice; so a day of a thousand sessions with a crash
+//! between any two effects is an ordinary test (`sim.rs`).
+
 pub mod agent;
+pub mod counters;
+pub mod fuse;
+pub mod outbox;
+pub mod reattach;
+pub mod record;
+pub mod refusal;
+pub mod session;
+mod steps;
+pub mod supervisor;
+pub mod timers;
 pub mod vocab;
+
+#[cfg(test)]
+mod fuse_tests;
+#[cfg(test)]
+mod sim;
+
+use std::time::Duration;
+
+pub use supervisor::{Settings, Supervisor};
+
+use agent::AgentEvent;
+use fuse::Evidence;
+use outbox::AttemptResult;
+use record::{DeliveryId, Record, RequestKey};
+use refusal::Refusal;
+use session::{Origin, Spec};
+use vocab::{HostId, Mono, RunId, SessionId};
+
+/// Everything that can happen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Somebody asks for something and waits for an answer.
+    Request(ReplyTo, Request),
+    /// Somebody does not wait any more. What was asked for goes on.
+    Abandoned(ReplyTo),
+    /// Something was seen about a run.
+    Evidence(RunId, Evidence),
+    /// The agent said something.
+    Agent(SessionId, AgentEvent),
+    /// An attempt at a delivery is over.
+    Attempted(DeliveryId, AttemptResult),
+    /// The timer fired, or might have.
+    Timer,
+    /// All records up to this number are durable.
+    Durable(u64),
+    /// The journal cannot be written, or can be again.
+    Journal(JournalHealth),
+    /// After a start: everything that was left by an earlier life has been looked at.
+    Recovered,
+    /// The files of a settled session take this much space.
+    Sized(SessionId, u64),
+}
+
+/// Everything that the core can want done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write the launch order and start the shim.
+    Spawn(RunId),
+    /// Send a signal to the leader, by its pidfd.
+    SignalLeader(RunId, u8),
+    /// Send a signal to every process of the tree; 9 also kills the cgroup.
+    SignalTree(RunId, u8),
+    /// Kill a shim that does not move although its leader has ended.
+    KillShim(RunId),
+    /// Read exits/ and the session directory again for this run; ends in `Rescanned`.
+    Rescan(RunId),
+    /// Ask the kernel for the leader's status, once it is reaped.
+    AskKernel(RunId),
+    /// Read the agent's report from the end of its output.
+    ReadReport(RunId),
+    /// See what is left of the tree, and say when nothing is.
+    AskTree(RunId),
+    /// Write the deadline where the shim finds it.
+    WriteDeadline(RunId, Option<Mono>),
+    /// Put an exit file aside that does not count.
+    RejectExitFile(RunId, &'static str),
+    /// The verdict is durable: move the exit file to the session's directory and write the verdict there.
+    Archive(RunId),
+    /// One attempt at a delivery.
+    Deliver(DeliveryId),
+    /// Delete a session's files.
+    Remove(SessionId),
+    /// Answer somebody.
+    Reply(ReplyTo, Reply),
+}
+
+impl Effect {
+    /// Whether it is carried out even when records cannot be made durable: killing on request and on
+    /// the deadline must work with a full disk, and answers must say that the disk is full.
+    pub fn is_exempt(&self) -> bool {
+        match self {
+            Self::SignalLeader(..) | Self::SignalTree(..) | Self::KillShim(_) => true,
+            Self::Rescan(_) | Self::AskKernel(_) | Self::ReadReport(_) | Self::AskTree(_) => true,
+            Self::Reply(_, Reply::Refused(_)) => true,
+            Self::Spawn(_)
+            | Self::WriteDeadline(..)
+            | Self::RejectExitFile(..)
+            | Self::Archive(_)
+            | Self::Deliver(_)
+            | Self::Remove(_)
+            | Self::Reply(..) => false,
+        }
+    }
+}
+
+/// What may be asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    Launch { session: SessionId, host: HostId, origin: Origin, spec: Box<Spec>, key: Option<RequestKey> },
+    /// End a run. `force`: KILL at once.
+    Stop { session: SessionId, force: bool },
+    /// A new deadline, counted from now; `None` removes it.
+    Extend { session: SessionId, by: Option<Duration> },
+    /// Answered when the current run has a durable verdict.
+    Wait { session: SessionId },
+    /// Forget all ended sessions that owe nothing.
+    Prune,
+}
+
+/// The answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The session was launched, or could not be: its record tells.
+    Launched(SessionId),
+    /// The run has ended.
+    Ended(SessionId),
+    /// The run has ended and nothing of its tree is left (or it had ended before).
+    Stopped { session: SessionId, already: bool },
+    /// The run could not be ended in time; the daemon goes on trying.
+    NotYetStopped(SessionId),
+    /// The deadline is set.
+    Extended(SessionId),
+    /// So many sessions were forgotten.
+    Pruned(usize),
+    /// A correct no.
+    Refused(Refusal),
+}
+
+/// Where an answer goes. The edge keeps the table; the core only hands the number back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReplyTo(pub u64);
+
+/// Whether records can be made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JournalHealth {
+    Well,
+    Failing(String),
+}
+
+/// What a step came to. Records first, effects after they are durable, in this order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    pub records: Vec<Record>,
+    pub effects: Vec<Effect>,
+}

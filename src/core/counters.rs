@@ -1,0 +1,49 @@
+//! Plain numbers about what the core did; rendered elsewhere.
+
+use std::time::Duration;
+
+use super::fuse::Outcome;
+
+/// Upper bounds of the duration histogram, seconds: those that existing dashboards know.
+pub const DURATION_BOUNDS_S: [f64; 6] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
+
+/// Counters since the daemon's start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counters {
+    pub launches: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+    pub timed_out: u64,
+    pub launch_failed: u64,
+    pub lost: u64,
+    /// Durations of ended runs, in the buckets above and one for the rest.
+    pub durations: [u64; 7],
+    pub duration_sum_s: f64,
+    pub deliveries: u64,
+    pub attempts_failed: u64,
+    pub deliveries_dead: u64,
+    /// Exit files that the kernel or the record contradicted.
+    pub exit_files_rejected: u64,
+    /// Evidence that disagreed with a status already known: a bug of ours or of the host's.
+    pub disagreements: u64,
+}
+
+impl Counters {
+    /// Counts an ended run.
+    pub fn ended(&mut self, outcome: Outcome, lasted: Duration) {
+        let counter = match outcome {
+            Outcome::Completed => &mut self.completed,
+            Outcome::Failed => &mut self.failed,
+            Outcome::Cancelled => &mut self.cancelled,
+            Outcome::TimedOut => &mut self.timed_out,
+            Outcome::LaunchFailed => &mut self.launch_failed,
+            Outcome::Lost => &mut self.lost,
+        };
+        *counter += 1;
+        let seconds = lasted.as_secs_f64();
+        let bucket = DURATION_BOUNDS_S.iter().position(|bound| seconds <= *bound);
+        self.durations[bucket.unwrap_or(DURATION_BOUNDS_S.len())] += 1;
+        self.duration_sum_s += seconds;
+    }
+}

@@ -1,0 +1,118 @@
+//! Durable facts, in the past tense. State changes through them alone, live and on replay.
+//!
+//! The one place where core meets serde: a record is what the journal keeps, and a mirror of these
+//! types elsewhere would double them without protecting anything that golden files do not. Every shape
+//! in here is for ever: fields are added with a default, never renamed, and variants stay.
+
+use serde::{Deserialize, Serialize};
+
+use super::fuse::{Outcome, Prong, StopCause};
+use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
+use super::vocab::{HostId, Now, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall};
+
+/// Something that happened and stays so.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "t")]
+pub enum Record {
+    /// A session was asked for; its first run is about to be launched.
+    Created {
+        session: SessionId,
+        at: Now,
+        host: HostId,
+        origin: Origin,
+        spec: Box<Spec>,
+        deadline: Option<Deadline>,
+        /// The client's idempotency key, with the digest of what it asked.
+        request: Option<RequestKey>,
+    },
+    /// The leader runs.
+    Started { run: RunId, leader: ProcessId, at: Now },
+    /// The master timeout was moved or removed.
+    DeadlineSet { run: RunId, deadline: Option<Deadline> },
+    /// The run is to be ended. Only the first one of a run is recorded.
+    StopRequested { run: RunId, cause: StopCause, at: Now },
+    /// A status that nothing but this record could bring back after a crash.
+    StatusLearned { run: RunId, status: WaitStatus, via: Prong, at: Now },
+    /// The agent's own id of the conversation.
+    NativeId { session: SessionId, id: String },
+    /// The verdict: exactly one per run.
+    Ended { run: RunId, verdict: Box<Verdict> },
+    /// Evidence that came after the verdict and changes nothing.
+    LateEvidence { run: RunId, entry: EvidenceEntry },
+    /// Nothing of the tree is left, or nobody can tell any more.
+    TreeSettled { run: RunId, leftovers: LeftoverCount, usage: Option<Usage>, at: Now },
+    /// An event of the public stream. Its body is rendered when it is committed.
+    Event { seq: u64, kind: EventKind, run: Option<RunId>, at: Wall, fires_at: Option<Wall> },
+    /// An endpoint is to hear of an event.
+    DeliveryQueued { id: DeliveryId, run: RunId, kind: EventKind, at: Wall },
+    /// An attempt failed; the next one is due `retry_in_ms` after `at`.
+    AttemptFailed { id: DeliveryId, attempt: u32, at: Wall, retry_in_ms: u64, held: bool, error: String },
+    /// Nothing more will be sent.
+    DeliveryOver { id: DeliveryId, at: Wall, how: DeliveryEnd },
+    /// The session was forgotten: by retention, or by request.
+    Pruned { session: SessionId },
+}
+
+/// A client's key for a request that may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestKey {
+    pub key: String,
+    /// Digest of the request body: another body under the same key is refused.
+    pub digest: String,
+}
+
+/// One event to one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeliveryId {
+    pub seq: u64,
+    pub endpoint: String,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryEnd {
+    /// The receiver said 2xx.
+    Delivered,
+    /// Attempts are used up.
+    Dead,
+    /// A later event of the session overtook it.
+    Superseded,
+}
+
+/// A type of the public event stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    Started,
+    Timeout,
+    Stopped,
+    Error,
+    DeliveryDead,
+}
+
+impl EventKind {
+    /// The public name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Started => "session.started",
+            Self::Timeout => "session.timeout",
+            Self::Stopped => "session.stopped",
+            Self::Error => "session.error",
+            Self::DeliveryDead => "delivery.dead",
+        }
+    }
+
+    /// Whether it says that a run is over.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Stopped | Self::Error)
+    }
+
+    /// The terminal event of a run with this outcome.
+    pub fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Completed | Outcome::Cancelled | Outcome::Lost => Self::Stopped,
+            Outcome::Failed | Outcome::TimedOut | Outcome::LaunchFailed => Self::Error,
+        }
+    }
+}

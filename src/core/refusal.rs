@@ -1,0 +1,26 @@
+//! Every reason to say no, as data. A refusal is a correct answer, not an error.
+
+use thiserror::Error;
+
+use super::vocab::SessionId;
+
+/// Why a request is not carried out. Messages name the object and the next step.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    #[error("Session not found: {0}")]
+    NotFound(String),
+    #[error("{prefix} is ambiguous; it could be: {}", candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Ambiguous { prefix: String, candidates: Vec<SessionId> },
+    #[error("the journal cannot be written ({0}): no session is launched that could be lost; free the disk, then try again")]
+    JournalFailing(String),
+    #[error("this idempotency key was used for another request; use a new key")]
+    KeyReused,
+    #[error("session {0} has ended; there is nothing to extend")]
+    AlreadyEnded(SessionId),
+    #[error("session {0} is being stopped; its deadline cannot be moved any more")]
+    Stopping(SessionId),
+    #[error("the daemon still reads its records; try again in a moment")]
+    Recovering,
+    #[error("the daemon already supervises {0} sessions, its limit; stop one first, or raise sessions_max")]
+    TooMany(usize),
+}

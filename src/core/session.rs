@@ -1,0 +1,445 @@
+//! A session and its run: what was asked, what is known, what the world may be told of it.
+//!
+//! Owns the public words (`status`, `phase`, `reason`) and the one function that maps state to each of
+//! them; nothing else invents status strings. Refuses to know how a session is stored or shown.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::agent::{AgentEvent, AgentReport, Tokens};
+use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
+use super::vocab::{HostId, Leftovers, Mono, Now, RunId, SessionId, Usage, WaitStatus, Wall, signal_name};
+
+/// What was asked for at launch, as far as it is kept. The environment and the whole prompt are not:
+/// they exist only as files until the leader runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spec {
+    /// Name of the adapter.
+    pub adapter: String,
+    /// The program and its arguments for `exec`; empty for agents, whose adapter makes them.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Working directory, real path.
+    pub cwd: String,
+    pub model: Option<String>,
+    /// At most 200 characters of the prompt; none for `--private`.
+    pub prompt: Option<String>,
+    pub name: Option<String>,
+    pub group: Option<String>,
+    /// Path of a specification file, as given.
+    pub spec: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Callback keys and the like, passed through to `meta`.
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    /// The master timeout; `None` = none.
+    pub timeout: Option<Duration>,
+    /// Between TERM and KILL.
+    pub grace: Duration,
+    pub leftovers: Leftovers,
+    /// Whether the adapter reads the agent's own report for the outcome.
+    pub wants_report: bool,
+    /// Whether prompt text is kept out of records.
+    #[serde(default)]
+    pub private: bool,
+}
+
+/// Where a session comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    Launched,
+    Discovered,
+    Adopted,
+    Imported,
+}
+
+/// The phase of a run, finer than its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    Launching,
+    Running,
+    Stopping,
+    Ending,
+    Ended,
+}
+
+/// What a listing calls a session: these four words, and nothing else, ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    Running,
+    Idle,
+    Stopped,
+    Error,
+}
+
+/// One line of the evidence list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceEntry {
+    pub prong: Prong,
+    pub at: Wall,
+    pub detail: String,
+}
+
+/// The one terminal record of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub reason: Reason,
+    /// `None`: unknown, or never launched. Unknown is never 0.
+    pub status: Option<WaitStatus>,
+    pub ended: Option<EndTime>,
+    /// When the verdict was taken.
+    pub decided: Now,
+    /// In order of arrival, up to the verdict.
+    pub evidence: Vec<EvidenceEntry>,
+    /// What the leader used.
+    pub usage: Option<Usage>,
+    /// Words for people: the agent's error, or why the launch failed.
+    pub message: Option<String>,
+    pub tokens: Option<Tokens>,
+    pub cost_usd: Option<f64>,
+}
+
+/// Processes of the tree that outlived the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftoverCount {
+    Known(u32),
+    Unknown,
+}
+
+/// How far a stop has come. Each step is taken once, by its timer or by the leader's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StopStep {
+    /// TERM went to the leader.
+    Asked,
+    /// TERM went to all that is left.
+    Swept,
+    /// KILL goes to all that is left, again and again.
+    Killing,
+}
+
+/// The current run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub number: u32,
+    /// When the launch was recorded.
+    pub begun: Now,
+    /// Where: pids and monotonic times mean something only there.
+    pub host: HostId,
+    /// When the leader was started.
+    pub started: Option<Now>,
+    pub fuse: Fuse,
+    /// The evidence list so far.
+    pub evidence: Vec<EvidenceEntry>,
+    pub verdict: Option<Verdict>,
+    /// Number of the record that holds the verdict, to tell what is durable.
+    pub verdict_record: u64,
+    /// When the master timeout fires, on this boot's CLOCK_MONOTONIC.
+    pub deadline: Option<Deadline>,
+    pub stop_step: Option<StopStep>,
+    pub usage: Option<Usage>,
+    pub leftovers: LeftoverCount,
+    /// The tree is known to be gone, or nobody can tell any more; durable.
+    pub tree_settled: bool,
+    /// Why a check could not be made.
+    pub unverified: Option<String>,
+    /// Questions already put to the edge, so that each is asked once per daemon life.
+    pub asked: Asked,
+}
+
+/// A deadline, by both clocks: one decides, the other is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    pub mono: Mono,
+    pub wall: Wall,
+}
+
+/// Questions put to the edge in this life of the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub rescan: bool,
+    pub kernel: bool,
+    pub report: bool,
+    pub tree: bool,
+}
+
+/// What the output stream told so far. Soft: read again from the log after a restart.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    pub tokens: Option<Tokens>,
+    pub cost_usd: Option<f64>,
+    pub idle: bool,
+}
+
+/// One supervised agent.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub id: SessionId,
+    pub origin: Origin,
+    pub spec: Spec,
+    pub run: Run,
+    pub native_id: Option<String>,
+    pub progress: Progress,
+}
+
+impl Run {
+    /// A run that is about to be launched.
+    pub fn new(number: u32, begun: Now, host: HostId, wants_report: bool) -> Self {
+        let report = if wants_report { ReportSeen::Wanted } else { ReportSeen::NotWanted };
+        Self {
+            number,
+            begun,
+            host,
+            started: None,
+            fuse: Fuse::new(report),
+            evidence: Vec::new(),
+            verdict: None,
+            verdict_record: 0,
+            deadline: None,
+            stop_step: None,
+            usage: None,
+            leftovers: LeftoverCount::Known(0),
+            tree_settled: false,
+            unverified: None,
+            asked: Asked::default(),
+        }
+    }
+
+    /// The phase, a function of what is known: there is no second place to contradict it.
+    pub fn phase(&self) -> Phase {
+        if self.verdict.is_some() {
+            Phase::Ended
+        } else if self.fuse.stop.is_some() {
+            Phase::Stopping
+        } else if self.fuse.ended.is_some() {
+            Phase::Ending
+        } else if self.fuse.leader.is_some() {
+            Phase::Running
+        } else {
+            Phase::Launching
+        }
+    }
+}
+
+impl Session {
+    /// The id of the current run.
+    pub fn run_id(&self) -> RunId {
+        RunId { session: self.id, run: self.run.number }
+    }
+
+    /// The public status. `told` says whether a verdict may be told: not before it is durable.
+    pub fn status(&self, told: bool) -> Status {
+        match &self.run.verdict {
+            Some(verdict) if told => verdict.outcome.status(),
+            Some(_) => Status::Running,
+            None if self.progress.idle && self.run.phase() == Phase::Running => Status::Idle,
+            None => Status::Running,
+        }
+    }
+
+    /// Adds what the agent said of itself.
+    pub fn absorb(&mut self, event: &AgentEvent) {
+        match event {
+            AgentEvent::NativeId(id) => self.native_id = Some(id.clone()),
+            AgentEvent::Used { tokens, cost_usd } => {
+                self.progress.tokens = Some(self.progress.tokens.unwrap_or_default().plus(*tokens));
+                self.progress.cost_usd = Some(self.progress.cost_usd.unwrap_or(0.0) + cost_usd);
+            }
+            AgentEvent::Idle => self.progress.idle = true,
+            AgentEvent::Active => self.progress.idle = false,
+            AgentEvent::Said(_) | AgentEvent::Failed(_) | AgentEvent::StepEnded(_) => {}
+        }
+    }
+
+    /// The verdict that `end` and everything gathered so far make.
+    pub fn verdict(&self, end: &End, now: Now) -> Verdict {
+        let message = match (&self.run.fuse.failed, &self.run.fuse.report) {
+            (Some(error), _) => Some(error.message()),
+            (None, ReportSeen::Given(AgentReport::Error(text))) => text.clone(),
+            (None, ReportSeen::Given(AgentReport::Unreadable(why))) => Some(why.clone()),
+            (None, ReportSeen::Given(AgentReport::Success | AgentReport::Missing))
+            | (None, ReportSeen::NotWanted | ReportSeen::Wanted) => None,
+        };
+        Verdict {
+            outcome: end.outcome,
+            reason: end.reason,
+            status: end.status,
+            ended: end.ended,
+            decided: now,
+            evidence: self.run.evidence.clone(),
+            usage: self.run.usage,
+            message,
+            tokens: self.progress.tokens,
+            cost_usd: self.progress.cost_usd,
+        }
+    }
+
+    /// Whether anything of the session may still change or need care.
+    pub fn is_settled(&self) -> bool {
+        self.run.verdict.is_some() && self.run.tree_settled
+    }
+}
+
+impl Verdict {
+    /// The session's number (contract, section 5): what `run` and `wait` exit with. Always an integer,
+    /// and 0 only for a success.
+    pub fn number(&self) -> u8 {
+        match self.outcome {
+            Outcome::Completed => 0,
+            Outcome::TimedOut => 124,
+            Outcome::Lost => 125,
+            Outcome::LaunchFailed if self.reason == Reason::ProgramNotFound => 127,
+            Outcome::LaunchFailed => 126,
+            Outcome::Failed => self.natural_number().filter(|number| *number != 0).unwrap_or(1),
+            Outcome::Cancelled => self.natural_number().filter(|number| *number != 0).unwrap_or(143),
+        }
+    }
+
+    fn natural_number(&self) -> Option<u8> {
+        let status = self.status?;
+        status.code().or_else(|| status.signal().map(|signal| 128 + signal))
+    }
+
+    /// The leader's exit code, when it exited and the code is known.
+    pub fn exit_code(&self) -> Option<u8> {
+        self.status.and_then(WaitStatus::code)
+    }
+
+    /// The name of the signal that ended the leader.
+    pub fn signal(&self) -> Option<String> {
+        self.status.and_then(WaitStatus::signal).map(signal_name)
+    }
+}
+
+impl Outcome {
+    /// The public status of a run with this outcome.
+    pub fn status(self) -> Status {
+        match self {
+            Self::Completed | Self::Cancelled | Self::Lost => Status::Stopped,
+            Self::Failed | Self::TimedOut | Self::LaunchFailed => Status::Error,
+        }
+    }
+
+    /// The public word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+            Self::LaunchFailed => "launch_failed",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl Status {
+    /// The public word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Idle => "idle",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Phase {
+    /// The public word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Launching => "launching",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Ending => "ending",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+impl Origin {
+    /// The public word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Launched => "launched",
+            Self::Discovered => "discovered",
+            Self::Adopted => "adopted",
+            Self::Imported => "imported",
+        }
+    }
+}
+
+impl Prong {
+    /// The public word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ExitFile => "exit_file",
+            Self::Pidfd => "pidfd",
+            Self::PidfdInfo => "pidfd_info",
+            Self::ProcStat => "proc_stat",
+            Self::Deadline => "deadline",
+            Self::Stop => "stop",
+            Self::Reboot => "reboot",
+            Self::TreeGone => "tree_gone",
+        }
+    }
+}
+
+impl StopCause {
+    /// The prong that a stop of this cause is evidence of.
+    pub fn prong(self) -> Prong {
+        match self {
+            Self::Requested => Prong::Stop,
+            Self::Deadline => Prong::Deadline,
+        }
+    }
+}
+
+impl StopCause {
+    /// What the evidence list says of it.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Requested => "a stop was requested",
+            Self::Deadline => "the deadline passed",
+        }
+    }
+}
+
+impl Reason {
+    /// The public word, such as `exit_code_42` or `sigterm`.
+    pub fn word(self) -> String {
+        match self {
+            Self::ExitCode(code) => format!("exit_code_{code}"),
+            Self::Signal(number) => signal_name(number).to_ascii_lowercase(),
+            Self::Deadline => "deadline".into(),
+            Self::StopRequested => "stop_requested".into(),
+            Self::ProgramNotFound => "program_not_found".into(),
+            Self::NotExecutable => "not_executable".into(),
+            Self::CwdMissing => "cwd_missing".into(),
+            Self::NeverStarted => "never_started".into(),
+            Self::LaunchSetup => "launch_setup".into(),
+            Self::AgentReportedError => "agent_reported_error".into(),
+            Self::NoAgentReport => "no_agent_report".into(),
+            Self::AgentReportUnreadable => "agent_report_unreadable".into(),
+            Self::HostRebooted => "host_rebooted".into(),
+            Self::StatusUnknown => "status_unknown".into(),
+        }
+    }
+}
+
+impl From<&TreeSeen> for LeftoverCount {
+    fn from(seen: &TreeSeen) -> Self {
+        match seen {
+            TreeSeen::Left(count) => Self::Known(*count),
+            TreeSeen::Gone => Self::Known(0),
+            TreeSeen::NotLooked | TreeSeen::Unknown => Self::Unknown,
+        }
+    }
+}

@@ -1,0 +1,963 @@
+//! The world in a box: the supervisor with simulated shims, kernel, disk, clients and receivers.
+//!
+//! A history is a function of its seed. Every choice - what happens next, which notice arrives first or
+//! twice or never, where the daemon dies - comes from one generator. A crash throws away everything but
+//! the journal's committed records, the files and the processes, and may fall before a commit, between a
+//! commit and its effects, and between any two effects. An oracle that sees the whole world checks each
+//! record as it becomes durable.
+//!
+//! `AGENTCTL_SIM_SEED=n` runs one history and prints it; `AGENTCTL_SIM_RUNS=n` sets how many are run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::agent::AgentReport;
+use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong};
+use super::outbox::{AttemptResult, Endpoint};
+use super::reattach::{Found, OrderFound, Seen, ShimFound};
+use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
+use super::session::{Origin, Phase, Spec};
+use super::supervisor::Settings;
+use super::vocab::{
+    HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
+};
+use super::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Step, Supervisor};
+
+/// SplitMix64: small, seedable, good enough to choose.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.roll() % bound as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Missing,
+    Written,
+    Claimed,
+    Abandoned,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leader {
+    Unborn,
+    Alive,
+    Zombie(WaitStatus),
+    Reaped(WaitStatus),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shim {
+    None,
+    Fresh,
+    Claimed,
+    Watching,
+    Reaped,
+    Published,
+    Gone,
+}
+
+/// One run as it really is.
+#[derive(Clone, Debug)]
+struct Truth {
+    order: Order,
+    shim: Shim,
+    leader: Leader,
+    ended: Option<Now>,
+    launch_fails: bool,
+    leader_file: bool,
+    exit_file: Option<ExitReport>,
+    planted: bool,
+    archived: bool,
+    tree_file: bool,
+    rest: u32,
+    stubborn: bool,
+    report: AgentReport,
+    leftovers: Leftovers,
+    deadline_file: Option<Mono>,
+    by_deadline: bool,
+    shim_killed: bool,
+    boot: u64,
+    /// The daemon held a pidfd at the reap, so the kernel can still tell it the status.
+    kernel_tells: bool,
+    ask_kernel: bool,
+    ask_tree: bool,
+}
+
+struct World {
+    dice: Dice,
+    now: Now,
+    boot: u64,
+    journal: Vec<Record>,
+    runs: BTreeMap<RunId, Truth>,
+    daemon: Option<Supervisor>,
+    /// Evidence under way to the living daemon.
+    notices: Vec<Event>,
+    receiver_up: bool,
+    received: BTreeMap<DeliveryId, u32>,
+    replies: u64,
+    waits: BTreeMap<u64, RunId>,
+    disk_full: bool,
+    /// Crashes so far, by (phase before, phase after, where).
+    crashes: BTreeSet<Crash>,
+    crash_rate: usize,
+    calm: bool,
+    trace: Vec<String>,
+    tracing: bool,
+}
+
+/// A transition of a run that was interrupted, and where.
+type Crash = (Option<Phase>, Phase, CrashPoint);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum CrashPoint {
+    BeforeCommit,
+    AfterCommit,
+    BetweenEffects,
+}
+
+fn host(boot: u64) -> HostId {
+    HostId { machine: "m".into(), boot: format!("b{boot}"), pid_ns: 1 }
+}
+
+fn leader_id(run: RunId, boot: u64) -> ProcessId {
+    let number = run.session.0.as_u128() as u32;
+    let handle = PidHandle { kind: 254, bytes: u64::from(number) + boot * 1000 };
+    ProcessId { pid: 100 + number, handle: Some(handle), start_ticks: boot }
+}
+
+fn settings() -> Settings {
+    let kinds = vec![EventKind::Started, EventKind::Stopped, EventKind::Error];
+    Settings {
+        endpoints: vec![Endpoint { name: "hook".into(), kinds }],
+        retention: Duration::from_secs(7 * 24 * 3600),
+        disk_max_bytes: u64::MAX,
+        sessions_max: 1000,
+    }
+}
+
+impl World {
+    fn new(seed: u64, tracing: bool) -> Self {
+        let mut dice = Dice(seed);
+        let crash_rate = [6, 20, 60, 1_000_000][dice.below(4)];
+        Self {
+            dice,
+            now: Now { wall: Wall(1_700_000_000_000_000), mono: Mono(1_000_000_000) },
+            boot: 1,
+            journal: Vec::new(),
+            runs: BTreeMap::new(),
+            daemon: None,
+            notices: Vec::new(),
+            receiver_up: true,
+            received: BTreeMap::new(),
+            replies: 0,
+            waits: BTreeMap::new(),
+            disk_full: false,
+            crashes: BTreeSet::new(),
+            crash_rate,
+            calm: false,
+            trace: Vec::new(),
+            tracing,
+        }
+    }
+
+    fn say(&mut self, what: impl FnOnce() -> String) {
+        if self.tracing {
+            self.trace.push(format!("{:>8} ms  {}", self.now.mono.0 / 1_000_000, what()));
+        }
+    }
+
+    fn pass(&mut self, by: Duration) {
+        self.now = Now { wall: self.now.wall.after(by), mono: self.now.mono.after(by) };
+    }
+
+    // ---- the daemon ----------------------------------------------------------------------------
+
+    fn crash(&mut self) {
+        self.say(|| "** the daemon dies".into());
+        self.daemon = None;
+        self.notices.clear();
+        self.waits.clear();
+        for truth in self.runs.values_mut() {
+            truth.ask_kernel = false;
+            truth.ask_tree = false;
+            if truth.planted {
+                // A file that names the right leader, planted by the agent's own user, kept through the
+                // daemon's absence until the leader and the shim are both gone, cannot be told from a
+                // true one: a declared limit (contract, 1.10), not a history to check.
+                (truth.exit_file, truth.planted) = (None, false);
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        self.say(|| "** the daemon starts".into());
+        let mut supervisor = Supervisor::new(settings());
+        for record in &self.journal {
+            supervisor.replay(record, self.now);
+        }
+        supervisor.replayed(0);
+        self.daemon = Some(supervisor);
+        let ids: Vec<_> = self.runs.keys().copied().collect();
+        for id in ids {
+            let Some(daemon) = &self.daemon else { return };
+            if daemon.session(id.session).is_none_or(|session| session.is_settled()) {
+                continue;
+            }
+            for evidence in self.find(id).evidence() {
+                self.feed(Event::Evidence(id, evidence));
+                if self.daemon.is_none() {
+                    return;
+                }
+            }
+        }
+        self.feed(Event::Recovered);
+    }
+
+    /// What the edge finds of a run, gathered in the order that reattach.rs demands.
+    fn find(&mut self, id: RunId) -> Found {
+        let boot = self.boot;
+        let Some(truth) = self.runs.get_mut(&id) else { unreachable!("only recorded runs are looked for") };
+        let shim = if matches!(truth.shim, Shim::None | Shim::Gone) { ShimFound::Gone } else { ShimFound::Lives };
+        if truth.order == Order::Written {
+            truth.order = Order::Abandoned;
+        }
+        let order = if truth.order == Order::Claimed { OrderFound::Claimed } else { OrderFound::Withdrawn };
+        let leader = truth.leader_file.then(|| leader_id(id, truth.boot));
+        let seen = match truth.leader {
+            _ if leader.is_none() => Seen::NotAsked,
+            Leader::Alive => Seen::Alive,
+            Leader::Zombie(_) => Seen::Ended,
+            Leader::Reaped(_) => Seen::Gone,
+            Leader::Unborn => Seen::NotAsked,
+        };
+        Found {
+            rebooted: truth.boot != boot,
+            shim,
+            order,
+            leader,
+            seen,
+            exit: truth.exit_file.clone(),
+            tree: truth.tree_file.then(Usage::default),
+        }
+    }
+
+    /// One event through the supervisor, its commit, and its effects, any of which may be the last.
+    fn feed(&mut self, event: Event) {
+        let Some(mut daemon) = self.daemon.take() else { return };
+        let before = phases(&daemon);
+        self.say(|| format!("{event:?}"));
+        let step = daemon.step(self.now, event);
+        self.check_bounds(&daemon);
+        let after = phases(&daemon);
+        let moved: Vec<_> = after
+            .iter()
+            .filter(|(id, phase)| before.get(id) != Some(phase))
+            .map(|(id, phase)| (before.get(id).copied(), *phase))
+            .collect();
+        self.daemon = Some(daemon);
+        self.carry_out(step, &moved);
+    }
+
+    fn carry_out(&mut self, step: Step, moved: &[(Option<Phase>, Phase)]) {
+        let Step { records, effects } = step;
+        if !records.is_empty() {
+            if self.dies(moved, CrashPoint::BeforeCommit) {
+                return;
+            }
+            for record in records {
+                self.commit(record);
+            }
+            if self.dies(moved, CrashPoint::AfterCommit) {
+                return;
+            }
+            let upto = self.daemon.as_ref().map_or(0, Supervisor::appended);
+            self.feed(Event::Durable(upto));
+        }
+        for effect in effects {
+            if self.daemon.is_none() || self.dies(moved, CrashPoint::BetweenEffects) {
+                return;
+            }
+            self.perform(effect);
+        }
+    }
+
+    fn dies(&mut self, moved: &[(Option<Phase>, Phase)], at: CrashPoint) -> bool {
+        if self.daemon.is_none() {
+            return true;
+        }
+        if self.calm || !self.dice.one_in(self.crash_rate) {
+            return false;
+        }
+        self.crashes.extend(moved.iter().map(|(before, after)| (*before, *after, at)));
+        self.crash();
+        true
+    }
+
+    fn commit(&mut self, record: Record) {
+        self.say(|| format!("    committed {record:?}"));
+        self.check_record(&record);
+        self.journal.push(record);
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        self.say(|| format!("    does {effect:?}"));
+        match effect {
+            Effect::Spawn(id) => {
+                if let Some(truth) = self.runs.get_mut(&id).filter(|truth| truth.order == Order::Missing) {
+                    truth.order = Order::Written;
+                    truth.shim = Shim::Fresh;
+                }
+            }
+            Effect::SignalLeader(id, signal) => self.signal(id, signal, false),
+            Effect::SignalTree(id, signal) => self.signal(id, signal, true),
+            Effect::KillShim(id) => self.kill_shim(id),
+            Effect::Rescan(id) => self.rescan(id),
+            Effect::AskKernel(id) => {
+                self.truth(id).ask_kernel = true;
+                self.answer_questions(id);
+            }
+            Effect::AskTree(id) => {
+                let truth = self.truth(id);
+                truth.ask_tree = true;
+                if truth.rest > 0 {
+                    let left = Evidence::TreeLeft(truth.rest);
+                    self.notices.push(Event::Evidence(id, left));
+                }
+                self.answer_questions(id);
+            }
+            Effect::ReadReport(id) => {
+                let report = Evidence::Report(self.truth(id).report.clone());
+                self.notices.push(Event::Evidence(id, report));
+            }
+            Effect::WriteDeadline(id, at) => {
+                if let Some(truth) = self.runs.get_mut(&id) {
+                    truth.deadline_file = at;
+                }
+            }
+            Effect::RejectExitFile(id, why) => {
+                let truth = self.truth(id);
+                assert!(truth.planted, "a true exit file was rejected: {why}");
+                (truth.exit_file, truth.planted) = (None, false);
+            }
+            Effect::Archive(id) => {
+                let durable = self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
+                assert!(durable, "archived before the verdict is durable");
+                self.truth(id).archived = true;
+            }
+            Effect::Deliver(id) => self.deliver(id),
+            Effect::Remove(_) => {}
+            Effect::Reply(to, reply) => self.check_reply(to, &reply),
+        }
+    }
+
+    fn deliver(&mut self, id: DeliveryId) {
+        let committed =
+            self.journal.iter().any(|r| matches!(r, Record::DeliveryQueued { id: queued, .. } if *queued == id));
+        assert!(committed, "{id:?} is sent before it is durable");
+        let result = if self.receiver_up {
+            *self.received.entry(id.clone()).or_default() += 1;
+            AttemptResult::Accepted
+        } else {
+            let retry_after = self.dice.one_in(4).then(|| Duration::from_secs(30));
+            AttemptResult::Failed { error: "refused".into(), retry_after }
+        };
+        self.notices.push(Event::Attempted(id, result));
+    }
+
+    fn rescan(&mut self, id: RunId) {
+        let found = self.find(id);
+        let leader = found.leader.map(Evidence::Started);
+        let seen = found.leader_seen();
+        let exit = found.exit.map(|exit| Evidence::ExitFile(exit, seen));
+        // In this order, within one notice each: nothing may come between them but a crash.
+        for evidence in leader.into_iter().chain(exit).chain([Evidence::Rescanned]) {
+            self.feed(Event::Evidence(id, evidence));
+        }
+    }
+
+    // ---- processes -----------------------------------------------------------------------------
+
+    fn truth(&mut self, id: RunId) -> &mut Truth {
+        let Some(truth) = self.runs.get_mut(&id) else { unreachable!("an effect for a run that is not there") };
+        truth
+    }
+
+    fn notify(&mut self, id: RunId, evidence: Evidence) {
+        let knows = self.daemon.as_ref().is_some_and(|daemon| daemon.session(id.session).is_some());
+        if knows {
+            self.notices.push(Event::Evidence(id, evidence.clone()));
+            if self.dice.one_in(5) {
+                self.notices.push(Event::Evidence(id, evidence));
+            }
+        }
+    }
+
+    fn signal(&mut self, id: RunId, signal: u8, whole: bool) {
+        let Some(truth) = self.runs.get_mut(&id) else { return };
+        let dies = signal == 9 || !truth.stubborn;
+        if whole && dies {
+            truth.rest = 0;
+        }
+        if truth.leader == Leader::Alive && dies {
+            self.leader_ends(id, WaitStatus::killed(signal));
+        }
+        self.answer_questions(id);
+    }
+
+    fn leader_ends(&mut self, id: RunId, status: WaitStatus) {
+        self.say(|| format!("-- leader of {} ends {status:?}", id.session.short()));
+        let watched = self.daemon.is_some();
+        let now = self.now;
+        let truth = self.truth(id);
+        truth.ended = Some(now);
+        truth.kernel_tells = watched;
+        let orphan = truth.shim == Shim::Gone;
+        truth.leader = if orphan { Leader::Reaped(status) } else { Leader::Zombie(status) };
+        self.notify(id, Evidence::LeaderEnded);
+        self.answer_questions(id);
+    }
+
+    fn kill_shim(&mut self, id: RunId) {
+        self.say(|| format!("-- shim of {} is killed", id.session.short()));
+        let truth = self.truth(id);
+        if matches!(truth.shim, Shim::None | Shim::Gone) {
+            return;
+        }
+        truth.shim_killed = true;
+        truth.shim = Shim::Gone;
+        if let Leader::Zombie(status) = truth.leader {
+            truth.leader = Leader::Reaped(status);
+        }
+        self.notify(id, Evidence::ShimGone);
+        self.answer_questions(id);
+    }
+
+    fn answer_questions(&mut self, id: RunId) {
+        let truth = self.truth(id);
+        let mut answers = Vec::new();
+        if let (true, Leader::Reaped(status)) = (truth.ask_kernel, truth.leader) {
+            truth.ask_kernel = false;
+            answers.push(Evidence::KernelStatus(truth.kernel_tells.then_some(status), Prong::PidfdInfo));
+        }
+        if truth.ask_tree && truth.rest == 0 && !matches!(truth.leader, Leader::Alive) {
+            truth.ask_tree = false;
+            answers.push(Evidence::TreeGone(None));
+        }
+        for answer in answers {
+            self.notify(id, answer);
+        }
+    }
+
+    /// The next thing that a shim does.
+    fn shim_moves(&mut self, id: RunId) {
+        let now = self.now;
+        let boot = self.boot;
+        let truth = self.truth(id);
+        match truth.shim {
+            Shim::None | Shim::Gone => {}
+            Shim::Fresh => {
+                let claimed = truth.order == Order::Written;
+                truth.order = if claimed { Order::Claimed } else { truth.order };
+                truth.shim = if claimed { Shim::Claimed } else { Shim::Gone };
+            }
+            Shim::Claimed if truth.launch_fails => {
+                let how = ExitHow::NotLaunched(LaunchError::ProgramNotFound("x".into()));
+                let exit = report(id, truth, how, now);
+                (truth.exit_file, truth.shim, truth.tree_file) = (Some(exit.clone()), Shim::Gone, true);
+                self.notify(id, Evidence::ExitFile(exit, LeaderSeen::Unknown));
+            }
+            Shim::Claimed => {
+                (truth.leader, truth.leader_file, truth.shim) = (Leader::Alive, true, Shim::Watching);
+                truth.boot = boot;
+                let leader = leader_id(id, boot);
+                self.notify(id, Evidence::Started(leader));
+            }
+            Shim::Watching => {
+                if let Leader::Zombie(status) = truth.leader {
+                    (truth.leader, truth.shim) = (Leader::Reaped(status), Shim::Reaped);
+                    let planted = truth.planted;
+                    self.answer_questions(id);
+                    if planted {
+                        // Between the reap and the publication a planted file cannot be told from the
+                        // true one; that is a moment, and only the agent's own user can plant.
+                        self.shim_publishes(id);
+                    }
+                }
+            }
+            Shim::Reaped => self.shim_publishes(id),
+            Shim::Published => {
+                if truth.leftovers == Leftovers::Kill {
+                    truth.rest = 0;
+                }
+                if truth.rest == 0 {
+                    (truth.tree_file, truth.shim) = (true, Shim::Gone);
+                    self.notify(id, Evidence::TreeGone(Some(Usage::default())));
+                    self.notify(id, Evidence::ShimGone);
+                }
+                self.answer_questions(id);
+            }
+        }
+    }
+
+    fn shim_publishes(&mut self, id: RunId) {
+        let truth = self.truth(id);
+        let (Leader::Reaped(status), Some(ended)) = (truth.leader, truth.ended) else {
+            unreachable!("a shim that reaped")
+        };
+        let exit = report(id, truth, ExitHow::Status(status), ended);
+        (truth.exit_file, truth.planted) = (Some(exit.clone()), false);
+        truth.shim = Shim::Published;
+        self.notify(id, Evidence::ExitFile(exit, LeaderSeen::Reaped));
+    }
+
+    // ---- what happens next ---------------------------------------------------------------------
+
+    fn launch(&mut self) {
+        let number = self.runs.len() as u128 + 1;
+        let id = RunId { session: SessionId(uuid::Uuid::from_u128(number)), run: 1 };
+        let wants_report = self.dice.one_in(2);
+        let leftovers = if self.dice.one_in(3) { Leftovers::Keep } else { Leftovers::Kill };
+        let reports = [AgentReport::Success, AgentReport::Error(None), AgentReport::Missing];
+        let truth = Truth {
+            order: Order::Missing,
+            shim: Shim::None,
+            leader: Leader::Unborn,
+            ended: None,
+            launch_fails: self.dice.one_in(8),
+            leader_file: false,
+            exit_file: None,
+            planted: false,
+            archived: false,
+            tree_file: false,
+            rest: if self.dice.one_in(3) { 2 } else { 0 },
+            stubborn: self.dice.one_in(4),
+            report: reports[self.dice.below(3)].clone(),
+            leftovers,
+            deadline_file: None,
+            by_deadline: false,
+            shim_killed: false,
+            boot: self.boot,
+            kernel_tells: false,
+            ask_kernel: false,
+            ask_tree: false,
+        };
+        self.runs.insert(id, truth);
+        let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
+        let spec = Spec {
+            adapter: "exec".into(),
+            command: vec!["x".into()],
+            cwd: "/".into(),
+            model: None,
+            prompt: None,
+            name: None,
+            group: None,
+            spec: None,
+            labels: BTreeMap::new(),
+            meta: BTreeMap::new(),
+            timeout,
+            grace: Duration::from_secs(5),
+            leftovers,
+            wants_report,
+            private: false,
+        };
+        let host = host(self.boot);
+        let to = self.reply_to(id);
+        let request = Request::Launch {
+            session: id.session,
+            host,
+            origin: Origin::Launched,
+            spec: Box::new(spec),
+            key: None,
+        };
+        self.feed(Event::Request(to, request));
+        let recorded = self.journal.iter().any(|r| matches!(r, Record::Created { session, .. } if *session == id.session));
+        if !recorded {
+            self.runs.remove(&id);
+        }
+    }
+
+    fn reply_to(&mut self, id: RunId) -> ReplyTo {
+        self.replies += 1;
+        self.waits.insert(self.replies, id);
+        ReplyTo(self.replies)
+    }
+
+    fn any_run(&mut self) -> Option<RunId> {
+        let count = self.runs.len();
+        (count > 0).then(|| *self.runs.keys().nth(self.dice.below(count)).expect("below the count"))
+    }
+
+    fn happen(&mut self) {
+        let choice = self.dice.below(24);
+        if self.daemon.is_none() && (self.calm || choice < 6) {
+            self.start();
+            return;
+        }
+        match choice {
+            0 if self.runs.len() < 3 && !self.calm && self.daemon.is_some() => self.launch(),
+            0..=7 if !self.notices.is_empty() => {
+                let at = self.dice.below(self.notices.len());
+                let notice = self.notices.remove(at);
+                self.feed(notice);
+            }
+            8..=12 => {
+                if let Some(id) = self.any_run() {
+                    self.shim_moves(id);
+                }
+            }
+            13..=14 => self.someone_ends(),
+            15 if !self.calm => self.a_client_asks(),
+            16..=17 => {
+                let by = [1, 200, 3_000, 30_000][self.dice.below(4)];
+                self.pass(Duration::from_millis(by));
+                self.shims_watch_deadlines();
+                self.feed(Event::Timer);
+            }
+            18 if !self.calm && self.dice.one_in(4) => {
+                if let Some(id) = self.any_run() {
+                    self.kill_shim(id);
+                }
+            }
+            19 if !self.calm => self.receiver_up = self.dice.one_in(2),
+            20 if !self.calm && self.dice.one_in(3) => self.plant_exit_file(),
+            21 if !self.calm && self.dice.one_in(12) => self.reboot(),
+            22 if !self.calm && self.dice.one_in(6) => {
+                self.disk_full = !self.disk_full;
+                let health =
+                    if self.disk_full { JournalHealth::Failing("full".into()) } else { JournalHealth::Well };
+                self.feed(Event::Journal(health));
+            }
+            23 if !self.calm && self.daemon.is_some() && self.dice.one_in(3) => self.crash(),
+            _ => self.pass(Duration::from_micros(500)),
+        }
+    }
+
+    fn someone_ends(&mut self) {
+        let Some(id) = self.any_run() else { return };
+        let statuses = [WaitStatus::exited(0), WaitStatus::exited(42), WaitStatus::exited(143), WaitStatus::killed(11)];
+        let status = statuses[self.dice.below(4)];
+        let truth = self.truth(id);
+        if truth.leader == Leader::Alive {
+            self.leader_ends(id, status);
+        } else if truth.rest > 0 && !matches!(truth.leader, Leader::Unborn) {
+            truth.rest -= 1;
+            self.answer_questions(id);
+        }
+    }
+
+    fn a_client_asks(&mut self) {
+        let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
+        let session = id.session;
+        let request = match self.dice.below(4) {
+            0 => Request::Stop { session, force: self.dice.one_in(3) },
+            1 => Request::Extend { session, by: Some(Duration::from_secs(15)) },
+            2 => Request::Extend { session, by: None },
+            _ => Request::Wait { session },
+        };
+        let to = self.reply_to(id);
+        self.feed(Event::Request(to, request));
+    }
+
+    fn plant_exit_file(&mut self) {
+        let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
+        let now = self.now;
+        let truth = self.truth(id);
+        if truth.leader == Leader::Alive && truth.exit_file.is_none() {
+            let exit = report(id, truth, ExitHow::Status(WaitStatus::exited(0)), now);
+            (truth.exit_file, truth.planted) = (Some(exit.clone()), true);
+            self.say(|| format!("-- an exit file is planted for {}", id.session.short()));
+            // The edge looks at the leader when it reads the file, not when the file was written.
+            self.feed(Event::Evidence(id, Evidence::ExitFile(exit, LeaderSeen::Alive)));
+        }
+    }
+
+    fn reboot(&mut self) {
+        self.say(|| "** the host goes down and boots".into());
+        let now = self.now;
+        self.crash();
+        self.boot += 1;
+        for truth in self.runs.values_mut() {
+            truth.shim = if truth.shim == Shim::None { Shim::None } else { Shim::Gone };
+            truth.rest = 0;
+            if let Leader::Zombie(status) = truth.leader {
+                truth.leader = Leader::Reaped(status);
+            }
+            if truth.leader == Leader::Alive {
+                truth.leader = Leader::Reaped(WaitStatus::killed(9));
+                truth.ended = Some(now);
+            }
+            truth.kernel_tells = false;
+            if truth.planted {
+                (truth.exit_file, truth.planted) = (None, false);
+            }
+        }
+        // CLOCK_MONOTONIC starts again.
+        self.now.mono = Mono(5_000_000_000);
+        self.now.wall = self.now.wall.after(Duration::from_secs(60));
+    }
+
+    fn shims_watch_deadlines(&mut self) {
+        let late = Duration::from_secs(10);
+        let ids: Vec<_> = self.runs.keys().copied().collect();
+        for id in ids {
+            let now = self.now.mono;
+            let truth = self.truth(id);
+            let over = truth.deadline_file.is_some_and(|at| at.after(late) <= now);
+            if over && truth.shim == Shim::Watching && truth.leader == Leader::Alive {
+                truth.by_deadline = true;
+                self.leader_ends(id, WaitStatus::killed(15));
+            }
+        }
+    }
+
+    /// No more faults: everything that was begun comes to its end.
+    fn come_to_rest(&mut self) {
+        (self.calm, self.receiver_up) = (true, true);
+        if self.disk_full {
+            self.disk_full = false;
+            self.feed(Event::Journal(JournalHealth::Well));
+        }
+        for _ in 0..4_000 {
+            if self.daemon.is_none() {
+                self.start();
+            }
+            let ids: Vec<_> = self.runs.keys().copied().collect();
+            for id in &ids {
+                self.shim_moves(*id);
+                if self.truth(*id).leader == Leader::Alive {
+                    self.leader_ends(*id, WaitStatus::exited(0));
+                }
+                self.truth(*id).rest = 0;
+                self.answer_questions(*id);
+            }
+            while let Some(notice) = self.notices.pop() {
+                self.feed(notice);
+            }
+            let Some(daemon) = &self.daemon else { continue };
+            if daemon.sessions().all(|session| session.is_settled()) && daemon.outbox().is_empty() {
+                return;
+            }
+            let next = daemon.next_deadline().unwrap_or(self.now.mono);
+            self.pass(next.since(self.now.mono).max(Duration::from_millis(1)));
+            self.feed(Event::Timer);
+        }
+        panic!("does not come to rest: {:#?}\n{:#?}", self.daemon, self.runs);
+    }
+
+    // ---- the oracle ----------------------------------------------------------------------------
+
+    fn check_bounds(&self, daemon: &Supervisor) {
+        for session in daemon.sessions() {
+            let told = daemon.may_tell(session);
+            if session.run.verdict.is_some() && !told {
+                assert_eq!(session.status(told).word(), "running", "a verdict is told before it is durable");
+            }
+        }
+    }
+
+    fn check_reply(&mut self, to: ReplyTo, reply: &Reply) {
+        let Some(id) = self.waits.remove(&to.0) else { panic!("{to:?} is answered twice") };
+        let durable = self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
+        match reply {
+            Reply::Ended(_) | Reply::Stopped { .. } => assert!(durable, "told before it is durable"),
+            Reply::Launched(_)
+            | Reply::NotYetStopped(_)
+            | Reply::Extended(_)
+            | Reply::Pruned(_)
+            | Reply::Refused(_) => {}
+        }
+    }
+
+    fn check_record(&mut self, record: &Record) {
+        let Record::Ended { run, verdict } = record else { return };
+        let again = self.journal.iter().any(|r| matches!(r, Record::Ended { run: earlier, .. } if earlier == run));
+        assert!(!again, "a second verdict of {run:?}");
+        let truth = &self.runs[run];
+        assert!(truth.leader != Leader::Alive, "a verdict on a living leader: {verdict:?}");
+        if truth.leader == Leader::Unborn {
+            // A claimed launch of an earlier boot may have run: its files may have been lost with the power.
+            let untold = truth.boot != self.boot && truth.order == Order::Claimed;
+            let lost = untold && verdict.outcome == Outcome::Lost;
+            assert!(lost || verdict.outcome == Outcome::LaunchFailed, "nothing ever ran: {verdict:?}");
+            let may_still_run = truth.order == Order::Written || truth.shim == Shim::Claimed;
+            assert!(!may_still_run, "a launch was given up that may still happen: {truth:?}");
+            return;
+        }
+        let (Leader::Zombie(status) | Leader::Reaped(status)) = truth.leader else {
+            unreachable!("the leader has ended")
+        };
+        match verdict.status {
+            Some(said) => assert_eq!(said, status, "the status is not the leader's"),
+            None => assert!(
+                truth.shim_killed || truth.boot != self.boot,
+                "the status was knowable and is given as unknown: {verdict:?}\n{truth:?}"
+            ),
+        }
+        self.check_outcome(*run, verdict.outcome, verdict.status);
+    }
+
+    fn check_outcome(&self, run: RunId, outcome: Outcome, status: Option<WaitStatus>) {
+        let truth = &self.runs[&run];
+        let stop = self.journal.iter().find_map(|record| match record {
+            Record::StopRequested { run: stopped, at, .. } if *stopped == run => Some(at.mono),
+            _ => None,
+        });
+        let ended = truth.ended.expect("it has ended").mono;
+        let stopped = matches!(outcome, Outcome::Cancelled | Outcome::TimedOut);
+        if truth.exit_file.is_some() && stopped && !truth.by_deadline {
+            let stop = stop.expect("no stop was recorded");
+            assert!(stop <= ended, "a stop that came after the end took the outcome");
+        }
+        if stopped {
+            assert_eq!(truth.rest, 0, "a stopped run has a verdict with some of its tree alive");
+        }
+        if stop.is_some_and(|stop| stop <= ended) && status.is_some() {
+            assert!(stopped, "a stop came first, and the outcome is {outcome:?}");
+        }
+        if outcome == Outcome::Completed {
+            assert_eq!(status, Some(WaitStatus::exited(0)), "unknown is never success");
+        }
+    }
+
+    fn check_journal(&self) {
+        let mut seq = 0;
+        let mut verdicts: BTreeMap<RunId, u32> = BTreeMap::new();
+        let mut terminal: BTreeMap<RunId, u32> = BTreeMap::new();
+        for record in &self.journal {
+            match record {
+                Record::Event { seq: next, kind, run, .. } => {
+                    assert_eq!(*next, seq + 1, "events have a gap");
+                    seq = *next;
+                    if let Some(run) = run.filter(|_| kind.is_terminal()) {
+                        *terminal.entry(run).or_default() += 1;
+                    }
+                }
+                Record::Ended { run, .. } => *verdicts.entry(*run).or_default() += 1,
+                Record::DeliveryOver { id, how: DeliveryEnd::Delivered, .. } => {
+                    assert!(self.received.contains_key(id), "{id:?} is recorded as delivered and was not");
+                }
+                _ => {}
+            }
+        }
+        for (run, truth) in &self.runs {
+            assert_eq!(verdicts.get(run), Some(&1), "verdicts of {run:?}");
+            assert_eq!(terminal.get(run), Some(&1), "terminal events of {run:?}");
+            assert!(!truth.planted, "a planted exit file was believed");
+        }
+        for record in &self.journal {
+            if let Record::DeliveryQueued { id, kind, .. } = record
+                && kind.is_terminal()
+            {
+                assert!(self.received.contains_key(id), "{id:?} was never delivered");
+            }
+        }
+    }
+}
+
+fn report(id: RunId, truth: &Truth, how: ExitHow, ended: Now) -> ExitReport {
+    let leader = matches!(how, ExitHow::Status(_)).then(|| leader_id(id, truth.boot));
+    ExitReport {
+        leader,
+        how,
+        ended,
+        usage: Usage::default(),
+        by_deadline: truth.by_deadline,
+        leftovers: Some(truth.rest),
+    }
+}
+
+fn phases(daemon: &Supervisor) -> BTreeMap<SessionId, Phase> {
+    daemon.sessions().map(|session| (session.id, session.run.phase())).collect()
+}
+
+/// One history; returns where its crashes fell.
+fn history(seed: u64, tracing: bool) -> BTreeSet<Crash> {
+    let mut world = World::new(seed, tracing);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        world.start();
+        let length = 20 + world.dice.below(120);
+        for _ in 0..length {
+            world.happen();
+        }
+        world.come_to_rest();
+        world.check_journal();
+    }));
+    if tracing {
+        for line in &world.trace {
+            println_line(line);
+        }
+    }
+    if let Err(cause) = outcome {
+        println_line(&format!("this history failed: AGENTCTL_SIM_SEED={seed}"));
+        std::panic::resume_unwind(cause);
+    }
+    world.crashes
+}
+
+#[expect(clippy::print_stdout, reason = "a failing test shows its history")]
+fn println_line(line: &str) {
+    println!("{line}");
+}
+
+/// Every pair of a transition and a crash point that the machine can reach. A change that makes one
+/// unreachable, or adds one, has to say so here.
+fn reachable() -> BTreeSet<Crash> {
+    use CrashPoint::{AfterCommit, BeforeCommit, BetweenEffects};
+    use Phase::{Ended, Ending, Launching, Running, Stopping};
+    let recorded = [
+        (None, Launching),
+        (Some(Launching), Running),
+        (Some(Launching), Stopping),
+        (Some(Launching), Ended),
+        (Some(Running), Stopping),
+        (Some(Running), Ended),
+        (Some(Stopping), Ended),
+        (Some(Ending), Ended),
+    ];
+    let mut pairs: BTreeSet<Crash> = BTreeSet::new();
+    for (before, after) in recorded {
+        pairs.extend([BeforeCommit, AfterCommit, BetweenEffects].map(|point| (before, after, point)));
+    }
+    // Learning that the leader ended is no record; it only asks.
+    pairs.insert((Some(Running), Ending, BetweenEffects));
+    pairs
+}
+
+#[test]
+fn every_history_keeps_the_promise() {
+    if let Some(seed) = std::env::var("AGENTCTL_SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        history(seed, true);
+        return;
+    }
+    let runs = std::env::var("AGENTCTL_SIM_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000u64);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let crashes: BTreeSet<Crash> = std::thread::scope(|scope| {
+        let work: Vec<_> = (0..threads)
+            .map(|first| {
+                scope.spawn(move || {
+                    (first..runs).step_by(threads as usize).flat_map(|seed| history(seed, false)).collect::<BTreeSet<_>>()
+                })
+            })
+            .collect();
+        work.into_iter().flat_map(|thread| thread.join().expect("a history failed; its seed is above")).collect()
+    });
+    let missing: Vec<_> = reachable().difference(&crashes).copied().collect();
+    let table: Vec<_> = crashes.iter().collect();
+    println_line(&format!("{runs} histories; crashes fell into these transitions:\n{table:#?}"));
+    assert!(missing.is_empty(), "no crash fell into {missing:?}");
+}

@@ -1,0 +1,610 @@
+//! What follows from what for one run: evidence to verdict, stop and deadline to the end of the tree.
+//!
+//! Read it after `fuse.rs`, which says *whether* a run has ended; this file says what to ask, whom to
+//! signal and what to write down on the way there. Decisions only: nothing in here acts.
+
+use std::time::Duration;
+
+use super::fuse::{Decision, End, Evidence, ExitHow, Need, Prong, ShimSeen, StopCause, Taken, TreeSeen};
+use super::outbox::AttemptResult;
+use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
+use super::refusal::Refusal;
+use super::session::{Deadline, EvidenceEntry, LeftoverCount, Phase, Session, StopStep};
+use super::supervisor::{Supervisor, WaitFor, Waiter};
+use super::timers::Timer;
+use super::vocab::{Leftovers, Now, RunId, SessionId, Usage, Wall};
+use super::{Effect, Reply, ReplyTo, Step};
+
+/// SIGTERM and SIGKILL, by number.
+const TERM: u8 = 15;
+const KILL: u8 = 9;
+
+/// How long the rest of a tree has between TERM and KILL, at most.
+const REST_GRACE_MAX: Duration = Duration::from_secs(2);
+/// How often KILL is repeated while something of the tree is left.
+const KILL_EVERY: Duration = Duration::from_secs(1);
+/// A stop is answered so long after its grace, whatever still lives.
+const STOP_ANSWER_AFTER: Duration = Duration::from_secs(10);
+/// A shim that says nothing so long after its leader ended is stuck.
+const SHIM_STUCK_AFTER: Duration = Duration::from_secs(60);
+/// Reading the end of a log takes milliseconds; after so long it is unreadable.
+const REPORT_LATE_AFTER: Duration = Duration::from_secs(10);
+/// The warning of a deadline comes so long before it.
+pub(super) const WARNING_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+impl Supervisor {
+    pub(super) fn evidence(&mut self, now: Now, id: RunId, evidence: Evidence, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session).filter(|s| s.run.number == id.run) else {
+            return;
+        };
+        if session.run.verdict.is_some() {
+            self.late_evidence(now, id, &evidence, out);
+            return;
+        }
+        let taken = session.run.fuse.take(&evidence, now);
+        note(session, &evidence, &taken, now.wall);
+        match taken {
+            Taken::Rejected(why) => self.rejected(id, &evidence, why, out),
+            Taken::Disagrees => self.counters.disagreements += 1,
+            Taken::New => self.remember(now, id, &evidence, out),
+            Taken::Known => {}
+        }
+        self.advance(now, id, out);
+    }
+
+    fn rejected(&mut self, id: RunId, evidence: &Evidence, why: &'static str, out: &mut Step) {
+        if matches!(evidence, Evidence::ExitFile(..)) {
+            self.counters.exit_files_rejected += 1;
+            out.effects.push(Effect::RejectExitFile(id, why));
+        }
+    }
+
+    /// Writes down what a restart could not find out again.
+    fn remember(&mut self, now: Now, run: RunId, evidence: &Evidence, out: &mut Step) {
+        match evidence {
+            Evidence::Started(leader) => {
+                self.record(now, Record::Started { run, leader: *leader, at: now }, out);
+                self.publish(now, EventKind::Started, run, None, out);
+                if self.session_stop_step(run).is_some() {
+                    out.effects.push(Effect::SignalLeader(run, TERM));
+                }
+                self.answer(run.session, out);
+            }
+            Evidence::KernelStatus(Some(status), via) => {
+                self.record(now, Record::StatusLearned { run, status: *status, via: *via, at: now }, out);
+            }
+            Evidence::Withdrawn
+            | Evidence::LaunchFailed(_)
+            | Evidence::LeaderEnded
+            | Evidence::LeaderGone
+            | Evidence::ExitFile(..)
+            | Evidence::KernelStatus(None, _)
+            | Evidence::ShimGone
+            | Evidence::Rescanned
+            | Evidence::TreeGone(_)
+            | Evidence::TreeLeft(_)
+            | Evidence::TreeUnknown(_)
+            | Evidence::Report(_)
+            | Evidence::Rebooted
+            | Evidence::CannotTell(_) => {}
+        }
+    }
+
+    fn session_stop_step(&self, run: RunId) -> Option<StopStep> {
+        self.sessions.get(&run.session)?.run.stop_step
+    }
+
+    /// Takes the verdict if there is one, else asks for what is missing.
+    pub(super) fn advance(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        if session.run.verdict.is_some() {
+            return;
+        }
+        let decision = session.run.fuse.decide();
+        match decision {
+            Decision::End(end) => self.finish(now, id, &end, out),
+            Decision::Wait(need) => self.ask(now, id, need, out),
+        }
+    }
+
+    fn ask(&mut self, now: Now, id: RunId, need: Need, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        let run = &mut session.run;
+        let shim_gone = run.fuse.shim != ShimSeen::MayLive;
+        match need {
+            Need::LeaderEnd => {}
+            Need::Launch => {
+                if shim_gone && !std::mem::replace(&mut run.asked.rescan, true) {
+                    out.effects.push(Effect::Rescan(id));
+                }
+            }
+            Need::Status if shim_gone => {
+                if !std::mem::replace(&mut run.asked.rescan, true) {
+                    out.effects.push(Effect::Rescan(id));
+                }
+                if !std::mem::replace(&mut run.asked.kernel, true) {
+                    out.effects.push(Effect::AskKernel(id));
+                }
+            }
+            Need::Status => self.await_shim(now, id),
+            Need::Report => {
+                if !std::mem::replace(&mut run.asked.report, true) {
+                    out.effects.push(Effect::ReadReport(id));
+                    self.timers.set(Timer::ReportLate(id), now.mono.after(REPORT_LATE_AFTER));
+                }
+            }
+            Need::TreeEnd => {
+                if run.stop_step == Some(StopStep::Asked) {
+                    self.stop_step(now, id, out);
+                }
+                self.ask_tree(now, id, out);
+            }
+        }
+    }
+
+    fn await_shim(&mut self, now: Now, id: RunId) {
+        let timer = Timer::ShimStuck(id);
+        if self.timers.when(&timer).is_none() {
+            self.timers.set(timer, now.mono.after(SHIM_STUCK_AFTER));
+        }
+    }
+
+    /// With the shim dead nobody will report the end of the tree unasked.
+    fn ask_tree(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        let run = &mut session.run;
+        if run.tree_settled || matches!(run.fuse.tree, TreeSeen::Gone) {
+            return;
+        }
+        if run.fuse.shim == ShimSeen::MayLive {
+            self.await_shim(now, id);
+        } else if !std::mem::replace(&mut run.asked.tree, true) {
+            out.effects.push(Effect::AskTree(id));
+        }
+    }
+
+    /// The verdict: one record, its event and its deliveries, in one step.
+    fn finish(&mut self, now: Now, id: RunId, end: &End, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        let never_told = session.run.started.is_none();
+        if let Some(leader) = session.run.fuse.leader.filter(|_| never_told && session.run.fuse.failed.is_none()) {
+            // It ended before anybody heard that it had begun.
+            self.record(now, Record::Started { run: id, leader, at: now }, out);
+            self.publish(now, EventKind::Started, id, None, out);
+        }
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        let verdict = session.verdict(end, now);
+        self.record(now, Record::Ended { run: id, verdict: Box::new(verdict) }, out);
+        self.publish(now, EventKind::of(end.outcome), id, None, out);
+        out.effects.push(Effect::Archive(id));
+        for timer in [Timer::Deadline(id), Timer::Warning(id), Timer::ShimStuck(id), Timer::ReportLate(id)] {
+            self.timers.clear(&timer);
+        }
+        self.settle_tree(now, id, out);
+    }
+
+    /// After the verdict: the rest of the tree.
+    fn settle_tree(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        let run = &session.run;
+        let never_ran = run.fuse.leader.is_none();
+        let settled = match run.fuse.tree {
+            TreeSeen::Gone => Some(LeftoverCount::Known(0)),
+            // A stopped run whose tree cannot be told; or one that never had a tree.
+            TreeSeen::Unknown => Some(LeftoverCount::Unknown),
+            TreeSeen::NotLooked | TreeSeen::Left(_) if never_ran => Some(LeftoverCount::Known(0)),
+            TreeSeen::NotLooked | TreeSeen::Left(_) => None,
+        };
+        match settled {
+            Some(leftovers) => self.tree_settled(now, id, leftovers, None, out),
+            None => self.ask_tree(now, id, out),
+        }
+    }
+
+    fn tree_settled(&mut self, now: Now, run: RunId, leftovers: LeftoverCount, usage: Option<Usage>, out: &mut Step) {
+        if self.sessions.get(&run.session).is_none_or(|session| session.run.tree_settled) {
+            return;
+        }
+        self.record(now, Record::TreeSettled { run, leftovers, usage, at: now }, out);
+        self.timers.clear(&Timer::StopStep(run));
+        self.timers.clear(&Timer::ShimStuck(run));
+        self.arm_retention(now);
+        self.answer(run.session, out);
+    }
+
+    /// Evidence that comes after the verdict is appended and never changes it.
+    fn late_evidence(&mut self, now: Now, id: RunId, evidence: &Evidence, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        let policy = session.spec.leftovers;
+        let taken = session.run.fuse.take(evidence, now);
+        if taken == Taken::Disagrees {
+            self.counters.disagreements += 1;
+        }
+        match evidence {
+            Evidence::TreeGone(usage) => {
+                self.late_entry(now, id, Prong::TreeGone, "nothing of the tree is left", out);
+                self.tree_settled(now, id, LeftoverCount::Known(0), *usage, out);
+            }
+            Evidence::TreeUnknown(why) => {
+                self.note_unverified(id, why);
+                self.tree_settled(now, id, LeftoverCount::Unknown, None, out);
+            }
+            Evidence::TreeLeft(count) => self.tree_left(now, id, *count, policy, out),
+            Evidence::ShimGone => self.settle_tree(now, id, out),
+            Evidence::ExitFile(..) if taken != Taken::Known => {
+                let detail = format!("an exit file after the verdict: {taken:?}");
+                self.late_entry(now, id, Prong::ExitFile, &detail, out);
+            }
+            Evidence::LeaderEnded => self.late_entry(now, id, Prong::Pidfd, "the leader's pidfd is readable", out),
+            Evidence::KernelStatus(Some(status), via) if taken == Taken::Disagrees => {
+                let detail = format!("the kernel says wait status {:#x}", status.0);
+                self.late_entry(now, id, *via, &detail, out);
+            }
+            Evidence::ExitFile(..)
+            | Evidence::KernelStatus(..)
+            | Evidence::Withdrawn
+            | Evidence::LaunchFailed(_)
+            | Evidence::Started(_)
+            | Evidence::LeaderGone
+            | Evidence::Rescanned
+            | Evidence::Report(_)
+            | Evidence::Rebooted
+            | Evidence::CannotTell(_) => {}
+        }
+    }
+
+    fn late_entry(&mut self, now: Now, run: RunId, prong: Prong, detail: &str, out: &mut Step) {
+        let entry = EvidenceEntry { prong, at: now.wall, detail: detail.to_owned() };
+        let already = self.sessions.get(&run.session).is_some_and(|session| {
+            session.run.evidence.iter().any(|old| old.prong == prong && old.detail == entry.detail)
+        });
+        if !already {
+            self.record(now, Record::LateEvidence { run, entry }, out);
+        }
+    }
+
+    fn note_unverified(&mut self, id: RunId, why: &str) {
+        if let Some(session) = self.sessions.get_mut(&id.session) {
+            session.run.unverified = Some(why.to_owned());
+        }
+    }
+
+    fn tree_left(&mut self, now: Now, id: RunId, count: u32, policy: Leftovers, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        session.run.leftovers = LeftoverCount::Known(count);
+        // The shim does this by itself while it lives; a dead one's duty falls to the daemon.
+        let orphaned = session.run.fuse.shim != ShimSeen::MayLive;
+        if orphaned && policy == Leftovers::Kill && session.run.stop_step.is_none() {
+            session.run.stop_step = Some(StopStep::Asked);
+            self.stop_step(now, id, out);
+        }
+    }
+
+    pub(super) fn stop(&mut self, now: Now, to: ReplyTo, id: SessionId, force: bool, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id) else {
+            out.reply(to, Reply::Refused(Refusal::NotFound(id.to_string())));
+            return;
+        };
+        let (run, phase, grace) = (session.run_id(), session.run.phase(), session.spec.grace);
+        let already = phase == Phase::Ended;
+        self.waiters.entry(id).or_default().push(Waiter { to, what: WaitFor::TreeGone { already } });
+        if session.is_settled() {
+            self.answer(id, out);
+            return;
+        }
+        let answer_at = now.mono.after(if force { STOP_ANSWER_AFTER } else { grace + STOP_ANSWER_AFTER });
+        self.timers.set(Timer::StopAnswer(run), answer_at);
+        self.begin_stop(now, run, StopCause::Requested, force, out);
+    }
+
+    fn begin_stop(&mut self, now: Now, id: RunId, cause: StopCause, force: bool, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        let grace = session.spec.grace;
+        let first = session.run.stop_step.is_none();
+        if first {
+            if session.run.verdict.is_none() {
+                self.record(now, Record::StopRequested { run: id, cause, at: now }, out);
+            } else {
+                session.run.stop_step = Some(StopStep::Asked);
+            }
+        }
+        if force {
+            self.force_stop(now, id, out);
+        } else if first {
+            out.effects.push(Effect::SignalLeader(id, TERM));
+            self.timers.set(Timer::StopStep(id), now.mono.after(grace));
+            self.advance_stopped(now, id, out);
+        }
+    }
+
+    /// A leader that is gone already needs no grace.
+    fn advance_stopped(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let ended = self.sessions.get(&id.session).is_some_and(|session| session.run.fuse.ended.is_some());
+        if ended {
+            self.stop_step(now, id, out);
+        }
+    }
+
+    fn force_stop(&mut self, now: Now, id: RunId, out: &mut Step) {
+        if let Some(session) = self.sessions.get_mut(&id.session) {
+            session.run.stop_step = Some(StopStep::Swept);
+            self.stop_step(now, id, out);
+        }
+    }
+
+    /// The next step of a stop.
+    pub(super) fn stop_step(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        if session.run.tree_settled {
+            return;
+        }
+        let rest = session.spec.grace.min(REST_GRACE_MAX);
+        let (next, signal, after) = match session.run.stop_step {
+            None => return,
+            Some(StopStep::Asked) => (StopStep::Swept, TERM, rest),
+            Some(StopStep::Swept | StopStep::Killing) => (StopStep::Killing, KILL, KILL_EVERY),
+        };
+        session.run.stop_step = Some(next);
+        out.effects.push(Effect::SignalTree(id, signal));
+        self.timers.set(Timer::StopStep(id), now.mono.after(after));
+    }
+
+    pub(super) fn deadline_passed(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        match session.run.phase() {
+            Phase::Launching | Phase::Running => {
+                self.publish(now, EventKind::Timeout, id, None, out);
+                self.begin_stop(now, id, StopCause::Deadline, false, out);
+            }
+            // Its end is known and its status will follow; or the first recorded stop has won.
+            Phase::Ending | Phase::Stopping | Phase::Ended => {}
+        }
+    }
+
+    pub(super) fn warn(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        let Some(deadline) = session.run.deadline.filter(|_| session.run.phase() == Phase::Running) else {
+            return;
+        };
+        self.publish(now, EventKind::Timeout, id, Some(deadline.wall), out);
+    }
+
+    pub(super) fn report_late(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let why = format!("the output could not be read within {} s", REPORT_LATE_AFTER.as_secs());
+        self.evidence(now, id, Evidence::Report(super::agent::AgentReport::Unreadable(why)), out);
+    }
+
+    pub(super) fn answer_stop_late(&mut self, id: RunId, out: &mut Step) {
+        let Some(waiters) = self.waiters.get_mut(&id.session) else { return };
+        waiters.retain(|waiter| {
+            let stopping = matches!(waiter.what, WaitFor::TreeGone { .. });
+            if stopping {
+                out.effects.push(Effect::Reply(waiter.to, Reply::NotYetStopped(id.session)));
+            }
+            !stopping
+        });
+    }
+
+    pub(super) fn extend(&mut self, now: Now, to: ReplyTo, id: SessionId, by: Option<Duration>, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id) else {
+            out.reply(to, Reply::Refused(Refusal::NotFound(id.to_string())));
+            return;
+        };
+        let run = session.run_id();
+        match session.run.phase() {
+            Phase::Launching | Phase::Running => {
+                let deadline = by.map(|by| Deadline { mono: now.mono.after(by), wall: now.wall.after(by) });
+                self.record(now, Record::DeadlineSet { run, deadline }, out);
+                out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));
+                out.reply(to, Reply::Extended(id));
+            }
+            Phase::Stopping => out.reply(to, Reply::Refused(Refusal::Stopping(id))),
+            Phase::Ending | Phase::Ended => out.reply(to, Reply::Refused(Refusal::AlreadyEnded(id))),
+        }
+    }
+
+    /// Answers whoever waits for what is now true and durable.
+    pub(super) fn answer(&mut self, id: SessionId, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let told = self.may_tell(session);
+        let ended = session.run.verdict.is_some() && told;
+        let begun = session.run.started.is_some() || ended;
+        let settled = ended && session.run.tree_settled;
+        let Some(waiters) = self.waiters.get_mut(&id) else { return };
+        waiters.retain(|waiter| {
+            let reply = match waiter.what {
+                WaitFor::Launch if begun => Reply::Launched(id),
+                WaitFor::Verdict if ended => Reply::Ended(id),
+                WaitFor::TreeGone { already } if settled => Reply::Stopped { session: id, already },
+                WaitFor::Launch | WaitFor::Verdict | WaitFor::TreeGone { .. } => return true,
+            };
+            out.effects.push(Effect::Reply(waiter.to, reply));
+            false
+        });
+        if waiters.is_empty() {
+            self.waiters.remove(&id);
+        }
+    }
+
+    pub(super) fn durable_upto(&mut self, upto: u64, out: &mut Step) {
+        self.durable = self.durable.max(upto);
+        while let Some((record, run)) = self.unrecorded.front().copied() {
+            if record > self.durable {
+                break;
+            }
+            self.unrecorded.pop_front();
+            self.answer(run.session, out);
+        }
+    }
+
+    /// After a start: goes on with what an earlier life had begun.
+    pub(super) fn recover(&mut self, now: Now, out: &mut Step) {
+        self.recovered = true;
+        let unsettled: Vec<_> = self.sessions.values().filter(|s| !s.is_settled()).map(Session::run_id).collect();
+        for id in unsettled {
+            self.resume_stop(now, id, out);
+            self.advance(now, id, out);
+            if self.sessions.get(&id.session).is_some_and(|s| s.run.verdict.is_some()) {
+                self.settle_tree(now, id, out);
+            }
+        }
+        let endpoints: Vec<_> = self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
+        for endpoint in endpoints {
+            self.start_attempts(now, &endpoint, out);
+        }
+        self.arm_retention(now);
+    }
+
+    /// The crash may have fallen between the record of a stop and its signal: TERM goes out again, and
+    /// what is left of the grace is given.
+    fn resume_stop(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        let Some(stop) = session.run.fuse.stop.filter(|_| session.run.verdict.is_none()) else { return };
+        out.effects.push(Effect::SignalLeader(id, TERM));
+        let kill_at = stop.at.after(session.spec.grace).max(now.mono);
+        self.timers.set(Timer::StopStep(id), kill_at);
+    }
+
+    pub(super) fn attempted(&mut self, now: Now, id: &DeliveryId, result: &AttemptResult, out: &mut Step) {
+        let owed = self.outbox.get(id).map(|delivery| delivery.run);
+        for record in self.outbox.conclude(id, result, now.wall) {
+            let died = matches!(&record, Record::DeliveryOver { how: DeliveryEnd::Dead, .. });
+            self.record(now, record, out);
+            if let Some(run) = owed.filter(|_| died) {
+                self.publish(now, EventKind::DeliveryDead, run, None, out);
+            }
+        }
+        if matches!(result, AttemptResult::Accepted) {
+            self.outbox.make_due(&id.endpoint, now);
+        }
+        self.start_attempts(now, &id.endpoint, out);
+    }
+
+    pub(super) fn start_attempts(&mut self, now: Now, endpoint: &str, out: &mut Step) {
+        let known = self.settings.endpoints.iter().any(|known| known.name == endpoint);
+        if !self.recovered || !known {
+            return;
+        }
+        let started = self.outbox.start_due(endpoint, now, &mut self.timers);
+        out.effects.extend(started.into_iter().map(Effect::Deliver));
+    }
+
+    pub(super) fn sized(&mut self, now: Now, id: SessionId, bytes: u64, out: &mut Step) {
+        if !self.sessions.contains_key(&id) {
+            return;
+        }
+        let before = self.sizes.insert(id, bytes).unwrap_or(0);
+        self.bytes = self.bytes - before + bytes;
+        let oldest_first: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
+        for oldest in oldest_first {
+            if self.bytes <= self.settings.disk_max_bytes {
+                break;
+            }
+            self.forget(now, oldest, out);
+        }
+    }
+
+    fn arm_retention(&mut self, now: Now) {
+        let Some((ended, _)) = self.settled.first() else { return };
+        let age = now.wall.since(*ended);
+        self.timers.set(Timer::Retention, now.mono.after(self.settings.retention.saturating_sub(age)));
+    }
+
+    pub(super) fn forget_old(&mut self, now: Now, out: &mut Step) {
+        let retention = self.settings.retention;
+        let old: Vec<_> = self.settled.iter().take_while(|(ended, _)| now.wall.since(*ended) >= retention).collect();
+        let old: Vec<_> = old.into_iter().map(|(_, id)| *id).collect();
+        let mut kept = false;
+        for id in old {
+            kept |= !self.forget(now, id, out);
+        }
+        if kept {
+            // One that owes deliveries is looked at again tomorrow, not in a loop.
+            self.timers.set(Timer::Retention, now.mono.after(Duration::from_secs(24 * 3600)));
+        } else {
+            self.arm_retention(now);
+        }
+    }
+
+    /// Forgets a session that has ended, is settled and owes nothing.
+    pub(super) fn forget(&mut self, now: Now, id: SessionId, out: &mut Step) -> bool {
+        let forgettable = self.sessions.get(&id).is_some_and(|session| {
+            session.is_settled() && self.may_tell(session) && !self.outbox.owes(session.run_id())
+        });
+        if forgettable {
+            self.record(now, Record::Pruned { session: id }, out);
+            out.effects.push(Effect::Remove(id));
+        }
+        forgettable
+    }
+}
+
+/// Appends to the evidence list what people should read there.
+fn note(session: &mut Session, evidence: &Evidence, taken: &Taken, at: Wall) {
+    let run = &mut session.run;
+    if let Evidence::ExitFile(report, _) = evidence
+        && matches!(taken, Taken::New | Taken::Known)
+    {
+        run.usage.get_or_insert(report.usage);
+        if let Some(count) = report.leftovers {
+            run.leftovers = LeftoverCount::Known(count);
+        }
+    }
+    match evidence {
+        Evidence::CannotTell(why) | Evidence::TreeUnknown(why) => run.unverified = Some(why.clone()),
+        Evidence::TreeGone(Some(usage)) => run.usage = Some(*usage),
+        Evidence::TreeLeft(count) => run.leftovers = LeftoverCount::Known(*count),
+        Evidence::Withdrawn
+        | Evidence::LaunchFailed(_)
+        | Evidence::Started(_)
+        | Evidence::LeaderEnded
+        | Evidence::LeaderGone
+        | Evidence::ExitFile(..)
+        | Evidence::KernelStatus(..)
+        | Evidence::ShimGone
+        | Evidence::Rescanned
+        | Evidence::TreeGone(None)
+        | Evidence::Report(_)
+        | Evidence::Rebooted => {}
+    }
+    let Some((prong, mut detail)) = describe(evidence) else { return };
+    match taken {
+        Taken::New => {}
+        Taken::Known => return,
+        Taken::Rejected(why) => detail = format!("rejected: {why} ({detail})"),
+        Taken::Disagrees => detail = format!("disagrees with what is known: {detail}"),
+    }
+    run.evidence.push(EvidenceEntry { prong, at, detail });
+    if matches!(evidence, Evidence::ExitFile(report, _) if report.by_deadline && *taken == Taken::New) {
+        let detail = "the shim's own timer found it over".to_owned();
+        run.evidence.push(EvidenceEntry { prong: Prong::Deadline, at, detail });
+    }
+}
+
+fn describe(evidence: &Evidence) -> Option<(Prong, String)> {
+    match evidence {
+        Evidence::LeaderEnded => Some((Prong::Pidfd, "the leader's pidfd is readable".into())),
+        Evidence::LeaderGone => Some((Prong::Pidfd, "the leader's handle names no process any more".into())),
+        Evidence::ExitFile(report, _) => {
+            let what = match &report.how {
+                ExitHow::Status(status) => format!("wait status {:#06x}", status.0),
+                ExitHow::NotLaunched(error) => error.message(),
+            };
+            let by = if report.by_deadline { ", ended by the shim's own timer" } else { "" };
+            Some((Prong::ExitFile, format!("{what}{by}")))
+        }
+        Evidence::KernelStatus(Some(status), via) => Some((*via, format!("wait status {:#06x}", status.0))),
+        Evidence::KernelStatus(None, via) => Some((*via, "the kernel does not say".into())),
+        Evidence::TreeGone(_) => Some((Prong::TreeGone, "nothing of the tree is left".into())),
+        Evidence::Rebooted => Some((Prong::Reboot, "the host booted since".into())),
+        Evidence::Withdrawn
+        | Evidence::LaunchFailed(_)
+        | Evidence::Started(_)
+        | Evidence::ShimGone
+        | Evidence::Rescanned
+        | Evidence::TreeLeft(_)
+        | Evidence::TreeUnknown(_)
+        | Evidence::Report(_)
+        | Evidence::CannotTell(_) => None,
+    }
+}

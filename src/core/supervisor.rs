@@ -1,0 +1,502 @@
+//! The supervisor: holds all sessions, routes each event to what it concerns, and applies records.
+//!
+//! [`Supervisor::step`] decides; [`Supervisor::apply`] is the one mutator of durable state, used live
+//! and on replay. What a step decides about a run lives in `steps.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use super::agent::AgentEvent;
+use super::counters::Counters;
+use super::outbox::{Endpoint, Outbox};
+use super::record::{EventKind, Record, RequestKey};
+use super::refusal::Refusal;
+use super::session::{EvidenceEntry, Origin, Progress, Run, Session, Spec, StopStep};
+use super::timers::{Timer, Timers};
+use super::vocab::{HostId, Mono, Now, RunId, SessionId, Wall};
+use super::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Step};
+
+/// What the core needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub endpoints: Vec<Endpoint>,
+    /// Ended sessions are kept so long.
+    pub retention: Duration,
+    /// Files of ended sessions together, bytes; beyond it the oldest go first.
+    pub disk_max_bytes: u64,
+    /// Sessions supervised at once.
+    pub sessions_max: usize,
+}
+
+/// All state. Everything durable in it is rebuilt by applying the records in order.
+#[derive(Debug)]
+pub struct Supervisor {
+    pub(super) settings: Settings,
+    pub(super) sessions: BTreeMap<SessionId, Session>,
+    pub(super) keys: HashMap<String, (String, SessionId)>,
+    pub(super) outbox: Outbox,
+    pub(super) timers: Timers,
+    pub(super) waiters: HashMap<SessionId, Vec<Waiter>>,
+    /// The last event's number.
+    pub(super) seq: u64,
+    /// Records made so far, and how many of them are durable.
+    pub(super) appended: u64,
+    pub(super) durable: u64,
+    /// Verdicts that are not durable yet, in order of their records.
+    pub(super) unrecorded: VecDeque<(u64, RunId)>,
+    pub(super) journal: JournalHealth,
+    pub(super) recovered: bool,
+    /// Ended and settled sessions by the time of their end: the next to be forgotten comes first.
+    pub(super) settled: BTreeSet<(Wall, SessionId)>,
+    pub(super) sizes: HashMap<SessionId, u64>,
+    pub(super) bytes: u64,
+    pub(super) live: usize,
+    pub(super) counters: Counters,
+}
+
+/// Somebody who waits for something about a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiter {
+    pub(super) to: ReplyTo,
+    pub(super) what: WaitFor,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitFor {
+    Launch,
+    Verdict,
+    TreeGone { already: bool },
+}
+
+impl Supervisor {
+    /// An empty supervisor.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            sessions: BTreeMap::new(),
+            keys: HashMap::new(),
+            outbox: Outbox::default(),
+            timers: Timers::default(),
+            waiters: HashMap::new(),
+            seq: 0,
+            appended: 0,
+            durable: 0,
+            unrecorded: VecDeque::new(),
+            journal: JournalHealth::Well,
+            recovered: false,
+            settled: BTreeSet::new(),
+            sizes: HashMap::new(),
+            bytes: 0,
+            live: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Applies a record read from the journal at start.
+    pub fn replay(&mut self, record: &Record, now: Now) {
+        self.appended += 1;
+        self.durable = self.appended;
+        self.apply(record, now);
+    }
+
+    /// After the replay: what was told before the start is durable, and events go on from `seq`.
+    pub fn replayed(&mut self, last_seq: u64) {
+        self.seq = self.seq.max(last_seq);
+        self.unrecorded.clear();
+        self.counters = Counters::default();
+    }
+
+    /// Decides. The answer's records must be durable before its effects are carried out.
+    pub fn step(&mut self, now: Now, event: Event) -> Step {
+        let mut out = Step::default();
+        match event {
+            Event::Request(to, request) => self.request(now, to, request, &mut out),
+            Event::Abandoned(to) => self.abandon(to),
+            Event::Evidence(run, evidence) => self.evidence(now, run, evidence, &mut out),
+            Event::Agent(session, said) => self.agent(now, session, &said, &mut out),
+            Event::Attempted(id, result) => self.attempted(now, &id, &result, &mut out),
+            Event::Timer => {}
+            Event::Durable(upto) => self.durable_upto(upto, &mut out),
+            Event::Journal(health) => self.journal = health,
+            Event::Recovered => self.recover(now, &mut out),
+            Event::Sized(session, bytes) => self.sized(now, session, bytes, &mut out),
+        }
+        self.fire_due(now, &mut out);
+        out
+    }
+
+    /// The next instant at which something is to be done without any event; the edge arms its one
+    /// timer with it after each step.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        if self.recovered { self.timers.next() } else { None }
+    }
+
+    fn fire_due(&mut self, now: Now, out: &mut Step) {
+        // Deadlines last: whatever ended during an absence is known before a deadline is acted on.
+        if !self.recovered {
+            return;
+        }
+        while let Some(timer) = self.timers.pop_due(now.mono) {
+            match timer {
+                Timer::Deadline(run) => self.deadline_passed(now, run, out),
+                Timer::Warning(run) => self.warn(now, run, out),
+                Timer::StopStep(run) => self.stop_step(now, run, out),
+                Timer::StopAnswer(run) => self.answer_stop_late(run, out),
+                Timer::ShimStuck(run) => out.effects.push(Effect::KillShim(run)),
+                Timer::ReportLate(run) => self.report_late(now, run, out),
+                Timer::Endpoint(name) => self.start_attempts(now, &name, out),
+                Timer::Retention => self.forget_old(now, out),
+            }
+        }
+    }
+
+    fn request(&mut self, now: Now, to: ReplyTo, request: Request, out: &mut Step) {
+        match request {
+            Request::Launch { session, host, origin, spec, key } => {
+                self.launch(now, to, session, host, origin, spec, key, out);
+            }
+            Request::Stop { session, force } => self.stop(now, to, session, force, out),
+            Request::Extend { session, by } => self.extend(now, to, session, by, out),
+            Request::Wait { session } => self.wait(to, session, out),
+            Request::Prune => self.prune(now, to, out),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
+    fn launch(
+        &mut self,
+        now: Now,
+        to: ReplyTo,
+        session: SessionId,
+        host: HostId,
+        origin: Origin,
+        spec: Box<Spec>,
+        key: Option<RequestKey>,
+        out: &mut Step,
+    ) {
+        if let Some((digest, earlier)) = key.as_ref().and_then(|key| self.keys.get(&key.key)) {
+            let (same, earlier) = (key.as_ref().is_some_and(|key| key.digest == *digest), *earlier);
+            if same {
+                self.await_launch(to, earlier, out);
+            } else {
+                out.reply(to, Reply::Refused(Refusal::KeyReused));
+            }
+            return;
+        }
+        let refusal = match &self.journal {
+            JournalHealth::Failing(why) => Some(Refusal::JournalFailing(why.clone())),
+            JournalHealth::Well if !self.recovered => Some(Refusal::Recovering),
+            JournalHealth::Well if self.live >= self.settings.sessions_max => {
+                Some(Refusal::TooMany(self.settings.sessions_max))
+            }
+            JournalHealth::Well => None,
+        };
+        if let Some(refusal) = refusal {
+            out.reply(to, Reply::Refused(refusal));
+            return;
+        }
+        self.counters.launches += 1;
+        let deadline = spec.timeout.map(|timeout| super::session::Deadline {
+            mono: now.mono.after(timeout),
+            wall: now.wall.after(timeout),
+        });
+        self.record(now, Record::Created { session, at: now, host, origin, spec, deadline, request: key }, out);
+        let run = RunId { session, run: 1 };
+        self.waiters.entry(session).or_default().push(Waiter { to, what: WaitFor::Launch });
+        out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));
+        out.effects.push(Effect::Spawn(run));
+    }
+
+    fn await_launch(&mut self, to: ReplyTo, session: SessionId, out: &mut Step) {
+        self.waiters.entry(session).or_default().push(Waiter { to, what: WaitFor::Launch });
+        self.answer(session, out);
+    }
+
+    fn wait(&mut self, to: ReplyTo, session: SessionId, out: &mut Step) {
+        if !self.sessions.contains_key(&session) {
+            out.reply(to, Reply::Refused(Refusal::NotFound(session.to_string())));
+            return;
+        }
+        self.waiters.entry(session).or_default().push(Waiter { to, what: WaitFor::Verdict });
+        self.answer(session, out);
+    }
+
+    fn abandon(&mut self, to: ReplyTo) {
+        self.waiters.retain(|_, waiters| {
+            waiters.retain(|waiter| waiter.to != to);
+            !waiters.is_empty()
+        });
+    }
+
+    fn prune(&mut self, now: Now, to: ReplyTo, out: &mut Step) {
+        let ended: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
+        let before = self.sessions.len();
+        for session in ended {
+            self.forget(now, session, out);
+        }
+        out.reply(to, Reply::Pruned(before - self.sessions.len()));
+    }
+
+    fn agent(&mut self, now: Now, id: SessionId, said: &AgentEvent, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        match said {
+            AgentEvent::NativeId(native) if session.native_id.as_ref() != Some(native) => {
+                self.record(now, Record::NativeId { session: id, id: native.clone() }, out);
+            }
+            AgentEvent::NativeId(_)
+            | AgentEvent::Used { .. }
+            | AgentEvent::Said(_)
+            | AgentEvent::Failed(_)
+            | AgentEvent::StepEnded(_)
+            | AgentEvent::Idle
+            | AgentEvent::Active => session.absorb(said),
+        }
+    }
+
+    /// Makes a record: numbered, applied at once, durable later.
+    pub(super) fn record(&mut self, now: Now, record: Record, out: &mut Step) {
+        self.appended += 1;
+        self.apply(&record, now);
+        if let Record::Ended { run, .. } = &record {
+            self.unrecorded.push_back((self.appended, *run));
+        }
+        out.records.push(record);
+    }
+
+    /// Makes the record of a public event, and of what endpoints are owed for it.
+    pub(super) fn publish(&mut self, now: Now, kind: EventKind, run: RunId, fires_at: Option<Wall>, out: &mut Step) {
+        let seq = self.seq + 1;
+        self.record(now, Record::Event { seq, kind, run: Some(run), at: now.wall, fires_at }, out);
+        let hearing = self.settings.endpoints.iter().filter(|endpoint| endpoint.kinds.contains(&kind));
+        let names: Vec<_> = hearing.map(|endpoint| endpoint.name.clone()).collect();
+        for endpoint in names {
+            let id = super::record::DeliveryId { seq, endpoint: endpoint.clone() };
+            self.record(now, Record::DeliveryQueued { id, run, kind, at: now.wall }, out);
+            self.start_attempts(now, &endpoint, out);
+        }
+    }
+
+    /// The one mutator of durable state.
+    fn apply(&mut self, record: &Record, now: Now) {
+        match record {
+            Record::Created { session, at, host, origin, spec, deadline, request } => {
+                self.apply_created(*session, *at, host, *origin, spec, request.as_ref());
+                self.set_deadline(RunId { session: *session, run: 1 }, *deadline);
+            }
+            Record::DeadlineSet { run, deadline } => self.set_deadline(*run, *deadline),
+            Record::NativeId { session, id } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.native_id = Some(id.clone());
+                }
+            }
+            Record::Started { run, .. }
+            | Record::StopRequested { run, .. }
+            | Record::StatusLearned { run, .. }
+            | Record::Ended { run, .. }
+            | Record::LateEvidence { run, .. }
+            | Record::TreeSettled { run, .. } => self.apply_to_run(*run, record),
+            Record::Event { seq, .. } => self.seq = *seq,
+            Record::DeliveryQueued { id, run, kind, at } => {
+                self.counters.deliveries += 1;
+                self.outbox.queue(id, *run, *kind, *at, now);
+            }
+            Record::AttemptFailed { id, at, retry_in_ms, held, error, .. } => {
+                self.counters.attempts_failed += 1;
+                self.outbox.failed(id, *at, Duration::from_millis(*retry_in_ms), *held, error, now);
+            }
+            Record::DeliveryOver { id, how, .. } => {
+                self.counters.deliveries_dead += u64::from(*how == super::record::DeliveryEnd::Dead);
+                self.outbox.over(id);
+            }
+            Record::Pruned { session } => self.apply_pruned(*session),
+        }
+    }
+
+    fn apply_created(
+        &mut self,
+        id: SessionId,
+        at: Now,
+        host: &HostId,
+        origin: Origin,
+        spec: &Spec,
+        request: Option<&RequestKey>,
+    ) {
+        let run = Run::new(1, at, host.clone(), spec.wants_report);
+        let session =
+            Session { id, origin, spec: spec.clone(), run, native_id: None, progress: Progress::default() };
+        self.sessions.insert(id, session);
+        self.live += 1;
+        if let Some(request) = request {
+            self.keys.insert(request.key.clone(), (request.digest.clone(), id));
+        }
+    }
+
+    fn apply_to_run(&mut self, id: RunId, record: &Record) {
+        let appended = self.appended;
+        let Some(session) = self.sessions.get_mut(&id.session).filter(|session| session.run.number == id.run)
+        else {
+            return;
+        };
+        let run = &mut session.run;
+        match record {
+            Record::Started { leader, at, .. } => {
+                run.fuse.leader = Some(*leader);
+                run.started = Some(*at);
+            }
+            Record::StopRequested { cause, at, .. } => {
+                run.fuse.stop = Some(super::fuse::StopMark { cause: *cause, at: at.mono });
+                run.stop_step = Some(StopStep::Asked);
+                let detail = cause.detail().to_owned();
+                run.evidence.push(EvidenceEntry { prong: cause.prong(), at: at.wall, detail });
+            }
+            Record::StatusLearned { status, at, .. } => {
+                run.fuse.status = Some(*status);
+                run.fuse.ended.get_or_insert(super::fuse::EndTime { at: *at, exact: false });
+            }
+            Record::Ended { verdict, .. } => {
+                self.counters.ended(verdict.outcome, verdict.decided.wall.since(run.begun.wall));
+                run.evidence.clone_from(&verdict.evidence);
+                run.verdict = Some((**verdict).clone());
+                run.verdict_record = appended;
+                self.live -= 1;
+            }
+            Record::LateEvidence { entry, .. } => run.evidence.push(entry.clone()),
+            Record::TreeSettled { leftovers, usage, .. } => {
+                run.leftovers = *leftovers;
+                run.usage = usage.or(run.usage);
+                run.tree_settled = true;
+                run.stop_step = None;
+                if let Some(verdict) = &run.verdict {
+                    self.settled.insert((verdict.decided.wall, id.session));
+                }
+            }
+            Record::Created { .. }
+            | Record::DeadlineSet { .. }
+            | Record::NativeId { .. }
+            | Record::Event { .. }
+            | Record::DeliveryQueued { .. }
+            | Record::AttemptFailed { .. }
+            | Record::DeliveryOver { .. }
+            | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
+        }
+    }
+
+    fn apply_pruned(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        if let Some(verdict) = &session.run.verdict {
+            self.settled.remove(&(verdict.decided.wall, id));
+        }
+        self.keys.retain(|_, (_, session)| *session != id);
+        self.bytes -= self.sizes.remove(&id).unwrap_or(0);
+    }
+
+    fn set_deadline(&mut self, id: RunId, deadline: Option<super::session::Deadline>) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        session.run.deadline = deadline;
+        self.timers.clear(&Timer::Warning(id));
+        let Some(deadline) = deadline else {
+            self.timers.clear(&Timer::Deadline(id));
+            return;
+        };
+        self.timers.set(Timer::Deadline(id), deadline.mono);
+        let warning = Mono(deadline.mono.0.saturating_sub(super::steps::WARNING_AHEAD.as_nanos() as u64));
+        if warning > session.run.begun.mono {
+            self.timers.set(Timer::Warning(id), warning);
+        }
+    }
+}
+
+/// Questions, which change nothing.
+impl Supervisor {
+    /// A session.
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    /// All sessions, by id.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    /// Whether the verdict of a session, if any, is durable and may be told.
+    pub fn may_tell(&self, session: &Session) -> bool {
+        session.run.verdict_record <= self.durable
+    }
+
+    /// Finds a session by its id, a unique prefix of 4 or more characters, or its name. Exact beats
+    /// prefix beats name; of several sessions with one name the one that has not ended is meant.
+    pub fn resolve(&self, text: &str) -> Result<SessionId, Refusal> {
+        if let Some(id) = text.parse().ok().filter(|id| self.sessions.contains_key(id)) {
+            return Ok(id);
+        }
+        let by_prefix = self.by_prefix(text);
+        let found = if by_prefix.is_empty() { self.by_name(text) } else { by_prefix };
+        match found[..] {
+            [] => Err(Refusal::NotFound(text.to_owned())),
+            [one] => Ok(one),
+            [..] => Err(Refusal::Ambiguous { prefix: text.to_owned(), candidates: found }),
+        }
+    }
+
+    fn by_prefix(&self, text: &str) -> Vec<SessionId> {
+        if text.len() < 4 || text.len() > 36 {
+            return Vec::new();
+        }
+        // The least id with this prefix: missing digits are zeros.
+        let mut least = String::from("00000000-0000-0000-0000-000000000000");
+        if !text.is_ascii() {
+            return Vec::new();
+        }
+        least.replace_range(..text.len(), text);
+        let Ok(least) = least.parse::<SessionId>() else { return Vec::new() };
+        self.sessions.range(least..).map(|(id, _)| *id).take_while(|id| id.to_string().starts_with(text)).collect()
+    }
+
+    fn by_name(&self, text: &str) -> Vec<SessionId> {
+        let named = self.sessions.values().filter(|session| session.spec.name.as_deref() == Some(text));
+        let (live, ended): (Vec<_>, Vec<_>) = named.partition(|session| session.run.verdict.is_none());
+        let chosen = if live.is_empty() { ended } else { live };
+        chosen.into_iter().map(|session| session.id).collect()
+    }
+
+    /// Deliveries that are owed.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Counters since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sessions without a verdict.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// The last event's number.
+    pub fn last_seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// How many records were made in all, durable or not.
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// Whether records can be made durable.
+    pub fn journal(&self) -> &JournalHealth {
+        &self.journal
+    }
+
+    /// The configuration in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl Step {
+    pub(super) fn reply(&mut self, to: ReplyTo, reply: Reply) {
+        self.effects.push(Effect::Reply(to, reply));
+    }
+}
