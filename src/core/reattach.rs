@@ -4,7 +4,7 @@
 //! shim's lock is tried before exits/ is read, so a free lock and no exit file mean that none will come.
 //! This is the only recovery path; the simulator takes it as well.
 
-use super::fuse::{Evidence, ExitReport, LeaderSeen};
+use super::fuse::{Evidence, ExitHow, ExitReport, LeaderSeen};
 use super::vocab::{ProcessId, Usage};
 
 /// What was found of a run.
@@ -66,7 +66,8 @@ impl Found {
     /// The evidence that it comes to, in an order that never lets absence be mistaken for an end.
     pub fn evidence(&self) -> Vec<Evidence> {
         let mut evidence = Vec::new();
-        if let Some(leader) = self.leader {
+        let never_ran = self.exit.as_ref().is_some_and(|exit| matches!(exit.how, ExitHow::NotLaunched(_)));
+        if let Some(leader) = self.leader.filter(|_| !never_ran) {
             evidence.push(Evidence::Started(leader));
         }
         if let Some(exit) = &self.exit {

@@ -1,1 +1,8 @@
-//! (module under construction)
+//! The formats that cross a boundary: the API, webhooks, and the files between daemon and shim.
+//!
+//! Whatever is serialised is for ever: each format has a version and golden files in tests/fixtures.
+
+pub mod api;
+pub mod session_dir;
+pub mod time;
+pub mod webhook;

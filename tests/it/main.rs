@@ -1,1 +1,7 @@
-fn main(){}
+//! The integration tests: one binary, one file per subject, the machinery in `support`.
+
+mod adapters;
+mod real_opencode;
+mod shim;
+mod support;
+mod sys;

@@ -1,0 +1,28 @@
+//! Any program at all: `launch exec -- CMD ARGS...`.
+//!
+//! Owns nothing of the program's ways: its output is not read, its exit code alone says how it went.
+
+use super::{Adapter, Program, PromptWay, env_unchanged};
+
+pub(super) const EXEC: Adapter = Adapter {
+    name: "exec",
+    program: Program::OfCommand,
+    prompt: PromptWay::Refused,
+    argv: |ask| ask.command.iter().skip(1).cloned().collect(),
+    env: env_unchanged,
+    parse: None,
+    first_start: None,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::Ask;
+
+    #[test]
+    fn the_command_is_passed_on_untouched() {
+        let command: Vec<String> = ["sh", "-c", "echo 'a  b'", "--", ""].map(str::to_owned).into();
+        let ask = Ask { command: &command, ..Ask::default() };
+        assert_eq!(EXEC.command(&ask), Ok(("sh".to_owned(), command[1..].to_vec())));
+    }
+}

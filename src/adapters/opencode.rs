@@ -1,0 +1,269 @@
+//! opencode (npm `opencode-ai`): `opencode run --format json`, the prompt as a file on stdin.
+//!
+//! Checked against 1.18.33 by running it; 1.1.65 prints the same events and counts two things differently,
+//! noted where it matters. Knows nothing of its databases: those are for finding sessions, not for running them.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::stream::{bounded, message_text};
+use super::{Adapter, Ask, EnvLook, FAILURE_MAX_CHARS, FirstStart, Program, PromptWay, env_unchanged};
+use crate::core::agent::{AgentEvent, StepEnd, Tokens};
+
+pub(super) const OPENCODE: Adapter = Adapter {
+    name: "opencode",
+    program: Program::Named("opencode"),
+    prompt: PromptWay::Stdin,
+    argv,
+    // Inherited OPENCODE, OPENCODE_PID and AGENT (a launch from inside an opencode tool) do no harm.
+    env: env_unchanged,
+    parse: Some(parse),
+    first_start: Some(first_start),
+};
+
+/// Values are joined by `=`, so that a title such as `--auto` stays a title.
+fn argv(ask: &Ask<'_>) -> Vec<String> {
+    let mut argv = vec!["run".to_owned(), "--format".to_owned(), "json".to_owned()];
+    if let Some(model) = ask.model {
+        argv.push(format!("--model={model}"));
+    }
+    // Without a title opencode asks the model for one: a request whose tokens it reports nowhere.
+    if let Some(title) = ask.title.filter(|title| !title.is_empty()) {
+        argv.push(format!("--title={title}"));
+    }
+    // A rule that says `ask` would end a headless run at its first match, with exit code 0; rules that say
+    // `deny` stay in force. Versions before the SQLite store (1.1.65) refuse the flag; `safe` spares it.
+    if !ask.safe {
+        argv.push("--auto".to_owned());
+    }
+    argv
+}
+
+/// opencode creates its database at the first start, in one transaction that takes about 50 ms. Two that try
+/// at once can collide on a busy machine, and one then exits with 1. The main file stays at one page for as
+/// long as the contents are in the write-ahead log.
+fn first_start(look: &EnvLook<'_>) -> Option<FirstStart> {
+    let data = look.data_home().join("opencode");
+    let database = match look.var("OPENCODE_DB") {
+        // Each run has a database of its own: nothing to share.
+        Some(name) if name == ":memory:" => return None,
+        Some(name) => data.join(name),
+        None => data.join("opencode.db"),
+    };
+    let key = look.cwd.join(database);
+    let mut log = key.clone().into_os_string();
+    log.push("-wal");
+    let done_when_larger = vec![(Path::new(&log).to_owned(), 0), (key.clone(), 4096)];
+    Some(FirstStart { key, done_when_larger })
+}
+
+/// One line of stdout: `{type, timestamp, sessionID, part | error}`. Anything else on stdout (a plugin that
+/// prints) says nothing. Each line repeats the native id; the reader keeps the first.
+fn parse(line: &[u8]) -> Vec<AgentEvent> {
+    let mut events = Vec::new();
+    let Ok(Value::Object(fields)) = serde_json::from_slice(line) else { return events };
+    let event = Value::Object(fields);
+    let Some(kind) = event["type"].as_str() else { return events };
+    if let Some(id) = event["sessionID"].as_str().filter(|id| !id.is_empty() && id.len() <= 200) {
+        events.push(AgentEvent::NativeId(id.to_owned()));
+    }
+    let part = &event["part"];
+    match kind {
+        "step_start" => events.push(AgentEvent::Active),
+        "text" => events.extend(part["text"].as_str().and_then(message_text).map(AgentEvent::Said)),
+        "step_finish" => {
+            if part["tokens"].is_object() {
+                let cost_usd = part["cost"].as_f64().filter(|cost| *cost >= 0.0).unwrap_or(0.0);
+                events.push(AgentEvent::Used { tokens: tokens(&part["tokens"]), cost_usd });
+            }
+            events.push(AgentEvent::StepEnded(step_end(part["reason"].as_str())));
+        }
+        "error" => events.push(AgentEvent::Failed(failure(&event["error"]))),
+        // tool_use, reasoning, and what later versions add: no bearing on tokens, messages or the outcome.
+        _ => {}
+    }
+    events
+}
+
+fn step_end(reason: Option<&str>) -> StepEnd {
+    match reason {
+        Some("stop") => StepEnd::Stop,
+        Some("tool-calls") => StepEnd::ToolCalls,
+        Some(other) => StepEnd::Other(bounded(other, 100)),
+        None => StepEnd::Other("none given".to_owned()),
+    }
+}
+
+/// `input` never includes what came from the cache. `output` includes reasoning in 1.1.65 and does not in
+/// 1.18; `total`, where there is one, tells which: it is the sum of the parts without counting any twice.
+fn tokens(tokens: &Value) -> Tokens {
+    let (input, output, reasoning) =
+        (count(&tokens["input"]), count(&tokens["output"]), count(&tokens["reasoning"]));
+    let (cache_read, cache_write) = (count(&tokens["cache"]["read"]), count(&tokens["cache"]["write"]));
+    let without_reasoning =
+        [input, output, cache_read, cache_write].into_iter().fold(0_u64, u64::saturating_add);
+    let counted_in_output = tokens["total"].is_number() && count(&tokens["total"]) == without_reasoning;
+    let out = if counted_in_output { output } else { output.saturating_add(reasoning) };
+    Tokens { r#in: input, out, cache_read, cache_write }
+}
+
+/// JavaScript has one kind of number and turns NaN into null: both are read without complaint.
+fn count(value: &Value) -> u64 {
+    // A cast from float saturates, and maps what is below zero to zero.
+    value.as_u64().or_else(|| value.as_f64().map(|float| float as u64)).unwrap_or(0)
+}
+
+/// `APIError: fake error 401 (status 401)`. Some versions put the message one level higher, plugins throw
+/// plain strings, and `ref` is what the agent's own log calls an error that it does not describe.
+fn failure(error: &Value) -> String {
+    let data = &error["data"];
+    let message = [&data["message"], &error["message"], error].into_iter().find_map(Value::as_str);
+    let text = match (error["name"].as_str(), message) {
+        (Some(name), Some(message)) => format!("{name}: {message}"),
+        (Some(word), None) | (None, Some(word)) => word.to_owned(),
+        (None, None) => "opencode reported an error without words".to_owned(),
+    };
+    let mut known = String::new();
+    if let Some(status) = data["statusCode"].as_u64() {
+        known.push_str(&format!(" (status {status})"));
+    }
+    if let Some(reference) = data["ref"].as_str() {
+        known.push_str(&format!(" ({})", bounded(reference, 100)));
+    }
+    // A long message is cut so that the status behind it survives.
+    format!("{}{known}", bounded(&text, FAILURE_MAX_CHARS - known.chars().count()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn argv_by_what_was_asked() {
+        let joined = |ask: Ask<'_>| argv(&ask).join(" ");
+        assert_eq!(joined(Ask::default()), "run --format json --auto");
+        assert_eq!(joined(Ask { safe: true, ..Ask::default() }), "run --format json");
+        let all = Ask { model: Some("fake/fake-1"), title: Some("--x y"), ..Ask::default() };
+        assert_eq!(joined(all), "run --format json --model=fake/fake-1 --title=--x y --auto");
+        assert_eq!(joined(Ask { title: Some(""), ..Ask::default() }), "run --format json --auto");
+    }
+
+    fn failed(error: &str) -> String {
+        let line = format!(r#"{{"type":"error","error":{error}}}"#);
+        match parse(line.as_bytes()).as_slice() {
+            [AgentEvent::Failed(text)] => text.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn errors_are_told_in_one_line() {
+        let api = r#"{"name":"APIError","data":{"message":"no key","statusCode":401,"isRetryable":false}}"#;
+        assert_eq!(failed(api), "APIError: no key (status 401)");
+        assert_eq!(failed(r#"{"name":"E","data":{"message":"m","ref":"err_1"}}"#), "E: m (err_1)");
+        assert_eq!(failed(r#"{"name":"E","message":"m"}"#), "E: m");
+        assert_eq!(failed(r#"{"name":"E"}"#), "E");
+        assert_eq!(failed(r#""boom""#), "boom");
+        assert_eq!(failed("null"), "opencode reported an error without words");
+        let long = failed(&format!(
+            r#"{{"name":"E","data":{{"message":"{}","statusCode":500}}}}"#,
+            "ä".repeat(9000)
+        ));
+        assert_eq!(long.chars().count(), FAILURE_MAX_CHARS);
+        assert!(long.ends_with("ä… (status 500)"));
+    }
+
+    #[test]
+    fn reasoning_is_counted_once_in_either_generation() {
+        let read = |text: &str| tokens(&serde_json::from_str(text).unwrap());
+        let new = r#"{"total":1050,"input":900,"output":45,"reasoning":5,"cache":{"write":0,"read":100}}"#;
+        let old = r#"{"total":1050,"input":900,"output":50,"reasoning":5,"cache":{"write":0,"read":100}}"#;
+        let expected = Tokens { r#in: 900, out: 50, cache_read: 100, cache_write: 0 };
+        assert_eq!(read(new), expected);
+        assert_eq!(read(old), expected);
+        let odd = r#"{"input":-3,"output":2.0,"reasoning":null,"cache":7}"#;
+        assert_eq!(read(odd), Tokens { out: 2, ..Tokens::default() });
+    }
+
+    #[test]
+    fn the_database_is_where_opencode_puts_it() {
+        let found = |database: Option<&'static str>| {
+            let vars = move |name: &str| match name {
+                "HOME" => Some(OsString::from("/h")),
+                "OPENCODE_DB" => database.map(OsString::from),
+                _ => None,
+            };
+            let (passwd_home, cwd) = (Path::new("/root"), Path::new("/work"));
+            first_start(&EnvLook { vars: &vars, passwd_home, cwd, root: false })
+        };
+        let key = |database| found(database).map(|first| first.key);
+        assert_eq!(key(None), Some(PathBuf::from("/h/.local/share/opencode/opencode.db")));
+        assert_eq!(key(Some("")), key(None));
+        assert_eq!(key(Some("own.db")), Some(PathBuf::from("/h/.local/share/opencode/own.db")));
+        assert_eq!(key(Some("/tmp/x.db")), Some(PathBuf::from("/tmp/x.db")));
+        assert_eq!(key(Some(":memory:")), None);
+    }
+
+    #[test]
+    fn a_database_of_one_page_and_an_empty_log_is_not_set_up_yet() {
+        let vars = |_: &str| None;
+        let look = EnvLook { vars: &vars, passwd_home: Path::new("/h"), cwd: Path::new("/"), root: false };
+        let first = first_start(&look).unwrap();
+        let done = |main: Option<u64>, log: Option<u64>| {
+            first.is_done(|file| if file.to_string_lossy().ends_with("-wal") { log } else { main })
+        };
+        assert!(!done(None, None));
+        assert!(!done(Some(4096), Some(0)));
+        assert!(done(Some(4096), Some(251_352)));
+        assert!(done(Some(300_000), None), "after a checkpoint there is no log any more");
+    }
+
+    /// JSON whose keys and words are those of opencode, in all the wrong places.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let words = "type|sessionID|part|error|text|step_start|step_finish|tool_use|stop|tokens|cache|read|write|\
+                     total|input|output|reasoning|cost|reason|name|data|message|statusCode|ref|";
+        let word = prop::sample::select(words.split('|').collect::<Vec<_>>()).prop_map(str::to_owned);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            word.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, move |inner| {
+            let fields = prop::collection::vec((word.clone(), inner.clone()), 0..6);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::from),
+                fields.prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            parse(&bytes);
+        }
+
+        #[test]
+        fn any_json_is_read_without_panic(mut event in any_json(), kind in 0..4) {
+            let kind = ["step_start", "text", "step_finish", "error"][kind as usize];
+            parse(event.to_string().as_bytes());
+            if let Value::Object(fields) = &mut event {
+                fields.insert("type".to_owned(), Value::from(kind));
+                for told in parse(event.to_string().as_bytes()) {
+                    if let AgentEvent::Used { cost_usd, .. } = told {
+                        prop_assert!(cost_usd.is_finite() && cost_usd >= 0.0);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Publishing the exit file, also on a full disk and over whatever lies in its way.
+//!
+//! Owns the unpublished file and its way into `exits/`. Refuses to know what the file says and when to try again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use agentctl::wire::session_dir::{FILE_MODE, RunFiles, rename_new};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use crate::complain;
+
+/// Disk space set aside before the leader starts.
+const RESERVE_BYTES: u64 = 4 << 10;
+
+/// Files moved out of the way that are kept; more of them are no accident.
+const REJECTED_MAX: u32 = 1_000;
+
+/// The place of one exit file.
+pub(crate) struct ExitSlot {
+    unpublished: PathBuf,
+    published: PathBuf,
+    exits: PathBuf,
+}
+
+impl ExitSlot {
+    /// The place of the exit file of this run.
+    pub(crate) fn of(files: &RunFiles) -> Self {
+        Self {
+            unpublished: files.unpublished_exit_path(),
+            published: files.exit_path(),
+            exits: files.exits_dir(),
+        }
+    }
+
+    /// Sets disk space aside, so that the end of the run can be written whatever happens to the disk meanwhile.
+    pub(crate) fn reserve(&self) -> io::Result<()> {
+        match fallocate(self.open()?, FallocateFlags::empty(), 0, RESERVE_BYTES) {
+            // A file system that cannot promise space is no reason not to launch.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the file and publishes it. After an error it is complete but unpublished, and one may try again.
+    pub(crate) fn publish(&self, content: &[u8]) -> io::Result<()> {
+        let file = self.open()?;
+        file.write_all_at(content, 0)?;
+        file.set_len(content.len() as u64)?;
+        loop {
+            match rename_new(&self.unpublished, &self.published) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.reject()?,
+                result => return result,
+            }
+        }
+    }
+
+    /// Makes a published file survive a power loss. Nobody waits for this: see `supervise`.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match File::open(&self.published) {
+            Ok(file) => file.sync_all()?,
+            // The daemon has already read and filed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        File::open(&self.exits)?.sync_all()
+    }
+
+    /// Not truncated: that would give the reserved space back.
+    fn open(&self) -> io::Result<File> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(&self.unpublished)?;
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        Ok(file)
+    }
+
+    /// Moves away what is not ours but has our name.
+    fn reject(&self) -> io::Result<()> {
+        for number in 1..=REJECTED_MAX {
+            let aside = rejected_path(&self.published, number);
+            match rename_new(&self.published, &aside) {
+                Ok(()) => {
+                    complain(format_args!(
+                        "an exit file that is not ours was in the way: {}",
+                        aside.display()
+                    ));
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::AlreadyExists))
+    }
+}
+
+/// `<name>.rejected`, `<name>.rejected.2`, ...
+fn rejected_path(published: &Path, number: u32) -> PathBuf {
+    let mut path = published.as_os_str().to_owned();
+    path.push(".rejected");
+    if number > 1 {
+        path.push(format!(".{number}"));
+    }
+    path.into()
+}

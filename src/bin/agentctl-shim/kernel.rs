@@ -1,0 +1,217 @@
+//! The system calls that neither std nor rustix offers: all the unsafe code of the shim.
+//!
+//! Owns no state and no policy. Everything here assumes that the shim has one thread.
+#![expect(unsafe_code, reason = "fork, wait4, signals: raw libc calls, each with its reason")]
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+use std::{io, mem, ptr};
+
+use agentctl::core::vocab::{Mono, Now, Usage, WaitStatus, Wall};
+use rustix::process::Pid;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// The largest signal number of Linux.
+const SIGNAL_MAX: c_int = 64;
+
+/// Signals that keep their meaning in the shim: its own faults, and the news of its children.
+const NOT_IGNORED: [c_int; 8] = [
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    libc::SIGCHLD,
+];
+
+/// Both clocks, now.
+pub(crate) fn now() -> Now {
+    let nanos = |time: Timespec| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+    let mono = nanos(clock_gettime(ClockId::Monotonic));
+    let wall = nanos(clock_gettime(ClockId::Realtime)) / 1_000;
+    Now { wall: Wall(i64::try_from(wall).unwrap_or(0)), mono: Mono(u64::try_from(mono).unwrap_or(0)) }
+}
+
+/// Closes whatever the parent leaked to us beside the standard three.
+pub(crate) fn close_inherited() {
+    // SAFETY: called first of all, before this program has opened anything, so nothing of ours is closed.
+    // A failure (before Linux 5.9) leaves the leaks of a daemon that opens everything close-on-exec: none.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
+/// Makes standard input what `fd` is.
+pub(crate) fn replace_stdin(fd: BorrowedFd<'_>) {
+    // SAFETY: descriptor 0 stays open, which is all that std relies on. A failure leaves it as it was.
+    unsafe { libc::dup2(fd.as_raw_fd(), libc::STDIN_FILENO) };
+}
+
+/// Makes the shim deaf to everything but KILL, STOP and its own faults.
+pub(crate) fn ignore_signals() {
+    for signal in (1..=SIGNAL_MAX).filter(|signal| !NOT_IGNORED.contains(signal)) {
+        // SAFETY: SIG_IGN runs no code of ours. KILL, STOP and libc's own two are refused, as they should be.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // SAFETY: as above. A daemon whose parent ignored SIGCHLD would otherwise make the kernel throw every
+    // wait status away.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Keeps SIGCHLD pending until [`wait_for_child_signal`] takes it.
+pub(crate) fn block_child_signal() {
+    let set = child_signal();
+    // SAFETY: `set` is initialised; the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+}
+
+/// Sleeps until SIGCHLD, or until `timeout` is over. May return early: the caller looks for itself.
+pub(crate) fn wait_for_child_signal(timeout: Option<Duration>) {
+    let set = child_signal();
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: both pointers live through the call, a null timeout waits for ever, and no details are asked for.
+    unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
+}
+
+fn child_signal() -> libc::sigset_t {
+    let mut set = empty_signal_set();
+    // SAFETY: `set` is initialised and SIGCHLD is a signal.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
+    set
+}
+
+fn empty_signal_set() -> libc::sigset_t {
+    // SAFETY: a sigset_t is plain bits, and all of them zero is a valid, empty set.
+    unsafe { mem::zeroed() }
+}
+
+/// Gives a future leader the signals of a fresh login: every disposition default, none blocked.
+pub(crate) fn reset_signals() {
+    // All zero is SIG_DFL without flags in every layout of the kernel's `struct sigaction`, which is at most
+    // this large. Not through libc, which keeps 32 and 33 to itself.
+    let default = [0_u64; 4];
+    let mask_bytes = size_of::<u64>();
+    for signal in 1..=SIGNAL_MAX {
+        let old: *mut u64 = ptr::null_mut();
+        // SAFETY: the kernel reads one `struct sigaction` from `default` and writes nothing. It refuses KILL and STOP.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, mask_bytes) };
+    }
+    let none = empty_signal_set();
+    // SAFETY: `none` is initialised; the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) };
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Fork {
+    /// The new process. It must end in exec or [`exit_child`].
+    Child,
+    /// The shim, and its child.
+    Parent(Pid),
+}
+
+/// Forks.
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: the shim has one thread, so no lock can be held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        0 => Ok(Fork::Child),
+        pid => Pid::from_raw(pid).filter(|_| pid > 0).map(Fork::Parent).ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// Ends a child that did not become the leader, without the cleaning up that is the shim's business.
+pub(crate) fn exit_child() -> ! {
+    // SAFETY: ends the process at once and returns to nobody.
+    unsafe { libc::_exit(127) }
+}
+
+/// Ends a child that is not reaped yet, for the one case that there is no pidfd of it.
+pub(crate) fn kill_unreaped(child: Pid) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the number is our own unreaped child's: it cannot be reused"
+    )]
+    // SAFETY: kill(2) takes two numbers.
+    unsafe {
+        libc::kill(child.as_raw_pid(), libc::SIGKILL)
+    };
+}
+
+/// What wait(2) has to say.
+pub(crate) enum Reap {
+    /// A child was reaped.
+    Ended {
+        /// Which.
+        pid: Pid,
+        /// How it ended.
+        status: WaitStatus,
+        /// What it used, with the descendants that it waited for.
+        usage: Usage,
+    },
+    /// There are children, and all are alive.
+    Living,
+    /// There is no child left.
+    NoChildren,
+}
+
+/// Reaps one ended child, if there is one.
+pub(crate) fn reap_any() -> Reap {
+    wait(-1, libc::WNOHANG)
+}
+
+/// Waits for the end of one child.
+pub(crate) fn reap(child: Pid) -> Reap {
+    wait(child.as_raw_pid(), 0)
+}
+
+fn wait(pid: libc::pid_t, options: c_int) -> Reap {
+    let mut status = 0;
+    let mut usage = no_usage();
+    loop {
+        // SAFETY: both out-pointers live through the call.
+        let reaped = unsafe { libc::wait4(pid, &raw mut status, options, &raw mut usage) };
+        if let Some(pid) = Pid::from_raw(reaped.max(0)) {
+            return Reap::Ended { pid, status: WaitStatus(status.cast_unsigned()), usage: usage_of(&usage) };
+        }
+        if reaped == 0 {
+            return Reap::Living;
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return Reap::NoChildren;
+        }
+    }
+}
+
+/// What all reaped descendants used together.
+pub(crate) fn children_usage() -> Usage {
+    let mut usage = no_usage();
+    // SAFETY: the out-pointer lives through the call; on failure the zeros stay.
+    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    usage_of(&usage)
+}
+
+fn no_usage() -> libc::rusage {
+    // SAFETY: an rusage is plain numbers, for which zero is a value.
+    unsafe { mem::zeroed() }
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let micros = |time: libc::timeval| time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_usec.unsigned_abs();
+    Usage {
+        cpu_us: micros(usage.ru_utime) + micros(usage.ru_stime),
+        max_rss_bytes: usage.ru_maxrss.unsigned_abs() * 1_024,
+    }
+}
+
+/// Gives the memory of what was dropped back to the kernel: the launch is over, and the shim will sleep for hours.
+pub(crate) fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator only gives up pages that hold nothing allocated.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}

@@ -1,0 +1,249 @@
+//! Requests to the daemon over its Unix socket, and starting a daemon where none answers.
+//!
+//! Owns the search for the socket, the limits of patience, and the words for a daemon that does not answer.
+
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::daemon::Home;
+use crate::limits;
+use crate::wire::api::Problem;
+
+use super::Failure;
+
+/// Where the daemon is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    socket: PathBuf,
+    /// The home whose daemon may be started; none when a socket was named or found elsewhere.
+    home: Option<Home>,
+    autostart: bool,
+}
+
+/// Why a request has no answer to show.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    /// Nobody listens.
+    Nobody(io::Error),
+    /// The connection broke.
+    Broken(String),
+    /// The daemon said no.
+    Refused(Problem),
+}
+
+impl Client {
+    /// Finds the socket: `$AGENTCTL_SOCKET`, `$AGENTCTL_HOME`, the system's, the user's.
+    pub(crate) fn find() -> Result<Self, Failure> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let inside = set("AGENTCTL_SESSION_ID").is_some();
+        let forbidden = set("AGENTCTL_NO_AUTOSTART").is_some_and(|value| value == "1");
+        if let Some(socket) = set("AGENTCTL_SOCKET") {
+            return Ok(Self { socket: socket.into(), home: None, autostart: false });
+        }
+        if set("AGENTCTL_HOME").is_none()
+            && let Some(user) = set("USER")
+        {
+            let system = Path::new("/run/agentctl").join(user).join("agentctl.sock");
+            if system.exists() {
+                return Ok(Self { socket: system, home: None, autostart: false });
+            }
+        }
+        let home = Home::from_env().map_err(|error| Failure::new(1, error.to_string()))?;
+        Ok(Self { socket: home.socket(), home: Some(home), autostart: !inside && !forbidden })
+    }
+
+    /// The socket, for messages.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The home, when the daemon is the user's own.
+    pub(crate) fn home(&self) -> Option<&Home> {
+        self.home.as_ref()
+    }
+
+    /// The same daemon, never started by us.
+    pub(crate) fn without_autostart(&self) -> Self {
+        Self { autostart: false, ..self.clone() }
+    }
+
+    /// One request; starts a daemon first where that is allowed and none answers.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        key: Option<&str>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        match self.send_once(&method, path, body.clone(), key).await {
+            Err(Unanswered::Nobody(_)) if self.autostart => {
+                self.start().await.map_err(|why| Unanswered::Nobody(io::Error::other(why)))?;
+                self.send_once(&method, path, body, key).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn send_once(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Bytes>,
+        key: Option<&str>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let stream = timeout(limits::CONNECT_TIMEOUT, UnixStream::connect(&self.socket)).await;
+        let stream = stream.map_err(|_| Unanswered::Nobody(io::ErrorKind::TimedOut.into()))?;
+        let stream = stream.map_err(Unanswered::Nobody)?;
+        let broken = |error: hyper::Error| Unanswered::Broken(error.to_string());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(hyper::header::HOST, "agentctl");
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request.body(Full::new(body.unwrap_or_default()));
+        let request = request.map_err(|error| Unanswered::Broken(error.to_string()))?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let bytes = whole(answer).await?;
+        Err(Unanswered::Refused(serde_json::from_slice(&bytes).unwrap_or_else(|_| Problem {
+            title: "error".into(),
+            status: status.as_u16(),
+            detail: String::from_utf8_lossy(&bytes).into_owned(),
+        })))
+    }
+
+    /// A request whose answer is JSON.
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl serde::Serialize>,
+    ) -> Result<T, Failure> {
+        let answer = self.send(method, path, encode(body)?, None).await.map_err(|why| self.failure(why))?;
+        let bytes = whole(answer).await.map_err(|why| self.failure(why))?;
+        decode(&bytes)
+    }
+
+    /// The failure that an unanswered request is.
+    pub(crate) fn failure(&self, why: Unanswered) -> Failure {
+        let socket = self.socket.display();
+        match why {
+            Unanswered::Refused(problem) => Failure::new(1, problem.detail),
+            Unanswered::Broken(error) => {
+                Failure::new(3, format!("the daemon at {socket} broke off: {error}; see: agentctl daemon status"))
+            }
+            Unanswered::Nobody(error) if std::env::var_os("AGENTCTL_SESSION_ID").is_some() => Failure::new(
+                3,
+                format!(
+                    "no daemon answers at {socket} ({error}), and none is started from inside a session, since it \
+                     would end with it; outside, run: agentctl daemon start"
+                ),
+            ),
+            Unanswered::Nobody(error) => {
+                Failure::new(3, format!("no daemon answers at {socket} ({error}); run: agentctl daemon start"))
+            }
+        }
+    }
+
+    /// Starts a daemon of this home and waits until it answers.
+    pub(crate) async fn start(&self) -> Result<u32, String> {
+        let home = self.home.clone().ok_or("the socket belongs to a daemon that a service manager starts")?;
+        let started = spawn_blocking(move || start_daemon(&home));
+        match timeout(limits::DAEMON_START_TIMEOUT, started).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panicked)) => Err(panicked.to_string()),
+            Err(_) => {
+                Err(format!("the daemon did not answer within {} s", limits::DAEMON_START_TIMEOUT.as_secs()))
+            }
+        }
+    }
+}
+
+fn start_daemon(home: &Home) -> Result<u32, String> {
+    let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    match std::fs::DirBuilder::new().mode(0o700).create(home.path()) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(format!("make {}: {error}", home.path().display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let log = home.path().join("daemon.log");
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&log)
+        .map_err(|error| format!("open {}: {error}", log.display()))?;
+    let program = std::env::current_exe().map_err(failed("find this program"))?;
+    let mut child = Command::new(program)
+        .args(["daemon", "run", "--detach"])
+        .env("AGENTCTL_HOME", home.path())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(failed("start the daemon"))?;
+    let pid = child.id();
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).map_err(failed("hear from the daemon"))?;
+    }
+    match line.trim() {
+        "ready" => Ok(pid),
+        "" => Err(format!("the daemon ended at once; see {}", home.path().join("daemon.log").display())),
+        why => Err(why.to_owned()),
+    }
+}
+
+/// The whole body of an answer.
+pub(crate) async fn whole(answer: Response<Incoming>) -> Result<Bytes, Unanswered> {
+    let body = answer.into_body().collect().await;
+    body.map(http_body_util::Collected::to_bytes).map_err(|error| Unanswered::Broken(error.to_string()))
+}
+
+pub(crate) fn encode(body: Option<&impl serde::Serialize>) -> Result<Option<Bytes>, Failure> {
+    let encoded = body.map(serde_json::to_vec).transpose();
+    encoded.map(|bytes| bytes.map(Bytes::from)).map_err(|error| Failure::new(1, format!("encode a request: {error}")))
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let hint = "the daemon may be of another version; run: agentctl daemon restart";
+        Failure::new(1, format!("the daemon's answer is not understood: {error}; {hint}"))
+    })
+}
+
+/// A path segment of the user's words.
+pub(crate) fn segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// Whether asking again may help: the daemon restarts, or its answer was lost.
+pub(crate) fn may_retry(why: &Unanswered) -> bool {
+    match why {
+        Unanswered::Nobody(_) | Unanswered::Broken(_) => true,
+        Unanswered::Refused(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+    }
+}
+
+/// The pause between two looks for a restarted daemon.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);

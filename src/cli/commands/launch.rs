@@ -1,0 +1,215 @@
+//! `launch` and `run`: what the user's shell would have given the command, sent along.
+
+use std::collections::BTreeMap;
+use std::io::{Read, stdin};
+use std::rc::Rc;
+
+use hyper::Method;
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, umask};
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
+
+use crate::core::vocab::Leftovers;
+use crate::limits;
+use crate::wire::api::{Launch, SessionView, Stop};
+
+use super::super::client::{Client, RETRY_PAUSE, decode, encode, may_retry, segment, whole};
+use super::super::render;
+use super::super::{Failure, LaunchArgs, RunArgs};
+use super::{logs, view, wait};
+
+/// Everything under `run` and `wait` that is not the session's own end.
+const ITSELF: u8 = 125;
+
+pub(super) async fn launch(args: LaunchArgs) -> Result<u8, Failure> {
+    let client = Client::find()?;
+    let json = args.json;
+    let record = send(&client, &request(args)?).await?;
+    if json {
+        render::json(&record)?;
+    }
+    let session = view(record)?;
+    if session.outcome.as_deref() == Some("launch_failed") {
+        let why = session.meta.get("message").and_then(Value::as_str).unwrap_or("the launch failed");
+        return Err(Failure::new(1, format!("session {} was not launched: {why}", &session.id[..8])));
+    }
+    if !json {
+        let pid = session.pid.map_or("unknown".into(), |pid| pid.to_string());
+        render::out(&format!("Launched session {} (PID: {pid})\n", &session.id[..8]))?;
+    }
+    Ok(0)
+}
+
+pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
+    let itself = |failure: Failure| Failure::new(ITSELF, failure.message);
+    let client = Client::find().map_err(itself)?;
+    let json = args.launch.json;
+    let request = request(args.launch)?;
+    let record = send(&client, &request).await.map_err(itself)?;
+    drop(request);
+    let session = view(record).map_err(itself)?;
+    let ended = follow(&client, &session).await.map_err(itself)?;
+    render::say(&render::verdict_line(&ended));
+    if json {
+        render::json(&ended)?;
+    }
+    Ok(ended.exit_status.unwrap_or(ITSELF))
+}
+
+async fn follow(client: &Client, session: &SessionView) -> Result<SessionView, Failure> {
+    let client = Rc::new(client.without_autostart());
+    let output = |stream: &'static str| logs::follow_raw(Rc::clone(&client), session.id.clone(), stream);
+    let watch = async {
+        let (stdout, stderr, ended) =
+            tokio::join!(output("stdout"), output("stderr"), wait::ended(&client, &session.id));
+        stdout?;
+        stderr?;
+        ended
+    };
+    tokio::select! {
+        ended = watch => ended,
+        failure = stop_on_signals(&client, &session.id) => Err(failure),
+    }
+}
+
+/// INT or TERM stops the session, a second one forces; returns only when that fails.
+async fn stop_on_signals(client: &Client, id: &str) -> Failure {
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    let mut force = false;
+    loop {
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+        }
+        let how = if force { "killing" } else { "stopping" };
+        render::say(&format!("agentctl: {how} session {}", &id[..8]));
+        let path = format!("/v1/sessions/{}/stop", segment(id));
+        let body = encode(Some(&Stop { force })).unwrap_or_default();
+        let client = client.clone();
+        // The stop is answered when the tree is gone; a second signal must not wait for that.
+        tokio::spawn(async move {
+            if let Err(why) = client.send(Method::POST, &path, body, None).await {
+                render::say(&format!("agentctl: {}", client.failure(why).message));
+            }
+        });
+        force = true;
+    }
+}
+
+/// Sends a launch. A lost answer is asked for again under the same key, so nothing is launched twice.
+async fn send(client: &Client, request: &Launch) -> Result<Value, Failure> {
+    let body = encode(Some(request))?;
+    let key = Uuid::new_v4().to_string();
+    let tries = limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
+    let mut failed = None;
+    for _ in 0..tries {
+        let asking = if failed.is_none() { client.clone() } else { client.without_autostart() };
+        let answer = match asking.send(Method::POST, "/v1/sessions", body.clone(), Some(&key)).await {
+            Ok(answer) => whole(answer).await,
+            Err(why) => Err(why),
+        };
+        match answer {
+            Ok(bytes) => return decode(&bytes),
+            // Nobody was there to begin with: that is an answer.
+            Err(why) if failed.is_none() && matches!(why, super::super::client::Unanswered::Nobody(_)) => {
+                return Err(client.failure(why));
+            }
+            Err(why) if may_retry(&why) => {
+                failed = Some(client.failure(why));
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(why) => return Err(client.failure(why)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| Failure::new(3, "the daemon does not answer")))
+}
+
+fn request(args: LaunchArgs) -> Result<Launch, Failure> {
+    let usage = |message: String| Failure::new(2, message);
+    let command: Vec<String> = args
+        .command
+        .into_iter()
+        .map(|word| word.into_string().map_err(|word| usage(format!("the argument {word:?} is not UTF-8"))))
+        .collect::<Result<_, _>>()?;
+    let adapter = args.adapter.or_else(|| (!command.is_empty()).then(|| "exec".to_owned()));
+    let cwd = match &args.cwd {
+        Some(cwd) => std::path::absolute(cwd),
+        None => std::env::current_dir(),
+    };
+    let cwd = cwd.map_err(|error| usage(format!("find the working directory: {error}")))?;
+    let cwd = cwd.into_os_string().into_string().map_err(|cwd| usage(format!("the directory {cwd:?} is not UTF-8")))?;
+    let mut meta = BTreeMap::new();
+    for (key, value) in [
+        ("openclaw_callback_session_key", args.callback_session),
+        ("openclaw_callback_agent_id", args.callback_agent),
+    ] {
+        meta.extend(value.map(|value| (key.to_owned(), value)));
+    }
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Ok(Launch {
+        adapter,
+        command,
+        prompt: prompt(args.prompt, args.prompt_file)?,
+        cwd: Some(cwd),
+        env: Some(environment(args.env)),
+        umask: Some(current_umask()),
+        nofile: getrlimit(Resource::Nofile).current,
+        model: args.model,
+        name: args.name,
+        group: None,
+        spec: None,
+        labels: args.label.into_iter().collect(),
+        meta,
+        timeout_ms: args.timeout.map(ms),
+        grace_ms: args.grace.map(ms),
+        leftovers: args.leftovers.map(|policy| if policy == "keep" { Leftovers::Keep } else { Leftovers::Kill }),
+        private: args.private,
+        safe: args.safe,
+    })
+}
+
+fn prompt(text: Option<String>, file: Option<std::path::PathBuf>) -> Result<Option<String>, Failure> {
+    let failed = |what: String| move |error: std::io::Error| Failure::new(1, format!("read {what}: {error}"));
+    match (text, file) {
+        (Some(text), _) if text == "-" => {
+            let mut text = String::new();
+            stdin().read_to_string(&mut text).map_err(failed("the prompt from standard input".into()))?;
+            Ok(Some(text))
+        }
+        (Some(text), _) => Ok(Some(text)),
+        (None, Some(path)) => {
+            std::fs::read_to_string(&path).map(Some).map_err(failed(format!("the prompt from {}", path.display())))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn environment(extra: Vec<(String, String)>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    let mut skipped = Vec::new();
+    for (key, value) in std::env::vars_os() {
+        match (key.into_string(), value.into_string()) {
+            (Ok(key), Ok(value)) => {
+                env.insert(key, value);
+            }
+            (Ok(key), Err(_)) => skipped.push(key),
+            (Err(key), _) => skipped.push(key.to_string_lossy().into_owned()),
+        }
+    }
+    if !skipped.is_empty() {
+        render::say(&format!("agentctl: not passed on, since not UTF-8: {}", skipped.join(", ")));
+    }
+    env.extend(extra);
+    env
+}
+
+/// The mask can only be read by setting it; nothing else runs in this process yet.
+fn current_umask() -> u32 {
+    let mask = umask(Mode::from_raw_mode(0o077));
+    umask(mask);
+    mask.as_raw_mode()
+}

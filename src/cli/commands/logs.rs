@@ -1,0 +1,83 @@
+//! `logs`: bytes as they come, or an agent's messages.
+
+use std::rc::Rc;
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::{Method, Response};
+use tokio::time::sleep;
+
+use crate::limits;
+
+use super::super::client::{Client, RETRY_PAUSE, Unanswered, may_retry, segment};
+use super::super::render;
+use super::super::{Failure, LogsArgs};
+use super::NO_BODY;
+
+/// Messages that `logs` shows unless told otherwise.
+const MESSAGES: usize = 50;
+
+pub(super) async fn logs(args: LogsArgs) -> Result<u8, Failure> {
+    let client = Client::find()?;
+    let stream = if args.stderr { "stderr" } else { "stdout" };
+    if args.follow {
+        follow(&client, &args.id, stream, false).await?;
+        return Ok(0);
+    }
+    if args.raw || args.stderr {
+        let path = format!("/v1/sessions/{}/log?stream={stream}", segment(&args.id));
+        let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
+        copy(answer, false, &mut 0).await.map_err(|why| client.failure(why))?;
+        return Ok(0);
+    }
+    let count = args.lines.unwrap_or(MESSAGES);
+    let path = format!("/v1/sessions/{}/messages?n={count}", segment(&args.id));
+    let messages: Vec<String> = client.json(Method::GET, &path, NO_BODY).await?;
+    if !messages.is_empty() {
+        render::out(&format!("{}\n", messages.join("\n---\n")))?;
+    }
+    Ok(0)
+}
+
+/// A session's stream to our own stream of that name, until the session ends.
+pub(super) async fn follow_raw(client: Rc<Client>, id: String, stream: &'static str) -> Result<(), Failure> {
+    follow(&client, &id, stream, stream == "stderr").await
+}
+
+async fn follow(client: &Client, id: &str, stream: &str, to_stderr: bool) -> Result<(), Failure> {
+    let mut place = 0;
+    let mut tries = limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
+    let mut first = true;
+    loop {
+        let path = format!("/v1/sessions/{}/log?stream={stream}&follow=1&from={place}", segment(id));
+        let copied = match client.send(Method::GET, &path, None, None).await {
+            Ok(answer) => copy(answer, to_stderr, &mut place).await,
+            Err(why) => Err(why),
+        };
+        match copied {
+            Ok(()) => return Ok(()),
+            Err(why) if first && matches!(why, Unanswered::Nobody(_)) => return Err(client.failure(why)),
+            Err(why) if may_retry(&why) && tries > 0 => {
+                tries = if matches!(why, Unanswered::Nobody(_)) { tries - 1 } else { tries };
+            }
+            Err(why) => return Err(client.failure(why)),
+        }
+        first = false;
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Copies a body as it comes, counting. A reader that left ends it quietly.
+pub(super) async fn copy(answer: Response<Incoming>, to_stderr: bool, count: &mut u64) -> Result<(), Unanswered> {
+    let mut body = answer.into_body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Unanswered::Broken(error.to_string()))?;
+        let Ok(bytes) = frame.into_data() else { continue };
+        match render::out_bytes(to_stderr, &bytes) {
+            Ok(true) => *count += bytes.len() as u64,
+            Ok(false) => return Ok(()),
+            Err(error) => return Err(Unanswered::Broken(format!("write: {error}"))),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! One file a verb; what they share is here.
+
+mod daemon;
+mod launch;
+mod logs;
+mod select;
+mod stop;
+mod wait;
+
+use hyper::Method;
+use serde_json::Value;
+
+use crate::wire::api::{Extend, SessionView};
+
+use super::client::{Client, segment, whole};
+use super::render;
+use super::{Command, EventsArgs, ExtendArgs, Failure, ListArgs, PeekArgs, StatusArgs};
+
+/// Nothing to send.
+const NO_BODY: Option<&Value> = None;
+
+/// Carries out a command; the exit code.
+pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Run(args) => launch::run(args).await,
+        Command::Launch(args) => launch::launch(args).await,
+        Command::List(args) => list(args).await,
+        Command::Status(args) => status(args).await,
+        Command::Wait(args) => wait::wait(args).await,
+        Command::Logs(args) => logs::logs(args).await,
+        Command::Peek(args) => peek(args).await,
+        Command::Stop(args) => stop::stop(args).await,
+        Command::Extend(args) => extend(args).await,
+        Command::Events(args) => events(args).await,
+        Command::Prune(args) => prune(args.json).await,
+        Command::Daemon(command) => daemon::daemon(command).await,
+        Command::Completions { .. } => unreachable!("answered without a runtime"),
+    }
+}
+
+async fn list(args: ListArgs) -> Result<u8, Failure> {
+    let client = Client::find()?;
+    let path = select::list_path(args.all, args.status.as_deref(), args.adapter.as_deref(), args.group.as_deref(), &args.label);
+    let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
+    let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
+    if args.json {
+        // As it came: a newer daemon may know more keys than we do.
+        render::json(&super::client::decode::<Value>(&bytes)?)?;
+    } else {
+        render::table(&super::client::decode::<Vec<SessionView>>(&bytes)?)?;
+    }
+    Ok(0)
+}
+
+async fn status(args: StatusArgs) -> Result<u8, Failure> {
+    let path = format!("/v1/sessions/{}", segment(&args.id));
+    let record: Value = Client::find()?.json(Method::GET, &path, NO_BODY).await?;
+    show(record, args.json)
+}
+
+/// A session record, as JSON or for people.
+fn show(record: Value, json: bool) -> Result<u8, Failure> {
+    if json {
+        render::json(&record)?;
+    } else {
+        render::details(&view(record)?)?;
+    }
+    Ok(0)
+}
+
+/// The parts of a record that we know.
+fn view(record: Value) -> Result<SessionView, Failure> {
+    serde_json::from_value(record).map_err(|error| {
+        Failure::new(1, format!("the daemon's record is not understood: {error}; run: agentctl daemon restart"))
+    })
+}
+
+async fn peek(args: PeekArgs) -> Result<u8, Failure> {
+    let path = format!("/v1/sessions/{}/messages?n={}", segment(&args.id), args.lines);
+    let messages: Vec<String> = Client::find()?.json(Method::GET, &path, NO_BODY).await?;
+    if args.json {
+        render::json(&messages)?;
+    } else if !messages.is_empty() {
+        render::out(&format!("{}\n", messages.join("\n---\n")))?;
+    }
+    Ok(0)
+}
+
+async fn extend(args: ExtendArgs) -> Result<u8, Failure> {
+    let path = format!("/v1/sessions/{}/extend", segment(&args.id));
+    let by_ms = u64::try_from(args.time.as_millis()).unwrap_or(u64::MAX);
+    let record: Value = Client::find()?.json(Method::POST, &path, Some(&Extend { by_ms })).await?;
+    if args.json {
+        return show(record, true);
+    }
+    let session = view(record)?;
+    let deadline = session.timeout_at.as_deref().unwrap_or("none");
+    render::out(&format!("Deadline of session {}: {deadline}\n", &session.id[..8]))?;
+    Ok(0)
+}
+
+async fn prune(json: bool) -> Result<u8, Failure> {
+    let answer: Value = Client::find()?.json(Method::POST, "/v1/prune", NO_BODY).await?;
+    if json {
+        render::json(&answer)?;
+    } else {
+        render::out(&format!("Pruned {} dead/stale sessions\n", answer["pruned"]))?;
+    }
+    Ok(0)
+}
+
+async fn events(args: EventsArgs) -> Result<u8, Failure> {
+    let client = Client::find()?;
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    if let Some(since) = &args.since {
+        query.append_pair("since", since);
+    } else if args.no_follow {
+        query.append_pair("since", "0");
+    }
+    query.append_pair("follow", if args.no_follow { "0" } else { "1" });
+    let path = format!("/v1/events?{}", query.finish());
+    let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
+    logs::copy(answer, false, &mut 0).await.map_err(|why| client.failure(why))?;
+    Ok(0)
+}

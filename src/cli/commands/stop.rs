@@ -1,0 +1,52 @@
+//! `stop`: one session, or all that are selected, at once; answered when their trees are gone.
+
+use hyper::Method;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::wire::api::{SessionView, Stop};
+
+use super::super::client::{Client, segment};
+use super::super::render;
+use super::super::{Failure, StopArgs};
+use super::{NO_BODY, select};
+
+pub(super) async fn stop(args: StopArgs) -> Result<u8, Failure> {
+    let client = Client::find()?;
+    let mut ids = args.ids.clone();
+    if args.all || args.group.is_some() || !args.label.is_empty() {
+        let path = select::list_path(false, None, None, args.group.as_deref(), &args.label);
+        let sessions: Vec<SessionView> = client.json(Method::GET, &path, NO_BODY).await?;
+        ids.extend(sessions.into_iter().map(|session| session.id));
+    }
+    let mut stops = JoinSet::new();
+    for id in ids {
+        let client = client.clone();
+        let force = args.force;
+        stops.spawn(async move {
+            let path = format!("/v1/sessions/{}/stop", segment(&id));
+            client.json::<Value>(Method::POST, &path, Some(&Stop { force })).await
+        });
+    }
+    let mut records = Vec::new();
+    let mut failed = None;
+    while let Some(done) = stops.join_next().await {
+        match done.map_err(|panicked| Failure::new(1, panicked.to_string()))? {
+            Ok(record) => {
+                if !args.json {
+                    let id: String = record["id"].as_str().unwrap_or_default().chars().take(8).collect();
+                    render::out(&format!("Stopped session {id}\n"))?;
+                }
+                records.push(record);
+            }
+            Err(failure) => {
+                render::say(&failure.message);
+                failed = Some(failure.code);
+            }
+        }
+    }
+    if args.json {
+        render::json(&records)?;
+    }
+    Ok(failed.unwrap_or(0))
+}

@@ -1,0 +1,86 @@
+//! `wait`: woken by the daemon, never by looking.
+
+use std::collections::BTreeMap;
+
+use hyper::Method;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::limits;
+use crate::wire::api::SessionView;
+
+use super::super::client::{Client, RETRY_PAUSE, Unanswered, decode, may_retry, segment, whole};
+use super::super::render;
+use super::super::{Failure, WaitArgs};
+use super::view;
+
+pub(super) async fn wait(args: WaitArgs) -> Result<u8, Failure> {
+    let itself = |failure: Failure| Failure::new(125, failure.message);
+    let client = Client::find().map_err(itself)?;
+    let waiting = all(&client, &args.ids, args.any);
+    let ended = match args.timeout {
+        None => waiting.await,
+        Some(limit) => match timeout(limit, waiting).await {
+            Ok(ended) => ended,
+            Err(_) => return Err(Failure::new(124, "the time is over, and not all sessions have ended")),
+        },
+    };
+    let ended = ended.map_err(itself)?;
+    if args.json {
+        render::json(&ended)?;
+    } else {
+        for session in &ended {
+            render::say(&render::verdict_line(session));
+        }
+    }
+    let numbers = ended.iter().map(|session| session.exit_status.unwrap_or(125));
+    Ok(numbers.into_iter().find(|number| *number != 0).unwrap_or(0))
+}
+
+/// The records in the order in which the sessions were named; of `any`, only the first that ended.
+async fn all(client: &Client, ids: &[String], any: bool) -> Result<Vec<SessionView>, Failure> {
+    let mut waits = JoinSet::new();
+    for (at, id) in ids.iter().cloned().enumerate() {
+        let client = client.clone();
+        waits.spawn(async move { (at, ended(&client, &id).await) });
+    }
+    let mut found = BTreeMap::new();
+    while let Some(done) = waits.join_next().await {
+        let (at, session) = done.map_err(|panicked| Failure::new(1, panicked.to_string()))?;
+        found.insert(at, session?);
+        if any {
+            break;
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// The record of a session once its verdict is durable. A restart of the daemon is waited out.
+pub(super) async fn ended(client: &Client, id: &str) -> Result<SessionView, Failure> {
+    let path = format!("/v1/sessions/{}/wait", segment(id));
+    let record = asked_again(client, &path).await?;
+    view(record)
+}
+
+async fn asked_again(client: &Client, path: &str) -> Result<Value, Failure> {
+    let mut tries = limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
+    let mut first = true;
+    loop {
+        let answer = match client.send(Method::GET, path, None, None).await {
+            Ok(answer) => whole(answer).await,
+            Err(why) => Err(why),
+        };
+        match answer {
+            Ok(bytes) => return decode(&bytes),
+            Err(why) if first && matches!(why, Unanswered::Nobody(_)) => return Err(client.failure(why)),
+            Err(why) if may_retry(&why) && tries > 0 => {
+                // While a connection holds, tries are not used up: a long session is not a silent daemon.
+                tries = if matches!(why, Unanswered::Nobody(_)) { tries - 1 } else { tries };
+            }
+            Err(why) => return Err(client.failure(why)),
+        }
+        first = false;
+        sleep(RETRY_PAUSE).await;
+    }
+}

@@ -1,0 +1,322 @@
+//! The command line: what can be asked, and which exit code an answer is.
+//!
+//! Data goes to stdout, words to stderr. Refuses to know the core: everything is asked over the socket.
+
+mod client;
+mod commands;
+mod render;
+
+use std::ffi::OsString;
+use std::io;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::parse_duration;
+use crate::sys::BackendChoice;
+
+/// A command that did not do what was asked.
+#[derive(Debug)]
+pub struct Failure {
+    /// 1: the answer is no. 2: usage. 3: no daemon. 125: `run` or `wait` itself failed.
+    pub code: u8,
+    pub message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::new(1, error.to_string())
+    }
+}
+
+/// Supervises coding-agent sessions: knows, for certain, when each one ended and how.
+#[derive(Debug, Parser)]
+#[command(name = "agentctl", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  agentctl run -- make test             run a command, exit with its code
+  agentctl run opencode -p 'fix it'     run an agent, follow it, exit with its verdict
+  agentctl launch opencode -p 'fix it'  the same in the background
+  agentctl list                         what runs
+  agentctl wait 1a2b                    wait for one session's verdict")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Launch a session, follow its output, and exit with its verdict
+    Run(RunArgs),
+    /// Launch a session in the background
+    Launch(LaunchArgs),
+    /// List sessions
+    List(ListArgs),
+    /// Show one session
+    Status(StatusArgs),
+    /// Wait for the verdict of sessions, and exit with it
+    Wait(WaitArgs),
+    /// Show what a session printed
+    Logs(LogsArgs),
+    /// Show the last messages of a session
+    Peek(PeekArgs),
+    /// Stop sessions: TERM, then the whole tree
+    Stop(StopArgs),
+    /// Move the deadline of a session
+    Extend(ExtendArgs),
+    /// Follow what happens, one JSON object a line
+    Events(EventsArgs),
+    /// Forget all ended sessions
+    Prune(JsonFlag),
+    /// Run, start or stop the daemon
+    #[command(subcommand)]
+    Daemon(DaemonCommand),
+    /// Print the completion script of a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+/// What a session is launched with.
+#[derive(Clone, Debug, Args)]
+pub struct LaunchArgs {
+    /// The agent: opencode, or exec for any command (the default when a command follows)
+    pub adapter: Option<String>,
+    /// The task; `-` reads it from standard input
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    pub prompt: Option<String>,
+    /// Read the task from a file
+    #[arg(long, value_name = "FILE")]
+    pub prompt_file: Option<std::path::PathBuf>,
+    /// Working directory [default: this one]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<std::path::PathBuf>,
+    /// Model, in the agent's own spelling
+    #[arg(short, long)]
+    pub model: Option<String>,
+    /// A name to select the session by
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// End the session after this time: 90s, 3h; 0 for never [default: 3h, or the configured one]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+    /// Time between TERM and KILL [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Option<std::time::Duration>,
+    /// Set a variable of the session's environment
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// Attach a label
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    pub label: Vec<(String, String)>,
+    /// Processes that outlive the leader: kill or keep [default: kill]
+    #[arg(long, value_name = "POLICY", value_parser = ["kill", "keep"])]
+    pub leftovers: Option<String>,
+    /// Keep the prompt out of listings, journal and webhooks
+    #[arg(long)]
+    pub private: bool,
+    /// Leave the agent's own permission rules in force
+    #[arg(long)]
+    pub safe: bool,
+    /// Callback key passed through to the webhook's meta
+    #[arg(long, value_name = "KEY")]
+    pub callback_session: Option<String>,
+    /// Callback agent passed through to the webhook's meta
+    #[arg(long, value_name = "ID")]
+    pub callback_agent: Option<String>,
+    /// Print the session record as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// A command and its arguments, for exec
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "The exit code is the session's: its own code, 128+n for a signal, 124 timed out,
+125 lost or no daemon, 126 not launched, 127 program not found, 1 when the agent reported a failure.
+Ctrl-C stops the session, a second one kills it; a closed terminal leaves it running.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ListArgs {
+    /// Ended sessions too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only this status: running, idle, stopped or error
+    #[arg(long, value_name = "STATUS", value_parser = ["running", "idle", "stopped", "error"])]
+    pub status: Option<String>,
+    /// Only this adapter
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Option<String>,
+    /// Only this group
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Only sessions with this label
+    #[arg(long, value_name = "K[=V]")]
+    pub label: Vec<String>,
+    /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Id, a unique start of it, or name
+    pub id: String,
+    /// Print the session record as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "The exit code is the session's number, as with `run`; of several sessions the first \
+that is not 0, in the order named. 124 when --timeout is over.")]
+pub struct WaitArgs {
+    /// Ids, unique starts of them, or names
+    #[arg(required = true)]
+    pub ids: Vec<String>,
+    /// Return when the first of them has ended
+    #[arg(long)]
+    pub any: bool,
+    /// Give up after this time
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+    /// Print the session records as a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LogsArgs {
+    /// Id, a unique start of it, or name
+    pub id: String,
+    /// Follow until the session ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The bytes as they are
+    #[arg(long)]
+    pub raw: bool,
+    /// What it printed to standard error
+    #[arg(long)]
+    pub stderr: bool,
+    /// The last N messages of an agent, or lines of a command [default: 50]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PeekArgs {
+    /// Id, a unique start of it, or name
+    pub id: String,
+    /// How many messages
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    pub lines: usize,
+    /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct StopArgs {
+    /// Ids, unique starts of them, or names
+    #[arg(required_unless_present_any = ["all", "group", "label"])]
+    pub ids: Vec<String>,
+    /// All running sessions
+    #[arg(long)]
+    pub all: bool,
+    /// All running sessions of a group
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// All running sessions with a label
+    #[arg(long, value_name = "K[=V]")]
+    pub label: Vec<String>,
+    /// Kill at once
+    #[arg(short, long)]
+    pub force: bool,
+    /// Print the session records as a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ExtendArgs {
+    /// Id, a unique start of it, or name
+    pub id: String,
+    /// The new deadline, counted from now; 0 for none
+    #[arg(value_parser = parse_duration)]
+    pub time: std::time::Duration,
+    /// Print the session record as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct EventsArgs {
+    /// Begin after this cursor; 0 for all that is kept [default: now]
+    #[arg(long, value_name = "CURSOR")]
+    pub since: Option<String>,
+    /// Print what there is, then exit
+    #[arg(long)]
+    pub no_follow: bool,
+    /// Accepted for compatibility: events are JSON always
+    #[arg(long, hide = true)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct JsonFlag {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum DaemonCommand {
+    /// Run the daemon here, until TERM; sessions live on
+    Run {
+        /// How the kernel is asked: auto, uring, epoll or portable [default: the configured one]
+        #[arg(long, value_name = "NAME")]
+        backend: Option<BackendChoice>,
+        /// Leave the terminal, and say `ready` on standard output
+        #[arg(long, hide = true)]
+        detach: bool,
+    },
+    /// Start the daemon in the background
+    Start {
+        /// Stay in the foreground, like `daemon run`
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// Stop the daemon; sessions live on
+    Stop,
+    /// Show the daemon
+    Status(JsonFlag),
+    /// Stop the daemon and start the one installed now; sessions live on
+    Restart,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err(format!("\"{text}\" is not of the form KEY=VALUE")),
+    }
+}
+
+/// Carries out a command other than `daemon run`; the exit code.
+pub fn run(command: Command) -> Result<u8, Failure> {
+    if let Command::Completions { shell } = &command {
+        clap_complete::generate(*shell, &mut Cli::command(), "agentctl", &mut io::stdout());
+        return Ok(0);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(commands::dispatch(command));
+    // A follower's connection may hang; nothing of it is needed any more.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,287 @@
+//! Configuration: as written ([`RawConfig`]) and as meant ([`Config`]). Flags > environment > file > defaults.
+//!
+//! A file that cannot be read or understood is an error with its place in the file, never a silent
+//! default. Secrets have no `Debug`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::core::vocab::Leftovers;
+use crate::limits;
+use crate::sys::BackendChoice;
+
+/// The file as written. Keys of the earlier tool are among them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    adapter: Option<String>,
+    model: Option<String>,
+    cwd: Option<String>,
+    timeout: Option<Human>,
+    grace: Option<Human>,
+    leftovers: Option<Leftovers>,
+    webhook_url: Option<String>,
+    webhook_secret: Option<Secret>,
+    /// Absent: the default address. Null: no listener.
+    #[serde(default, deserialize_with = "present")]
+    metrics_addr: Option<Option<String>>,
+    durability: Option<Durability>,
+    backend: Option<String>,
+    retention_days: Option<f64>,
+    disk_max: Option<String>,
+    sessions_max: Option<usize>,
+}
+
+/// The keys of the file, for the nearest name of a mistyped one.
+const KEYS: [&str; 14] = [
+    "adapter", "model", "cwd", "timeout", "grace", "leftovers", "webhook_url", "webhook_secret",
+    "metrics_addr", "durability", "backend", "retention_days", "disk_max", "sessions_max",
+];
+
+/// How safe a commit is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Over power loss.
+    #[default]
+    Full,
+    /// Over a crash of any process; power loss may undo the last seconds.
+    Normal,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one who signs.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Where events are delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    pub name: String,
+    pub url: String,
+    pub secret: Option<Secret>,
+    pub timeout: Duration,
+}
+
+/// The configuration as meant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub adapter: Option<String>,
+    pub model: Option<String>,
+    pub cwd: Option<String>,
+    /// Master timeout of a launch that names none; `None` = none.
+    pub timeout: Option<Duration>,
+    pub grace: Duration,
+    pub leftovers: Leftovers,
+    pub webhooks: Vec<Webhook>,
+    /// Where metrics are served beside the socket; `None` = nowhere.
+    pub metrics_addr: Option<String>,
+    pub durability: Durability,
+    pub backend: BackendChoice,
+    pub retention: Duration,
+    pub disk_max_bytes: u64,
+    pub sessions_max: usize,
+}
+
+/// Why a configuration cannot be used. Each message names the file and what to change.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration {path}: {source}; make it readable, or remove it for the defaults", path = path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("the configuration {path} is broken at line {line}, column {column}: {what}", path = path.display())]
+    Broken { path: PathBuf, line: usize, column: usize, what: String },
+    #[error("the configuration {path} has an unknown key \"{key}\" at line {line}{}", hint(nearest.as_deref()), path = path.display())]
+    UnknownKey { path: PathBuf, key: String, line: usize, nearest: Option<String> },
+    #[error("the configuration {path} cannot be used: {key}: {what}", path = path.display())]
+    Value { path: PathBuf, key: &'static str, what: String },
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default()
+}
+
+impl Config {
+    /// Reads `config.json` of a home, with the environment on top. A missing file means the defaults.
+    pub fn load(path: &Path, env: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let raw = match std::fs::read_to_string(path) {
+            Ok(text) => parse(path, &text)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => RawConfig::default(),
+            Err(source) => return Err(ConfigError::Unreadable { path: path.to_owned(), source }),
+        };
+        mean(path, raw, env)
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<RawConfig, ConfigError> {
+    serde_json::from_str(text).map_err(|error| {
+        let unknown = serde_json::from_str::<BTreeMap<String, serde_json::Value>>(text)
+            .ok()
+            .and_then(|keys| keys.into_keys().find(|key| !KEYS.contains(&key.as_str())));
+        match unknown {
+            Some(key) if error.is_data() => ConfigError::UnknownKey {
+                path: path.to_owned(),
+                line: error.line(),
+                nearest: nearest(&key, KEYS),
+                key,
+            },
+            Some(_) | None => ConfigError::Broken {
+                path: path.to_owned(),
+                line: error.line(),
+                column: error.column(),
+                what: without_place(&error.to_string()),
+            },
+        }
+    })
+}
+
+/// The most similar of some names, when one is similar at all.
+pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let scored = names.into_iter().map(|name| (strsim::jaro_winkler(text, name), name));
+    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    (best.0 > 0.7).then(|| best.1.to_owned())
+}
+
+/// serde_json repeats the place at the end of its message.
+fn without_place(message: &str) -> String {
+    message.split(" at line ").next().unwrap_or(message).to_owned()
+}
+
+fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    let wrong = |key, what: String| ConfigError::Value { path: path.to_owned(), key, what };
+    let days = raw.retention_days.unwrap_or(7.0);
+    let retention = Duration::try_from_secs_f64(days * 86_400.0)
+        .map_err(|_| wrong("retention_days", format!("{days} is no number of days")))?;
+    let disk_max = raw.disk_max.as_deref().unwrap_or("5GB");
+    let disk_max: ByteSize =
+        disk_max.parse().map_err(|_| wrong("disk_max", format!("\"{disk_max}\" is no size such as 5GB")))?;
+    let backend = raw.backend.as_deref().unwrap_or("auto");
+    let backend = backend.parse().map_err(|error| wrong("backend", format!("{error}")))?;
+    let grace = raw.grace.map_or(Ok(Duration::from_secs(10)), |text| text.parse()).map_err(|what| wrong("grace", what))?;
+    let timeout = raw
+        .timeout
+        .map_or(Ok(Duration::from_secs(3 * 3600)), |text| text.parse())
+        .map_err(|what| wrong("timeout", what))?;
+    Ok(Config {
+        adapter: raw.adapter,
+        model: raw.model,
+        cwd: raw.cwd,
+        timeout: (!timeout.is_zero()).then_some(timeout),
+        grace,
+        leftovers: raw.leftovers.unwrap_or_default(),
+        webhooks: webhooks(raw.webhook_url, raw.webhook_secret, env).map_err(|what| wrong("webhook_url", what))?,
+        metrics_addr: raw.metrics_addr.unwrap_or_else(|| Some("127.0.0.1:9200".to_owned())),
+        durability: raw.durability.unwrap_or_default(),
+        backend,
+        retention,
+        disk_max_bytes: disk_max.as_u64(),
+        sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
+    })
+}
+
+fn webhooks(
+    url: Option<String>,
+    secret: Option<Secret>,
+    env: &BTreeMap<String, String>,
+) -> Result<Vec<Webhook>, String> {
+    let from_env = |key: &str| env.get(key).filter(|value| !value.is_empty()).cloned();
+    let secret = from_env("AGENTCTL_WEBHOOK_SECRET").map(Secret).or(secret);
+    let Some(url) = from_env("AGENTCTL_WEBHOOK_URL").or(url) else { return Ok(Vec::new()) };
+    let parsed: hyper::Uri = url.parse().map_err(|error| format!("\"{url}\" is no URL: {error}"))?;
+    match (parsed.scheme_str(), parsed.host()) {
+        (Some("http" | "https"), Some(_)) => {}
+        (_, _) => return Err(format!("\"{url}\" is no http:// or https:// URL")),
+    }
+    Ok(vec![Webhook { name: "default".into(), url, secret, timeout: limits::WEBHOOK_TIMEOUT }])
+}
+
+/// A duration as people write it (`500ms`, `20s`, `3h`); `0` means none.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+struct Human(String);
+
+impl Human {
+    fn parse(&self) -> Result<Duration, String> {
+        parse_duration(&self.0)
+    }
+}
+
+/// Reads `500ms`, `20s`, `3h` or `0`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if text.trim() == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text.trim())
+        .map_err(|error| format!("\"{text}\" is no duration such as 500ms, 20s or 3h: {error}"))
+}
+
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::<String>::deserialize(from).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let path = Path::new("/h/config.json");
+        let raw = parse(path, text).map_err(|error| error.to_string())?;
+        mean(path, raw, &BTreeMap::new()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = load("{}").unwrap();
+        assert_eq!(config.timeout, Some(Duration::from_secs(10_800)));
+        assert_eq!(config.metrics_addr.as_deref(), Some("127.0.0.1:9200"));
+        assert_eq!(config.disk_max_bytes, 5_000_000_000);
+        assert_eq!(load(r#"{"timeout": "0", "metrics_addr": null}"#).unwrap().timeout, None);
+    }
+
+    #[test]
+    fn errors_name_the_place_and_the_nearest_name() {
+        assert_eq!(
+            load("{\n  \"webhok_url\": \"http://x\"\n}").unwrap_err(),
+            "the configuration /h/config.json has an unknown key \"webhok_url\" at line 2; did you mean \"webhook_url\"?"
+        );
+        let broken = load("{\n  \"grace\": }").unwrap_err();
+        assert!(broken.contains("broken at line 2, column 12: expected value"), "{broken}");
+        let value = load(r#"{"grace": "soon"}"#).unwrap_err();
+        assert!(value.contains("grace: \"soon\" is no duration"), "{value}");
+        assert!(load(r#"{"webhook_url": "ftp://x"}"#).unwrap_err().contains("no http:// or https:// URL"));
+    }
+
+    #[test]
+    fn secrets_are_never_shown_and_the_environment_wins() {
+        let env = BTreeMap::from([("AGENTCTL_WEBHOOK_SECRET".to_owned(), "hunter2".to_owned())]);
+        let raw = parse(Path::new("c"), r#"{"webhook_url":"http://127.0.0.1:1/x","webhook_secret":"s3cret"}"#).unwrap();
+        let config = mean(Path::new("c"), raw, &env).unwrap();
+        assert_eq!(config.webhooks[0].secret.as_ref().unwrap().reveal(), "hunter2");
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains("s3cret"), "{shown}");
+    }
+}

@@ -1,0 +1,259 @@
+//! Logs as they grow: for readers who follow, and for the parser of an agent's stream.
+//!
+//! A log that does not grow costs nothing; one that does is looked at once a second at most, and only when
+//! somebody reads or parses it. Nobody is in the way of the agent, which appends to its files itself.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{spawn_blocking, spawn_local};
+use tokio::time::{Instant, sleep_until};
+
+use crate::adapters::{Lines, Parse, Progress, Tail, report};
+use crate::core::Event;
+use crate::core::agent::AgentEvent;
+use crate::core::fuse::Evidence;
+use crate::core::vocab::{RunId, SessionId};
+use crate::limits;
+
+use super::{Daemon, perform};
+
+/// Bytes of a log from `offset`, on a thread that may block; empty at its end.
+pub(crate) async fn read_at(path: &Path, offset: u64, at_most: usize) -> io::Result<Bytes> {
+    let path = path.to_owned();
+    let read = move || {
+        let mut buffer = vec![0; at_most];
+        let count = File::open(path)?.read_at(&mut buffer, offset)?;
+        buffer.truncate(count);
+        Ok(Bytes::from(buffer))
+    };
+    spawn_blocking(read).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+}
+
+/// The length of a log.
+pub(crate) async fn length(path: &Path) -> io::Result<u64> {
+    let path = path.to_owned();
+    let look = move || std::fs::metadata(path).map(|found| found.len());
+    spawn_blocking(look).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+}
+
+/// Whether the session still writes.
+fn is_live(daemon: &Daemon, id: SessionId) -> bool {
+    let core = daemon.core.borrow();
+    core.session(id).is_some_and(|session| session.run.verdict.is_none() || !core.may_tell(session))
+}
+
+/// Waits until the log grows or the session ends; looks at most once a second.
+async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &Notify) -> io::Result<()> {
+    sleep_or_end(looked, end).await;
+    let grown = Rc::new(Notify::new());
+    let bell = Rc::clone(&grown);
+    let _watch = daemon.sys.on_growth(path, move || bell.notify_one())?;
+    // What was written before the watch was armed is not told by it.
+    if length(path).await? > offset {
+        return Ok(());
+    }
+    tokio::select! {
+        () = grown.notified() => {}
+        () = end.notified() => {}
+    }
+    Ok(())
+}
+
+async fn sleep_or_end(looked: Instant, end: &Notify) {
+    tokio::select! {
+        () = sleep_until(looked + limits::FOLLOW_EVERY) => {}
+        () = end.notified() => {}
+    }
+}
+
+fn this_instant() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "the pace of reading logs; no decision depends on it")]
+    Instant::now()
+}
+
+/// Sends a log from `offset` on, to its present end or, when it is followed, to the end of the session.
+pub(crate) async fn stream(
+    daemon: Rc<Daemon>,
+    id: SessionId,
+    path: PathBuf,
+    mut offset: u64,
+    follow: bool,
+    to: mpsc::Sender<io::Result<Bytes>>,
+) {
+    let end = daemon.end_of(id);
+    loop {
+        // Asked before reading: what was written until the end is then read for certain.
+        let live = follow && is_live(&daemon, id);
+        let looked = this_instant();
+        loop {
+            let chunk = match read_at(&path, offset, limits::LOG_CHUNK_BYTES).await {
+                Ok(chunk) => chunk,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
+                Err(error) => {
+                    let _reader_left = to.send(Err(error)).await;
+                    return;
+                }
+            };
+            if chunk.is_empty() {
+                break;
+            }
+            offset += chunk.len() as u64;
+            if to.send(Ok(chunk)).await.is_err() {
+                return;
+            }
+        }
+        if !live {
+            return;
+        }
+        tokio::select! {
+            waited = wait_for_more(&daemon, &path, offset, looked, &end) => {
+                if let Err(error) = waited {
+                    let _reader_left = to.send(Err(error)).await;
+                    return;
+                }
+            }
+            () = to.closed() => return,
+        }
+    }
+}
+
+/// Like [`more`], for a log that may not exist yet: then the session's end is all there is to wait for,
+/// save a second look.
+async fn wait_for_more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &Notify) -> io::Result<()> {
+    match more(daemon, path, offset, looked, end).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            sleep_or_end(this_instant(), end).await;
+            Ok(())
+        }
+        waited => waited,
+    }
+}
+
+/// Reads the stream of an agent that has one, for as long as its run lives.
+pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
+    let Some(parse) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parse) else { return };
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let end = daemon.end_of(id.session);
+        let mut reader = Reader::new(&daemon, id, parse);
+        while is_live(&daemon, id.session) {
+            let looked = this_instant();
+            match reader.catch_up(&daemon, u64::MAX).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(session = %id.session, "read the agent's output: {error}");
+                    return;
+                }
+            }
+            if let Err(error) = wait_for_more(&daemon, &reader.path, reader.offset, looked, &end).await {
+                tracing::warn!(session = %id.session, "watch the agent's output: {error}");
+                return;
+            }
+        }
+    });
+}
+
+/// A place in an agent's stream, and what it told so far.
+struct Reader {
+    id: RunId,
+    path: PathBuf,
+    offset: u64,
+    lines: Lines,
+    progress: Progress,
+    parse: Parse,
+}
+
+impl Reader {
+    fn new(daemon: &Daemon, id: RunId, parse: Parse) -> Self {
+        let path = daemon.home.session(id.session).join("stdout.log");
+        Self { id, path, offset: 0, lines: Lines::default(), progress: Progress::keeping(0), parse }
+    }
+
+    /// Reads what has been written, at most up to `limit`.
+    async fn catch_up(&mut self, daemon: &Daemon, limit: u64) -> io::Result<()> {
+        while self.offset < limit {
+            let chunk = read_at(&self.path, self.offset, limits::LOG_CHUNK_BYTES).await?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            self.offset += chunk.len() as u64;
+            let Self { lines, progress, parse, id, .. } = self;
+            lines.push(&chunk, |line| {
+                for event in parse(line) {
+                    tell(daemon, *id, progress, event);
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) {
+    let known = progress.native_id.clone();
+    progress.absorb(event.clone());
+    let repeated = matches!(event, AgentEvent::NativeId(_)) && progress.native_id == known;
+    if progress.events == 1 {
+        // The agent is up: another first start may begin.
+        daemon.release_turn(id);
+    }
+    match event {
+        AgentEvent::NativeId(_) if repeated => {}
+        AgentEvent::NativeId(_) | AgentEvent::Used { .. } | AgentEvent::Idle | AgentEvent::Active => {
+            daemon.send(Event::Agent(id.session, event));
+        }
+        AgentEvent::Said(_) | AgentEvent::Failed(_) | AgentEvent::StepEnded(_) => {}
+    }
+}
+
+/// The agent's own report, from the end of its output; and what it used, when the output is short enough
+/// to be read whole.
+pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
+    let Some(parse) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parse) else {
+        daemon.send(Event::Evidence(id, perform::unreadable(&"its adapter is not known any more")));
+        return;
+    };
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let path = daemon.home.session(id.session).join("stdout.log");
+        let evidence = match read_tail(&path, limits::REPORT_TAIL_BYTES_MAX).await {
+            Ok((bytes, whole)) => {
+                let tail = if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) };
+                let progress = Progress::of(tail, parse, 0);
+                if whole {
+                    daemon.send(Event::AgentTotals(
+                        id.session,
+                        progress.native_id.clone(),
+                        progress.tokens,
+                        progress.cost_usd,
+                    ));
+                }
+                Evidence::Report(report(&progress))
+            }
+            Err(error) => perform::unreadable(&error),
+        };
+        daemon.send(Event::Evidence(id, evidence));
+    });
+}
+
+/// The last bytes of a log, and whether they are all of it.
+pub(crate) async fn read_tail(path: &Path, at_most: u64) -> io::Result<(Bytes, bool)> {
+    let length = length(path).await?;
+    let from = length.saturating_sub(at_most);
+    let size = usize::try_from(length - from).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(size);
+    while bytes.len() < size {
+        let chunk = read_at(path, from + bytes.len() as u64, size - bytes.len()).await?;
+        if chunk.is_empty() {
+            break;
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok((bytes.into(), from == 0))
+}

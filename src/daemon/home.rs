@@ -1,0 +1,181 @@
+//! The home directory: where it is, that it is ours alone, and that one daemon owns it.
+//!
+//! Everything inside is without group and other bits, whatever the umask. A home that belongs to another
+//! user, lies on a network file system, or has an owner already is refused with the way out.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
+
+use crate::core::vocab::{RunId, SessionId};
+use crate::limits;
+use crate::wire::session_dir::RunFiles;
+
+/// A home directory and the names in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    path: PathBuf,
+}
+
+/// Why a home cannot be used.
+#[derive(Debug, Error)]
+pub enum HomeError {
+    #[error("neither AGENTCTL_HOME nor HOME is set; set AGENTCTL_HOME to the directory to use")]
+    Nowhere,
+    #[error("{what} {path}: {source}", path = path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{path} belongs to uid {owner}, not to you (uid {me}); set AGENTCTL_HOME to a directory of your own", path = path.display())]
+    NotOurs { path: PathBuf, owner: u32, me: u32 },
+    #[error("{path} can be entered by other users (mode {mode:03o}); run: chmod go= {path}", path = path.display())]
+    TooOpen { path: PathBuf, mode: u32 },
+    #[error("{path} lies on a network file system ({kind}), where locks and renames of another host are not seen; set AGENTCTL_HOME to a local directory", path = path.display())]
+    Network { path: PathBuf, kind: &'static str },
+    #[error("a daemon already runs for {path} (PID {pid}); see: agentctl daemon status", path = path.display())]
+    Taken { path: PathBuf, pid: String },
+    #[error("the socket path {path} is {length} bytes long, and the kernel takes {max}; set AGENTCTL_HOME to a shorter path", path = path.display(), max = limits::SOCKET_PATH_BYTES_MAX - 1)]
+    SocketTooLong { path: PathBuf, length: usize },
+}
+
+/// Held for the daemon's life: no second daemon for this home.
+#[derive(Debug)]
+pub struct HomeLock {
+    _file: File,
+}
+
+impl Home {
+    /// `$AGENTCTL_HOME`, else `~/.agentctl`.
+    pub fn from_env() -> Result<Self, HomeError> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let path = match set("AGENTCTL_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => PathBuf::from(set("HOME").ok_or(HomeError::Nowhere)?).join(".agentctl"),
+        };
+        let path = std::path::absolute(&path).map_err(|source| HomeError::Io { what: "resolve", path, source })?;
+        Ok(Self { path })
+    }
+
+    /// This directory.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.json")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("agentctl.sock")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal.db")
+    }
+
+    pub fn exits(&self) -> PathBuf {
+        self.path.join("exits")
+    }
+
+    pub fn sessions(&self) -> PathBuf {
+        self.path.join("sessions")
+    }
+
+    /// The directory of one session. An id has one spelling, so this stays inside.
+    pub fn session(&self, id: SessionId) -> PathBuf {
+        self.sessions().join(id.to_string())
+    }
+
+    /// The files between daemon and shim for one run.
+    pub fn run_files(&self, id: RunId) -> RunFiles {
+        RunFiles::in_home(&self.path, id)
+    }
+
+    /// Makes what is missing, checks what is there, and takes the lock.
+    pub fn prepare(&self) -> Result<HomeLock, HomeError> {
+        private_dir(&self.path)?;
+        check_owner(&self.path)?;
+        check_local(&self.path)?;
+        let length = self.socket().as_os_str().len();
+        if length >= limits::SOCKET_PATH_BYTES_MAX {
+            return Err(HomeError::SocketTooLong { path: self.socket(), length });
+        }
+        private_dir(&self.exits())?;
+        private_dir(&self.sessions())?;
+        self.lock()
+    }
+
+    fn lock(&self) -> Result<HomeLock, HomeError> {
+        let path = self.path.join("daemon.lock");
+        let io = |what| {
+            let path = path.clone();
+            move |source| HomeError::Io { what, path, source }
+        };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("open the lock file"))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
+            return Err(HomeError::Taken { path: self.path.clone(), pid });
+        }
+        file.set_len(0).map_err(io("write the lock file"))?;
+        io::Write::write_all(&mut &file, format!("{}\n", std::process::id()).as_bytes())
+            .map_err(io("write the lock file"))?;
+        Ok(HomeLock { _file: file })
+    }
+}
+
+fn private_dir(path: &Path) -> Result<(), HomeError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(HomeError::Io { what: "make the directory", path: path.to_owned(), source }),
+    }
+}
+
+fn check_owner(path: &Path) -> Result<(), HomeError> {
+    let found = fs::metadata(path)
+        .map_err(|source| HomeError::Io { what: "look at", path: path.to_owned(), source })?;
+    let me = rustix::process::geteuid().as_raw();
+    if found.uid() != me {
+        return Err(HomeError::NotOurs { path: path.to_owned(), owner: found.uid(), me });
+    }
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(HomeError::TooOpen { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// File systems whose locks and renames other hosts do not see at once (statfs(2) magic numbers).
+const NETWORK: [(u64, &str); 6] = [
+    (0x6969, "nfs"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0x517b, "smb"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "ceph"),
+];
+
+fn check_local(path: &Path) -> Result<(), HomeError> {
+    let found = rustix::fs::statfs(path)
+        .map_err(|error| HomeError::Io { what: "look at the file system of", path: path.to_owned(), source: error.into() })?;
+    #[expect(clippy::unnecessary_cast, reason = "the type of f_type differs between targets")]
+    let kind = found.f_type as u64 & 0xffff_ffff;
+    match NETWORK.iter().find(|(magic, _)| *magic == kind) {
+        Some((_, name)) => Err(HomeError::Network { path: path.to_owned(), kind: name }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,478 @@
+//! The API: a request taken apart, asked of the core or read from its state, and answered.
+//!
+//! Every body is bounded in size and time, every id is checked before it is used, every error is a problem
+//! document (RFC 9457) that names the object and the next step. Refuses to decide anything about sessions.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::adapters::{Tail, last_messages};
+use crate::core::record::RequestKey;
+use crate::core::refusal::Refusal;
+use crate::core::session::{Origin, Session};
+use crate::core::vocab::SessionId;
+use crate::core::{Reply, Request as Ask};
+use crate::limits;
+use crate::wire::api::{self, Problem, SessionView};
+
+use super::hub::{Line, Next};
+use super::{Daemon, follow, launch, scrape};
+
+/// A body of an answer: whole, or as it comes.
+pub(super) enum Answer {
+    Whole(Full<Bytes>),
+    Flow(mpsc::Receiver<io::Result<Bytes>>),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut *self {
+            Self::Whole(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Err(never))) => match never {},
+                Poll::Ready(None) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            },
+            Self::Flow(body) => body.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Flow(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Flow(_) => hyper::body::SizeHint::default(),
+        }
+    }
+}
+
+/// An error for the client.
+struct Fault {
+    status: StatusCode,
+    detail: String,
+}
+
+type Handled = Result<Response<Answer>, Fault>;
+
+impl Fault {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+}
+
+/// Answers one request.
+pub(super) async fn handle(daemon: Rc<Daemon>, request: Request<Incoming>) -> Response<Answer> {
+    route(&daemon, request).await.unwrap_or_else(|fault| problem(&fault))
+}
+
+async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
+    let path = request.uri().path().to_owned();
+    let segments: Vec<_> = path.trim_matches('/').split('/').map(decode).collect::<Result<_, _>>()?;
+    let segments: Vec<_> = segments.iter().map(String::as_str).collect();
+    match (request.method(), &segments[..]) {
+        (&Method::GET, ["metrics"]) => Ok(scrape::answer(daemon)),
+        (&Method::GET, ["v1", "health"]) => Ok(json_answer(StatusCode::OK, &health(daemon))),
+        (&Method::POST, ["v1", "shutdown"]) => {
+            daemon.stop.notify_one();
+            Ok(json_answer(StatusCode::ACCEPTED, &json!({"stopping": true})))
+        }
+        (&Method::GET, ["v1", "events"]) => events(daemon, &request).await,
+        (&Method::GET, ["v1", "sessions"]) => Ok(list(daemon, &Query::of(&request))),
+        (&Method::POST, ["v1", "sessions"]) => launch_session(daemon, request).await,
+        (&Method::POST, ["v1", "prune"]) => ask(daemon, Ask::Prune).await,
+        (&Method::GET, ["v1", "sessions", id]) => {
+            let id = resolve(daemon, id)?;
+            view_answer(daemon, StatusCode::OK, id)
+        }
+        (&Method::GET, ["v1", "sessions", id, "wait"]) => {
+            let session = resolve(daemon, id)?;
+            ask(daemon, Ask::Wait { session }).await
+        }
+        (&Method::GET, ["v1", "sessions", id, "log"]) => log(daemon, resolve(daemon, id)?, &Query::of(&request)).await,
+        (&Method::GET, ["v1", "sessions", id, "messages"]) => {
+            messages(daemon, resolve(daemon, id)?, &Query::of(&request)).await
+        }
+        (&Method::POST, ["v1", "sessions", id, "stop"]) => {
+            let session = resolve(daemon, id)?;
+            let stop: api::Stop = read_json(request).await?.0;
+            ask(daemon, Ask::Stop { session, force: stop.force }).await
+        }
+        (&Method::POST, ["v1", "sessions", id, "extend"]) => {
+            let session = resolve(daemon, id)?;
+            let extend: api::Extend = read_json(request).await?.0;
+            let by = (extend.by_ms > 0).then(|| Duration::from_millis(extend.by_ms));
+            ask(daemon, Ask::Extend { session, by }).await
+        }
+        (method, _) => Err(Fault::new(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
+    }
+}
+
+fn decode(segment: &str) -> Result<String, Fault> {
+    let text = percent_encoding::percent_decode_str(segment).decode_utf8();
+    text.map(Into::into).map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "the path is not UTF-8"))
+}
+
+/// The parameters after the `?`.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of<B>(request: &Request<B>) -> Self {
+        let query = request.uri().query().unwrap_or_default();
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| !matches!(value, "0" | "false"))
+    }
+}
+
+async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T, Bytes), Fault> {
+    let limited = Limited::new(request.into_body(), limits::BODY_BYTES_MAX);
+    let body = timeout(limits::BODY_TIMEOUT, limited.collect()).await;
+    let body = body.map_err(|_| Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let most = limits::BODY_BYTES_MAX;
+            Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {most} bytes"))
+        } else {
+            Fault::new(StatusCode::BAD_REQUEST, format!("read the body: {error}"))
+        }
+    })?;
+    let bytes = body.to_bytes();
+    let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    let value = serde_json::from_slice(text)
+        .map_err(|error| Fault::new(StatusCode::BAD_REQUEST, format!("the body is not what is expected: {error}")))?;
+    Ok((value, bytes))
+}
+
+fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
+    daemon.core.borrow().resolve(text).map_err(|refusal| refused(&refusal))
+}
+
+fn refused(refusal: &Refusal) -> Fault {
+    let status = match refusal {
+        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+        Refusal::Ambiguous { .. } | Refusal::AlreadyEnded(_) | Refusal::Stopping(_) => StatusCode::CONFLICT,
+        Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal::JournalFailing(_) => StatusCode::INSUFFICIENT_STORAGE,
+        Refusal::Recovering | Refusal::TooMany(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Fault::new(status, refusal.to_string())
+}
+
+async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
+    let reply = daemon.ask(request).await;
+    let reply = reply.ok_or_else(|| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait; try again"))?;
+    match reply {
+        Reply::Launched(id) => view_answer(daemon, StatusCode::CREATED, id),
+        Reply::Ended(id) | Reply::Stopped { session: id, .. } | Reply::Extended(id) => {
+            view_answer(daemon, StatusCode::OK, id)
+        }
+        Reply::NotYetStopped(id) => {
+            let detail = format!("{}; the daemon goes on ending it", still_there(daemon, id));
+            Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, detail))
+        }
+        Reply::Pruned(count) => Ok(json_answer(StatusCode::OK, &json!({"pruned": count}))),
+        Reply::Refused(refusal) => Err(refused(&refusal)),
+    }
+}
+
+fn still_there(daemon: &Daemon, id: SessionId) -> String {
+    let pid = daemon.view(id).and_then(|view| view.pid);
+    match pid {
+        Some(pid) => format!("session {} has not ended yet; its leader is PID {pid}", id.short()),
+        None => format!("session {} has not ended yet", id.short()),
+    }
+}
+
+async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
+    let key = request.headers().get("idempotency-key").map(|value| value.to_str().unwrap_or_default().to_owned());
+    if key.as_ref().is_some_and(|key| key.is_empty() || key.chars().count() > limits::KEY_CHARS_MAX) {
+        let most = limits::KEY_CHARS_MAX;
+        return Err(Fault::new(StatusCode::BAD_REQUEST, format!("an idempotency key has 1 to {most} characters")));
+    }
+    let (launch, body): (api::Launch, Bytes) = read_json(request).await?;
+    let session = SessionId(Uuid::new_v4());
+    let prepared = launch::prepare(daemon, session, launch);
+    let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
+    let key = key.map(|key| {
+        let digest: String = Sha256::digest(&body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        RequestKey { key, digest }
+    });
+    drop(body);
+    daemon.parcels.borrow_mut().insert(session, parcel);
+    let host = daemon.sys.host().clone();
+    let answer = ask(daemon, Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key }).await;
+    // Refused, or an earlier request's session was meant: nobody will come for it.
+    if daemon.core.borrow().session(session).is_none() {
+        daemon.parcels.borrow_mut().remove(&session);
+    }
+    answer
+}
+
+fn view_answer(daemon: &Daemon, status: StatusCode, id: SessionId) -> Handled {
+    let view = daemon.view(id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
+    Ok(json_answer(status, &view))
+}
+
+fn list(daemon: &Daemon, query: &Query) -> Response<Answer> {
+    let core = daemon.core.borrow();
+    let wanted = |session: &&Session| {
+        let view_status = session.status(core.may_tell(session)).word();
+        let live = matches!(view_status, "running" | "idle");
+        (live || query.flag("all") || query.get("status").is_some())
+            && query.get("status").is_none_or(|status| status == view_status)
+            && query.get("adapter").is_none_or(|adapter| adapter == session.spec.adapter)
+            && query.get("group").is_none_or(|group| Some(group) == session.spec.group.as_deref())
+            && query.all("label").all(|label| has_label(session, label))
+    };
+    let mut found: Vec<&Session> = core.sessions().filter(wanted).collect();
+    // Running first, then the newest.
+    found.sort_by_key(|session| (session.run.verdict.is_some(), std::cmp::Reverse(session.run.begun.wall)));
+    let views: Vec<SessionView> = found.iter().map(|session| daemon.view_of(session, core.may_tell(session))).collect();
+    json_answer(StatusCode::OK, &views)
+}
+
+fn has_label(session: &Session, label: &str) -> bool {
+    match label.split_once('=') {
+        Some((key, value)) => session.spec.labels.get(key).is_some_and(|found| found == value),
+        None => session.spec.labels.contains_key(label),
+    }
+}
+
+fn health(daemon: &Daemon) -> serde_json::Value {
+    let core = daemon.core.borrow();
+    let started = daemon.sys.started();
+    let now = crate::sys::clock::now();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "home": daemon.home.path(),
+        "uptimeSeconds": now.mono.since(daemon.started.mono).as_secs(),
+        "backend": started.backend.to_string(),
+        "backendWhy": started.why,
+        "durability": match daemon.config.durability {
+            crate::config::Durability::Full => "full",
+            crate::config::Durability::Normal => "normal",
+        },
+        "journal": match core.journal() {
+            crate::core::JournalHealth::Well => "well".to_owned(),
+            crate::core::JournalHealth::Failing(why) => format!("cannot be written: {why}"),
+        },
+        "journalPath": daemon.journal.path(),
+        "epoch": daemon.journal.epoch(),
+        "sessions": core.live(),
+        "deliveriesOwed": core.outbox().len(),
+        "cgroups": match &daemon.cgroups {
+            crate::sys::cgroup::CgroupMode::Own { base, why } => format!("own, below {} ({why})", base.display()),
+            crate::sys::cgroup::CgroupMode::None { why } => format!("none ({why})"),
+        },
+    })
+}
+
+async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
+    let stream = query.get("stream").unwrap_or("stdout");
+    if !matches!(stream, "stdout" | "stderr") {
+        let detail = format!("there is no stream \"{stream}\"; it is stdout or stderr");
+        return Err(Fault::new(StatusCode::BAD_REQUEST, detail));
+    }
+    let path = daemon.home.session(id).join(format!("{stream}.log"));
+    let from = match query.get("from").map(str::parse::<u64>) {
+        None => 0,
+        Some(Ok(from)) => from,
+        Some(Err(_)) => return Err(Fault::new(StatusCode::BAD_REQUEST, "`from` is a number of bytes")),
+    };
+    let (to, chunks) = mpsc::channel(4);
+    spawn_local(follow::stream(Rc::clone(daemon), id, path, from, query.flag("follow"), to));
+    Ok(flow("application/octet-stream", chunks))
+}
+
+async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
+    let count = query.get("n").map_or(Ok(20), str::parse::<usize>);
+    let count = count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))?;
+    let parse = daemon.adapter_of(id).and_then(|adapter| adapter.parse);
+    let path = daemon.home.session(id).join("stdout.log");
+    let tail = follow::read_tail(&path, limits::PEEK_TAIL_BYTES_MAX).await;
+    let (bytes, whole) = match tail {
+        Ok(tail) => tail,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (Bytes::new(), true),
+        Err(error) => {
+            let detail = format!("read {}: {error}", path.display());
+            return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
+        }
+    };
+    let texts = match parse {
+        Some(parse) => last_messages(if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) }, parse, count),
+        // A command says lines.
+        None => {
+            let text = String::from_utf8_lossy(&bytes);
+            let lines: Vec<_> = text.lines().collect();
+            vec![lines[lines.len().saturating_sub(count)..].join("\n")]
+        }
+    };
+    Ok(json_answer(StatusCode::OK, &texts))
+}
+
+async fn events(daemon: &Rc<Daemon>, request: &Request<Incoming>) -> Handled {
+    let query = Query::of(request);
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let sse = accept.contains("text/event-stream");
+    let resumed = request.headers().get("last-event-id").and_then(|value| value.to_str().ok());
+    let since = match resumed.or_else(|| query.get("since")) {
+        None => daemon.hub.latest(),
+        Some(text) => check_cursor(daemon, text).await?,
+    };
+    let follow = query.get("follow").is_none_or(|_| query.flag("follow"));
+    let (to, lines) = mpsc::channel(8);
+    spawn_local(send_events(Rc::clone(daemon), since, follow, sse, to));
+    Ok(flow(if sse { "text/event-stream" } else { "application/x-ndjson" }, lines))
+}
+
+async fn check_cursor(daemon: &Rc<Daemon>, text: &str) -> Result<u64, Fault> {
+    let epoch = daemon.hub.epoch();
+    let now = api::cursor(epoch, daemon.hub.latest());
+    let gone = |why: &str| Fault::new(StatusCode::GONE, format!("{why}; the stream is at {now}"));
+    let seq = match api::parse_cursor(text, epoch) {
+        Ok(Some(seq)) => seq,
+        Ok(None) => {
+            let detail = format!("\"{text}\" is no cursor; it looks like {now}");
+            return Err(Fault::new(StatusCode::BAD_REQUEST, detail));
+        }
+        Err(other) => return Err(gone(&format!("the cursor {text} belongs to another journal ({other})"))),
+    };
+    if seq > daemon.hub.latest() {
+        return Err(gone(&format!("the cursor {text} lies ahead of the stream")));
+    }
+    let reader = daemon.journal.reader();
+    let oldest = tokio::task::spawn_blocking(move || reader.oldest_event()).await;
+    match oldest {
+        // 0 asks for all that is kept.
+        Ok(Ok(Some(oldest))) if seq > 0 && seq + 1 < oldest => {
+            Err(gone(&format!("the events after {text} are not kept any more")))
+        }
+        Ok(Ok(_)) => Ok(seq),
+        Ok(Err(error)) => Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("read the journal: {error}"))),
+        Err(panicked) => Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, panicked.to_string())),
+    }
+}
+
+async fn send_events(daemon: Rc<Daemon>, mut place: u64, follow: bool, sse: bool, to: mpsc::Sender<io::Result<Bytes>>) {
+    let mut bell = daemon.hub.bell();
+    let until = if follow { u64::MAX } else { daemon.hub.latest() };
+    loop {
+        bell.mark_unchanged();
+        let lines = match daemon.hub.after(place) {
+            Next::Lines(lines) => lines,
+            Next::Older => match older(&daemon, place).await {
+                Ok(lines) => lines,
+                Err(error) => {
+                    let _reader_left = to.send(Err(error)).await;
+                    return;
+                }
+            },
+            Next::Nothing if follow => {
+                tokio::select! {
+                    rung = bell.changed() => if rung.is_err() { return },
+                    () = to.closed() => return,
+                }
+                continue;
+            }
+            Next::Nothing => return,
+        };
+        for line in lines {
+            if line.seq > until {
+                return;
+            }
+            place = line.seq;
+            if to.send(Ok(frame(&daemon, &line, sse))).await.is_err() {
+                return;
+            }
+        }
+        if place >= until {
+            return;
+        }
+    }
+}
+
+/// From the journal; what is not durable yet is in memory only, so nothing is told too early.
+async fn older(daemon: &Daemon, place: u64) -> io::Result<Vec<Line>> {
+    let reader = daemon.journal.reader();
+    let read = tokio::task::spawn_blocking(move || reader.events(place)).await.map_err(io::Error::other)?;
+    let latest = daemon.hub.latest();
+    let lines = read.map_err(io::Error::other)?.into_iter().filter(|(seq, _)| *seq <= latest);
+    let lines: Vec<_> = lines.map(|(seq, body)| Line::new(seq, &body)).collect();
+    if lines.is_empty() {
+        return Err(io::Error::other("the events were forgotten while they were being read"));
+    }
+    Ok(lines)
+}
+
+fn frame(daemon: &Daemon, line: &Line, sse: bool) -> Bytes {
+    if !sse {
+        return line.bytes.clone();
+    }
+    let cursor = api::cursor(daemon.hub.epoch(), line.seq);
+    let data = String::from_utf8_lossy(&line.bytes);
+    Bytes::from(format!("id: {cursor}\ndata: {data}\n"))
+}
+
+pub(super) fn json_answer<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Response<Answer> {
+    let body = serde_json::to_vec(value).expect("our answers have string keys");
+    whole(status, "application/json", body.into())
+}
+
+pub(super) fn whole(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Answer> {
+    let mut answer = Response::new(Answer::Whole(Full::new(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer
+}
+
+fn flow(kind: &'static str, chunks: mpsc::Receiver<io::Result<Bytes>>) -> Response<Answer> {
+    let mut answer = Response::new(Answer::Flow(chunks));
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer
+}
+
+fn problem(fault: &Fault) -> Response<Answer> {
+    let problem = Problem {
+        title: fault.status.canonical_reason().unwrap_or("error").to_owned(),
+        status: fault.status.as_u16(),
+        detail: fault.detail.clone(),
+    };
+    let body = serde_json::to_vec(&problem).expect("three plain fields");
+    whole(fault.status, "application/problem+json", body.into())
+}

@@ -1,0 +1,526 @@
+//! The journal: records, events and deliveries in one SQLite file, written by one thread.
+//!
+//! Owns the schema and its migrations, the batching of commits, and the reserve that keeps verdicts
+//! writable on a full disk. Refuses to know what a record means. A batch is one transaction; batches
+//! become durable in order. When one cannot be written it is kept and tried again, and the daemon is told.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rusqlite::{Connection, OpenFlags, Transaction, params};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::config::Durability;
+use crate::core::record::{DeliveryEnd, DeliveryId, EventKind, Record};
+use crate::core::vocab::{RunId, SessionId, Wall};
+use crate::limits;
+
+/// "agct": marks the file as ours (PRAGMA application_id).
+const APPLICATION_ID: i32 = 0x6167_6374;
+
+/// Each entry brings the schema from the version of its index to the next. Never edited, only appended.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    -- Durable facts of sessions, in the order in which they became true.
+    CREATE TABLE record (
+        n INTEGER PRIMARY KEY AUTOINCREMENT,
+        session TEXT NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX record_session ON record (session);
+    -- The public stream. AUTOINCREMENT: a number is never used again, also after retention.
+    CREATE TABLE event (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        at_us INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX event_at ON event (at_us);
+    CREATE TABLE delivery (
+        seq INTEGER NOT NULL,
+        endpoint TEXT NOT NULL,
+        session TEXT NOT NULL,
+        run INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        queued_us INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        last_us INTEGER,
+        retry_in_ms INTEGER,
+        held INTEGER NOT NULL DEFAULT 0,
+        error TEXT,
+        -- null: owed; else delivered, dead or superseded
+        over TEXT,
+        body TEXT NOT NULL,
+        PRIMARY KEY (seq, endpoint)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX delivery_owed ON delivery (seq) WHERE over IS NULL;
+    CREATE INDEX delivery_session ON delivery (session);
+"];
+
+/// One change of the file.
+#[derive(Clone, Debug)]
+pub(crate) enum Row {
+    /// A fact of a session.
+    Fact { session: SessionId, body: String },
+    /// An event with its rendered body.
+    Event { seq: u64, at: Wall, body: String },
+    /// A delivery that is owed, with the bytes that every attempt sends.
+    Owed { id: DeliveryId, run: RunId, kind: EventKind, at: Wall, body: String },
+    /// An attempt failed.
+    Failed { id: DeliveryId, attempt: u32, at: Wall, retry_in_ms: u64, held: bool, error: String },
+    /// A delivery is over.
+    Over { id: DeliveryId, at: Wall, how: DeliveryEnd },
+    /// A session is forgotten, with its deliveries; and events older than `events_before`.
+    Forget { session: SessionId, events_before: Wall },
+}
+
+/// What the writer says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Everything up to this record is durable.
+    Upto(u64),
+    /// It cannot be written; the batch is kept.
+    Failing(String),
+}
+
+/// What a journal held when it was opened.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) records: Vec<Record>,
+    pub(crate) last_seq: u64,
+}
+
+/// Why a journal cannot be opened. Never answered with a fresh one.
+#[derive(Debug, Error)]
+pub(crate) enum JournalError {
+    #[error("open the journal {path}: {source}; nothing was changed. If the file is damaged, move it aside and keep it: sessions/ and exits/ hold what is needed to tell how each run ended", path = path.display())]
+    Open { path: PathBuf, source: rusqlite::Error },
+    #[error("the journal {path} is of version {found}, and this agentctl knows versions up to {known}; use the newer agentctl, or move the home aside", path = path.display())]
+    Newer { path: PathBuf, found: u32, known: u32 },
+    #[error("{path} is not a journal of agentctl; move it aside", path = path.display())]
+    Foreign { path: PathBuf },
+    #[error("read the journal {path}: record {n}: {why}; nothing was changed. A newer agentctl may know it", path = path.display())]
+    Record { path: PathBuf, n: i64, why: String },
+    #[error("start the journal's writer: {0}")]
+    Thread(std::io::Error),
+}
+
+enum Job {
+    Commit { rows: Vec<Row>, upto: u64, vital: bool },
+    Flush(Sender<()>),
+}
+
+/// The journal, open.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    epoch: String,
+    jobs: Sender<Job>,
+    reader: Arc<Mutex<Connection>>,
+}
+
+impl Journal {
+    /// Opens, and if need be makes or migrates, the file; reads what it holds; starts the writer. `tell`
+    /// is called on the writer's thread.
+    pub(crate) fn open(
+        path: &Path,
+        durability: Durability,
+        tell: impl Fn(Written) + Send + 'static,
+    ) -> Result<(Self, Loaded), JournalError> {
+        let failed = |source| JournalError::Open { path: path.to_owned(), source };
+        let mut db = Connection::open(path).map_err(failed)?;
+        migrate(path, &mut db)?;
+        configure(&db, durability).map_err(failed)?;
+        let epoch = epoch(&db).map_err(failed)?;
+        let loaded = load(path, &db)?;
+        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+        let reserve = Reserve::beside(path);
+        let (jobs, inbox) = channel();
+        // It ends when the journal is dropped and its last batch is written.
+        std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || Writer { db, reserve, tell: Box::new(tell), failing: false }.run(&inbox))
+            .map_err(JournalError::Thread)?;
+        let reader = Arc::new(Mutex::new(reader));
+        Ok((Self { path: path.to_owned(), epoch, jobs, reader }, loaded))
+    }
+
+    /// The random name of this journal, part of every cursor.
+    pub(crate) fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Hands rows over. `vital`: a verdict is among them, for which the reserve is freed.
+    pub(crate) fn commit(&self, rows: Vec<Row>, upto: u64, vital: bool) {
+        // The writer ends only when told to; after that nothing is left to say.
+        let _ended = self.jobs.send(Job::Commit { rows, upto, vital });
+    }
+
+    /// A handle for reading, on a thread that may block.
+    pub(crate) fn reader(&self) -> JournalReader {
+        JournalReader(Arc::clone(&self.reader))
+    }
+
+    /// Returns when what was handed over has been written, or has been tried once more.
+    pub(crate) fn flush(&self) {
+        let (done, waiting) = channel();
+        if self.jobs.send(Job::Flush(done)).is_ok() {
+            let _writer_ended = waiting.recv();
+        }
+    }
+}
+
+/// Reads events and bodies; may block.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalReader(Arc<Mutex<Connection>>);
+
+impl JournalReader {
+    /// Events after `after`, oldest first, at most a page of them, and the oldest number that is kept.
+    pub(crate) fn events(&self, after: u64) -> rusqlite::Result<Vec<(u64, String)>> {
+        let db = self.lock();
+        let mut select = db.prepare_cached("SELECT seq, body FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+        let rows = select.query_map(params![after, limits::EVENTS_PAGE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    }
+
+    /// The oldest event that is kept.
+    pub(crate) fn oldest_event(&self) -> rusqlite::Result<Option<u64>> {
+        self.lock().query_row("SELECT min(seq) FROM event", [], |row| row.get(0))
+    }
+
+    /// The bytes of a delivery.
+    pub(crate) fn body(&self, id: &DeliveryId) -> rusqlite::Result<String> {
+        let db = self.lock();
+        let mut select = db.prepare_cached("SELECT body FROM delivery WHERE seq = ?1 AND endpoint = ?2")?;
+        select.query_row(params![id.seq, id.endpoint], |row| row.get(0))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A reader that panicked left no half-done change behind: it only reads.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn migrate(path: &Path, db: &mut Connection) -> Result<(), JournalError> {
+    let failed = |source| JournalError::Open { path: path.to_owned(), source };
+    let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    let owner: i32 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
+    let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if owner != APPLICATION_ID && (tables > 0 || version > 0) {
+        return Err(JournalError::Foreign { path: path.to_owned() });
+    }
+    if version > known {
+        return Err(JournalError::Newer { path: path.to_owned(), found: version, known });
+    }
+    if version == known {
+        return Ok(());
+    }
+    if version > 0 {
+        let backup = path.with_extension(format!("v{version}.bak"));
+        db.execute("VACUUM INTO ?1", params![backup.to_string_lossy()]).map_err(failed)?;
+    }
+    let change = db.transaction().map_err(failed)?;
+    for step in &MIGRATIONS[version as usize..] {
+        change.execute_batch(step).map_err(failed)?;
+    }
+    change.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
+    change.pragma_update(None, "user_version", known).map_err(failed)?;
+    change.commit().map_err(failed)
+}
+
+fn configure(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", synchronous)?;
+    db.busy_timeout(std::time::Duration::from_secs(5))?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn epoch(db: &Connection) -> rusqlite::Result<String> {
+    let fresh = Uuid::new_v4().simple().to_string();
+    db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('epoch', ?1)", params![&fresh[..12]])?;
+    db.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))
+}
+
+fn load(path: &Path, db: &Connection) -> Result<Loaded, JournalError> {
+    let failed = |source| JournalError::Open { path: path.to_owned(), source };
+    let mut records = Vec::new();
+    let mut select = db.prepare("SELECT n, body FROM record ORDER BY n").map_err(failed)?;
+    let mut rows = select.query([]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let n: i64 = row.get(0).map_err(failed)?;
+        let body = row.get_ref(1).map_err(failed)?.as_str().map_err(|error| failed(error.into()))?;
+        let record = serde_json::from_str(body)
+            .map_err(|error| JournalError::Record { path: path.to_owned(), n, why: error.to_string() })?;
+        records.push(record);
+    }
+    records.extend(owed(db).map_err(failed)?);
+    let last_seq = db
+        .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0)", [], |row| row.get(0))
+        .map_err(failed)?;
+    Ok(Loaded { records, last_seq })
+}
+
+/// The deliveries that are owed, as the records that made them.
+fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
+    let mut select = db.prepare(
+        "SELECT seq, endpoint, session, run, kind, queued_us, attempts, last_us, retry_in_ms, held, error
+         FROM delivery WHERE over IS NULL ORDER BY seq",
+    )?;
+    let mut records = Vec::new();
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let id = DeliveryId { seq: row.get(0)?, endpoint: row.get(1)? };
+        let session: String = row.get(2)?;
+        let kind: String = row.get(4)?;
+        let (Ok(session), Ok(kind)) = (session.parse(), serde_json::from_value(kind.into())) else { continue };
+        let run = RunId { session, run: row.get(3)? };
+        records.push(Record::DeliveryQueued { id: id.clone(), run, kind, at: Wall(row.get(5)?) });
+        let attempts: u32 = row.get(6)?;
+        for attempt in 1..=attempts {
+            records.push(Record::AttemptFailed {
+                id: id.clone(),
+                attempt,
+                at: Wall(row.get(7)?),
+                retry_in_ms: row.get(8)?,
+                held: row.get(9)?,
+                error: row.get::<_, Option<String>>(10)?.unwrap_or_default(),
+            });
+        }
+    }
+    Ok(records)
+}
+
+struct Writer {
+    db: Connection,
+    reserve: Reserve,
+    tell: Box<dyn Fn(Written) + Send>,
+    failing: bool,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Job>) {
+        while let Ok(job) = inbox.recv() {
+            let (mut rows, mut upto, mut vital) = match job {
+                Job::Commit { rows, upto, vital } => (rows, upto, vital),
+                Job::Flush(done) => {
+                    let _nobody_waits = done.send(());
+                    continue;
+                }
+            };
+            let mut flushed = None;
+            // Whatever arrived while the last commit was under way becomes one transaction.
+            while rows.len() < limits::COMMIT_BATCH_MAX {
+                match inbox.try_recv() {
+                    Ok(Job::Commit { rows: more, upto: later, vital: also }) => {
+                        rows.extend(more);
+                        (upto, vital) = (later, vital || also);
+                    }
+                    Ok(Job::Flush(done)) => {
+                        flushed = Some(done);
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+            self.commit_or_wait(&rows, upto, vital, flushed.is_some());
+            if let Some(done) = flushed {
+                let _nobody_waits = done.send(());
+            }
+        }
+    }
+
+    /// Returns once the rows are durable; or after one try, when the daemon waits to end.
+    fn commit_or_wait(&mut self, rows: &[Row], upto: u64, vital: bool, once: bool) {
+        loop {
+            match self.commit(rows) {
+                Ok(()) => {
+                    self.failing = false;
+                    self.reserve.refill();
+                    (self.tell)(Written::Upto(upto));
+                    return;
+                }
+                Err(error) => {
+                    if vital && is_full(&error) && self.reserve.free() {
+                        continue;
+                    }
+                    if !std::mem::replace(&mut self.failing, true) {
+                        (self.tell)(Written::Failing(error.to_string()));
+                    }
+                    if once {
+                        return;
+                    }
+                    std::thread::sleep(limits::JOURNAL_RETRY_EVERY);
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, rows: &[Row]) -> rusqlite::Result<()> {
+        let change = self.db.transaction()?;
+        for row in rows {
+            write(&change, row)?;
+        }
+        change.commit()
+    }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
+fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
+    match row {
+        Row::Fact { session, body } => {
+            let mut insert = change.prepare_cached("INSERT INTO record (session, body) VALUES (?1, ?2)")?;
+            insert.execute(params![session.to_string(), body])?;
+        }
+        Row::Event { seq, at, body } => {
+            let mut insert = change.prepare_cached("INSERT INTO event (seq, at_us, body) VALUES (?1, ?2, ?3)")?;
+            insert.execute(params![seq, at.0, body])?;
+        }
+        Row::Owed { id, run, kind, at, body } => {
+            let mut insert = change.prepare_cached(
+                "INSERT INTO delivery (seq, endpoint, session, run, kind, queued_us, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            let kind = serde_json::to_value(kind).ok().and_then(|kind| kind.as_str().map(str::to_owned));
+            insert.execute(params![id.seq, id.endpoint, run.session.to_string(), run.run, kind, at.0, body])?;
+        }
+        Row::Failed { id, attempt, at, retry_in_ms, held, error } => {
+            let mut update = change.prepare_cached(
+                "UPDATE delivery SET attempts = ?3, last_us = ?4, retry_in_ms = ?5, held = ?6, error = ?7
+                 WHERE seq = ?1 AND endpoint = ?2",
+            )?;
+            update.execute(params![id.seq, id.endpoint, attempt, at.0, retry_in_ms, held, error])?;
+        }
+        Row::Over { id, at, how } => {
+            let how = match how {
+                DeliveryEnd::Delivered => "delivered",
+                DeliveryEnd::Dead => "dead",
+                DeliveryEnd::Superseded => "superseded",
+            };
+            let mut update = change
+                .prepare_cached("UPDATE delivery SET over = ?3, last_us = ?4 WHERE seq = ?1 AND endpoint = ?2")?;
+            update.execute(params![id.seq, id.endpoint, how, at.0])?;
+        }
+        Row::Forget { session, events_before } => {
+            let session = session.to_string();
+            change.prepare_cached("DELETE FROM record WHERE session = ?1")?.execute(params![session])?;
+            change.prepare_cached("DELETE FROM delivery WHERE session = ?1")?.execute(params![session])?;
+            change.prepare_cached("DELETE FROM event WHERE at_us < ?1")?.execute(params![events_before.0])?;
+        }
+    }
+    Ok(())
+}
+
+/// Space kept back on the journal's file system, given up so that verdicts can be written when it is full.
+struct Reserve {
+    path: PathBuf,
+    held: bool,
+}
+
+impl Reserve {
+    fn beside(journal: &Path) -> Self {
+        let mut reserve = Self { path: journal.with_extension("reserve"), held: false };
+        reserve.refill();
+        reserve
+    }
+
+    /// Takes the space again. On a disk that is still full there is nothing to take; a later commit tries again.
+    fn refill(&mut self) {
+        if self.held {
+            return;
+        }
+        let options = File::options().write(true).create(true).truncate(false).open(&self.path);
+        let Ok(file) = options else { return };
+        let flags = rustix::fs::FallocateFlags::empty();
+        self.held = rustix::fs::fallocate(&file, flags, 0, limits::JOURNAL_RESERVE_BYTES).is_ok();
+    }
+
+    /// Whether there was anything to give up.
+    fn free(&mut self) -> bool {
+        std::mem::replace(&mut self.held, false) && std::fs::remove_file(&self.path).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(n: u128) -> SessionId {
+        SessionId(Uuid::from_u128(n))
+    }
+
+    fn open(path: &Path) -> Result<(Journal, Loaded, Receiver<Written>), JournalError> {
+        let (tell, told) = channel();
+        let (journal, loaded) = Journal::open(path, Durability::Normal, move |written| {
+            let _test_over = tell.send(written);
+        })?;
+        Ok((journal, loaded, told))
+    }
+
+    fn id(seq: u64) -> DeliveryId {
+        DeliveryId { seq, endpoint: "default".into() }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_a_restart_and_numbers_are_never_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let (journal, loaded, told) = open(&path).unwrap();
+        assert!(loaded.records.is_empty() && loaded.last_seq == 0);
+        let epoch = journal.epoch().to_owned();
+        let fact = Record::NativeId { session: session(1), id: "ses_1".into() };
+        let run = RunId { session: session(1), run: 1 };
+        let rows = vec![
+            Row::Fact { session: session(1), body: serde_json::to_string(&fact).unwrap() },
+            Row::Event { seq: 1, at: Wall(5), body: "{}".into() },
+            Row::Owed { id: id(1), run, kind: EventKind::Stopped, at: Wall(5), body: "b".into() },
+            Row::Failed { id: id(1), attempt: 2, at: Wall(6), retry_in_ms: 7, held: true, error: "down".into() },
+        ];
+        journal.commit(rows, 4, false);
+        assert_eq!(told.recv().unwrap(), Written::Upto(4));
+        assert_eq!(journal.reader().body(&id(1)).unwrap(), "b");
+        journal.commit(vec![Row::Forget { session: session(9), events_before: Wall(100) }], 5, false);
+        journal.flush();
+        drop(journal);
+
+        let (journal, loaded, _) = open(&path).unwrap();
+        assert_eq!(journal.epoch(), epoch);
+        assert_eq!(loaded.last_seq, 1, "also when retention took the event");
+        assert_eq!(loaded.records[0], fact);
+        assert!(matches!(&loaded.records[1], Record::DeliveryQueued { kind: EventKind::Stopped, .. }));
+        assert!(matches!(&loaded.records[3], Record::AttemptFailed { attempt: 2, held: true, .. }));
+    }
+
+    #[test]
+    fn a_damaged_foreign_or_newer_file_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        std::fs::write(&path, "this is no database, and it is long enough to be looked at as one").unwrap();
+        assert!(matches!(open(&path), Err(JournalError::Open { .. })));
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is no database"));
+        std::fs::remove_file(&path).unwrap();
+
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE mine (x)").unwrap();
+        assert!(matches!(open(&path), Err(JournalError::Foreign { .. })));
+        std::fs::remove_file(&path).unwrap();
+
+        drop(open(&path).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(open(&path), Err(JournalError::Newer { found: 99, .. })));
+    }
+}

@@ -1,0 +1,352 @@
+//! From a launch request to a leader that runs: what is refused, what is written down for the shim, and
+//! what the shim answers.
+//!
+//! Owns the session's environment and prompt until they are files; neither is ever in a record, a log or
+//! an argument. The daemon itself never forks: starting the agent is the shim's business.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::{spawn_blocking, spawn_local};
+
+use crate::adapters::{self, Adapter, Ask, EnvLook, FirstStart};
+use crate::core::Event;
+use crate::core::fuse::{Evidence, LaunchError};
+use crate::core::session::Spec;
+use crate::core::vocab::{RunId, SessionId};
+use crate::sys::cgroup::{self, CgroupMode};
+use crate::sys::shim_file::{ShimMessage, ShimProgram, next_message};
+use crate::sys::ProcessRef;
+use crate::wire::session_dir::{self, Deadline, LaunchOrder, RunFiles, Version};
+use crate::wire::{api, session_dir::FileError};
+use crate::{config, limits};
+
+use super::Daemon;
+use super::perform::{self, Handles};
+
+/// The shim's own timer acts so long after deadline and grace, when the daemon has not.
+const SHIM_LATE_MS: u64 = 5_000;
+
+/// A first start that prints nothing holds others up for at most so long.
+const FIRST_START_MAX: Duration = Duration::from_secs(10);
+
+/// What a launch needs beyond its record. Secrets may be in it: no `Debug`.
+pub(crate) struct Parcel {
+    argv: Vec<String>,
+    env: Vec<u8>,
+    prompt: Option<String>,
+    umask: u32,
+    nofile: u64,
+    first_start: Option<FirstStart>,
+}
+
+/// Keeps first starts of one agent in one home apart.
+pub(crate) type Turns = RefCell<HashMap<PathBuf, Arc<Mutex<()>>>>;
+
+/// Checks a request and takes it apart. The error is for the user: 400.
+pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Result<(Spec, Parcel), String> {
+    let config = &daemon.config;
+    let name = ask.adapter.clone().or_else(|| config.adapter.clone());
+    let name = name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
+    let adapter = adapter(&name)?;
+    check_words(&ask)?;
+    let cwd = ask.cwd.clone().or_else(|| config.cwd.clone()).ok_or("no cwd is given, and none is configured")?;
+    if !Path::new(&cwd).is_absolute() || cwd.contains('\0') {
+        return Err(format!("cwd \"{cwd}\" is not an absolute path"));
+    }
+    // A directory that is not there is launched all the same: the record then says `cwd_missing`.
+    let cwd = std::fs::canonicalize(&cwd).ok().and_then(|real| real.into_os_string().into_string().ok()).unwrap_or(cwd);
+    let model = ask.model.clone().or_else(|| config.model.clone());
+    let line = Ask {
+        prompt: ask.prompt.as_deref(),
+        model: model.as_deref(),
+        title: ask.name.as_deref(),
+        command: &ask.command,
+        safe: ask.safe,
+    };
+    let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
+    let (env, first_start) = environment(adapter, id, &ask, &cwd)?;
+    let parcel = Parcel {
+        argv: std::iter::once(program).chain(arguments).collect(),
+        env,
+        prompt: ask.prompt.clone(),
+        umask: ask.umask.unwrap_or(0o022) & 0o777,
+        nofile: ask.nofile.unwrap_or(daemon.nofile),
+        first_start,
+    };
+    let head = |text: &String| text.chars().take(limits::PROMPT_CHARS_MAX).collect();
+    let spec = Spec {
+        adapter: adapter.name.to_owned(),
+        command: if ask.private { Vec::new() } else { ask.command },
+        cwd,
+        model,
+        prompt: ask.prompt.as_ref().filter(|_| !ask.private).map(head),
+        name: ask.name,
+        group: ask.group,
+        spec: ask.spec,
+        labels: ask.labels,
+        meta: ask.meta,
+        timeout: api::optional_ms(ask.timeout_ms, config.timeout),
+        grace: ask.grace_ms.map_or(config.grace, Duration::from_millis),
+        leftovers: ask.leftovers.unwrap_or(config.leftovers),
+        wants_report: adapter.parse.is_some(),
+        private: ask.private,
+    };
+    Ok((spec, parcel))
+}
+
+fn adapter(name: &str) -> Result<&'static Adapter, String> {
+    adapters::find(name).ok_or_else(|| {
+        let near = config::nearest(name, adapters::ALL.iter().map(|adapter| adapter.name));
+        let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        let all: Vec<_> = adapters::ALL.iter().map(|adapter| adapter.name).collect();
+        format!("Unknown adapter: {name}{hint} (known: {})", all.join(", "))
+    })
+}
+
+fn check_words(ask: &api::Launch) -> Result<(), String> {
+    if ask.labels.len() > limits::LABELS_MAX {
+        return Err(format!("{} labels are more than {}", ask.labels.len(), limits::LABELS_MAX));
+    }
+    let words = ask.labels.iter().chain(&ask.meta).flat_map(|(key, value)| [key, value]);
+    if let Some(word) = words.into_iter().find(|word| word.chars().count() > limits::LABEL_CHARS_MAX) {
+        let shown: String = word.chars().take(20).collect();
+        return Err(format!("the label \"{shown}...\" is longer than {} characters", limits::LABEL_CHARS_MAX));
+    }
+    for (what, word) in [("name", &ask.name), ("group", &ask.group)] {
+        let Some(word) = word else { continue };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if word.is_empty() || word.len() > limits::LABEL_CHARS_MAX || !word.chars().all(plain) || word.starts_with('-') {
+            return Err(format!("the {what} \"{word}\" may hold letters, digits and . _ - only"));
+        }
+    }
+    Ok(())
+}
+
+/// Variables that belong to the daemon or to a service manager, never to a session.
+fn is_ours(key: &str) -> bool {
+    const NAMES: [&str; 4] = ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM"];
+    let agentctl = key.starts_with("AGENTCTL_") && key != "AGENTCTL_HOME";
+    agentctl || key.starts_with("WATCHDOG_") || key.starts_with("LISTEN_") || NAMES.contains(&key)
+}
+
+fn environment(
+    adapter: &Adapter,
+    id: SessionId,
+    ask: &api::Launch,
+    cwd: &str,
+) -> Result<(Vec<u8>, Option<FirstStart>), String> {
+    let mut env = ask.env.clone().unwrap_or_else(minimal_environment);
+    env.retain(|key, _| !is_ours(key));
+    if let Some((key, _)) = env.iter().find(|(key, value)| {
+        key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
+    }) {
+        return Err(format!("the environment variable \"{key}\" has a name or value that no process can have"));
+    }
+    let home = daemon_home();
+    let found = env.clone();
+    let vars = |name: &str| found.get(name).map(OsString::from);
+    let root = rustix::process::geteuid().is_root();
+    let look = EnvLook { vars: &vars, passwd_home: &home, cwd: Path::new(cwd), root };
+    let change = (adapter.env)(&look);
+    for key in change.unset {
+        env.remove(key);
+    }
+    for (key, value) in change.set {
+        env.insert(key.to_owned(), value);
+    }
+    env.insert("AGENTCTL_SESSION_ID".into(), id.to_string());
+    let bytes = env.iter().flat_map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes(), b"\0"].concat()).collect();
+    Ok((bytes, adapter.first_start.and_then(|describe| describe(&look))))
+}
+
+/// What a launch without an environment gets, from the daemon's own.
+fn minimal_environment() -> BTreeMap<String, String> {
+    let kept = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"];
+    kept.into_iter().filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?))).collect()
+}
+
+fn daemon_home() -> PathBuf {
+    std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
+}
+
+/// Starts the shim of a run. Called once the record of the launch is durable.
+pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
+    let Some(parcel) = daemon.parcels.borrow_mut().remove(&id.session) else {
+        // Only a start of the daemon finds no parcel, and there reattach.rs decides.
+        return;
+    };
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
+        let Ok(_place) = daemon.launches.acquire().await else { return };
+        let Some(order) = order(&daemon, id, &parcel) else { return };
+        let files = daemon.home.run_files(id);
+        let shim = Arc::clone(&daemon.shim);
+        let begun = spawn_blocking(move || begin(&shim, &files, &order, &parcel)).await;
+        let begun = begun.unwrap_or_else(|panicked| Err(format!("the launch panicked: {panicked}")));
+        match begun {
+            Ok(begun) => accept(&daemon, id, begun, turn),
+            Err(why) => withdraw(&daemon, id, why),
+        }
+    });
+}
+
+async fn take_turn(daemon: &Rc<Daemon>, first: Option<&FirstStart>) -> Option<OwnedMutexGuard<()>> {
+    let size = |path: &Path| std::fs::metadata(path).ok().map(|found| found.len());
+    let first = first.filter(|first| !first.is_done(size))?;
+    let turn = Arc::clone(daemon.first_starts.borrow_mut().entry(first.key.clone()).or_default());
+    let guard = turn.lock_owned().await;
+    (!first.is_done(size)).then_some(guard)
+}
+
+fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<LaunchOrder> {
+    let core = daemon.core.borrow();
+    let spec = &core.session(id.session)?.spec;
+    let cgroup = match &daemon.cgroups {
+        CgroupMode::Own { base, .. } => match cgroup::make(base, id) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                tracing::warn!(session = %id.session, "no cgroup for the session, its tree is the shim's: {error}");
+                None
+            }
+        },
+        CgroupMode::None { .. } => None,
+    };
+    let files = daemon.home.run_files(id);
+    Some(LaunchOrder {
+        v: Version,
+        session: id.session,
+        run: id.run,
+        argv: parcel.argv.clone(),
+        cwd: spec.cwd.clone(),
+        umask: parcel.umask,
+        nofile_soft: Some(parcel.nofile),
+        stdin: parcel.prompt.as_ref().map(|_| files.prompt_name()),
+        env: files.env_name(),
+        stdout: "stdout.log".into(),
+        stderr: "stderr.log".into(),
+        leftovers: spec.leftovers,
+        grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
+        cgroup: cgroup.map(|path| path.to_string_lossy().into_owned()),
+        late_ms: SHIM_LATE_MS,
+    })
+}
+
+/// What came of starting a shim.
+struct Begun {
+    shim: ProcessRef,
+    leader: Option<ProcessRef>,
+    cgroup: Option<PathBuf>,
+    /// It said that the launch failed; the exit file says why.
+    failed: bool,
+}
+
+/// On a blocking thread: the files, the shim, and what it says until the leader runs.
+fn begin(shim: &ShimProgram, files: &RunFiles, order: &LaunchOrder, parcel: &Parcel) -> Result<Begun, String> {
+    let doing = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+    let dir = files.dir();
+    session_dir::write_atomic(dir, &order.env, &parcel.env, session_dir::FILE_MODE)
+        .map_err(doing("write the session's environment"))?;
+    if let (Some(name), Some(prompt)) = (&order.stdin, &parcel.prompt) {
+        session_dir::write_atomic(dir, name, prompt.as_bytes(), session_dir::FILE_MODE)
+            .map_err(doing("write the prompt"))?;
+    }
+    files.write_launch(order).map_err(doing("write the launch order"))?;
+    let (shim, socket) = shim.spawn(dir, order.run).map_err(doing("start the shim"))?;
+    let cgroup = order.cgroup.as_ref().map(PathBuf::from);
+    let mut begun = Begun { shim, leader: None, cgroup, failed: false };
+    loop {
+        match next_message(socket.as_fd(), limits::SHIM_READY_TIMEOUT) {
+            Ok(ShimMessage::Leader(pidfd)) => {
+                let leader = files.read_leader().map(|leader| ProcessRef::known(leader.process, pidfd));
+                match leader {
+                    Ok(Ok(leader)) => begun.leader = Some(leader),
+                    Ok(Err(error)) => tracing::warn!(session = %order.session, "the leader's pidfd: {error}"),
+                    Err(error) => tracing::warn!(session = %order.session, "the leader's identity: {error}"),
+                }
+            }
+            Ok(ShimMessage::Running | ShimMessage::Closed) => return Ok(begun),
+            Ok(ShimMessage::Failed) => return Ok(Begun { leader: None, failed: true, ..begun }),
+            // It may still come: the files and the shim's own life will tell.
+            Err(error) => {
+                tracing::warn!(session = %order.session, "no word from the shim: {error}");
+                return Ok(begun);
+            }
+        }
+    }
+}
+
+fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<OwnedMutexGuard<()>>) {
+    let Begun { shim, leader, cgroup, failed } = begun;
+    let leader = if failed { None } else { leader.or_else(|| perform::leader_by_file(daemon, id)) };
+    perform::watch_shim(daemon, id, &shim);
+    if let Some(leader) = &leader {
+        perform::watch_leader(daemon, id, leader);
+    }
+    let leader_id = leader.as_ref().map(|leader| *leader.id());
+    let handles = Handles { leader, shim: Some(shim), cgroup, turn };
+    daemon.handles.borrow_mut().insert(id, handles);
+    release_turn_later(daemon, id);
+    if let Some(leader) = leader_id {
+        daemon.send(Event::Evidence(id, Evidence::Started(leader)));
+        super::follow::parse(daemon, id);
+    }
+}
+
+/// A first start gives up its turn when the agent has said something (perform.rs), or after a while.
+fn release_turn_later(daemon: &Rc<Daemon>, id: RunId) {
+    let held = daemon.handles.borrow().get(&id).is_some_and(|handles| handles.turn.is_some());
+    if held {
+        let daemon = Rc::clone(daemon);
+        spawn_local(async move {
+            tokio::time::sleep(FIRST_START_MAX).await;
+            daemon.release_turn(id);
+        });
+    }
+}
+
+impl Daemon {
+    /// The next first start may begin.
+    pub(super) fn release_turn(&self, id: RunId) {
+        if let Some(handles) = self.handles.borrow_mut().get_mut(&id) {
+            handles.turn = None;
+        }
+    }
+}
+
+/// No shim was started, or nobody knows: whoever renames the order first decides.
+fn withdraw(daemon: &Rc<Daemon>, id: RunId, why: String) {
+    tracing::error!(session = %id.session, "{why}");
+    let files = daemon.home.run_files(id);
+    match files.abandon() {
+        Ok(_) => daemon.send(Event::Evidence(id, Evidence::LaunchFailed(LaunchError::Setup(why)))),
+        Err(error) => {
+            let why = format!("{why}; and the launch order could not be taken back: {error}");
+            daemon.send(Event::Evidence(id, Evidence::CannotTell(why)));
+        }
+    }
+}
+
+/// Writes the deadline where the shim reads it.
+pub(super) fn write_deadline(daemon: &Daemon, id: RunId, at: Option<crate::core::vocab::Mono>) {
+    let files = daemon.home.run_files(id);
+    let deadline = Deadline { v: Version, mono_ns: at, boot: daemon.sys.host().boot.clone() };
+    let written = session_dir::create_private_dir(files.dir()).and_then(|()| files.write_deadline(&deadline));
+    if let Err(error) = written {
+        // The daemon's own timer is the normal path; the shim's late one is lost.
+        tracing::error!(session = %id.session, "write the deadline for the shim: {error}");
+    }
+}
+
+/// Whether an error says that a file is simply not there.
+pub(super) fn is_missing(error: &FileError) -> bool {
+    matches!(error, FileError::Missing { .. })
+}

@@ -1,0 +1,413 @@
+//! The daemon: recovers what an earlier life left, then turns events into steps, steps into commits, and
+//! commits into effects.
+//!
+//! Everything runs on one thread, so there are no locks; only the journal's writer and short blocking jobs
+//! (spawning, reading files) have threads of their own. The order of things is the point of this file:
+//! a step's effects wait for its records to be durable, and nothing terminal is told before.
+
+mod deliver;
+mod follow;
+mod home;
+mod http;
+mod hub;
+mod journal;
+mod launch;
+mod perform;
+mod reattach;
+mod rows;
+mod scrape;
+mod serve;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+pub use home::{Home, HomeError};
+
+use crate::adapters;
+use crate::config::{Config, ConfigError};
+use crate::core::outbox::Endpoint;
+use crate::core::record::{EventKind, Record};
+use crate::core::vocab::{RunId, SessionId};
+use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
+use crate::sys::cgroup::CgroupMode;
+use crate::sys::shim_file::ShimProgram;
+use crate::sys::{self, BackendChoice, StartError, Sys, Timer};
+use crate::{limits, wire};
+
+use hub::Hub;
+use journal::{Journal, JournalError, Loaded, Written};
+use launch::Parcel;
+use perform::Handles;
+
+/// Why a daemon does not start. Each message names the next step.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Journal(String),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("open the shim beside this program: {0}; install agentctl-shim in the same directory as agentctl")]
+    Shim(std::io::Error),
+    #[error("{what} {path}: {source}", path = path.display())]
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+/// How the daemon is to be run.
+#[derive(Debug)]
+pub struct Options {
+    pub home: Home,
+    /// Beats the configured backend.
+    pub backend: Option<BackendChoice>,
+    /// Called once, when requests are answered.
+    pub ready: Box<dyn FnOnceReady>,
+}
+
+/// What is done when the daemon answers.
+pub trait FnOnceReady: std::fmt::Debug {
+    fn ready(self: Box<Self>);
+}
+
+/// Everything that the tasks of the daemon share.
+pub(crate) struct Daemon {
+    pub(crate) home: Home,
+    pub(crate) config: Config,
+    pub(crate) sys: Sys,
+    pub(crate) core: RefCell<Supervisor>,
+    pub(crate) journal: Journal,
+    pub(crate) hub: Hub,
+    pub(crate) shim: Arc<ShimProgram>,
+    pub(crate) cgroups: CgroupMode,
+    /// Soft limit of open files as inherited: what a session gets that asks for none.
+    pub(crate) nofile: u64,
+    pub(crate) handles: RefCell<HashMap<RunId, Handles>>,
+    pub(crate) parcels: RefCell<HashMap<SessionId, Parcel>>,
+    pub(crate) launches: Semaphore,
+    pub(crate) first_starts: launch::Turns,
+    pub(crate) ends: RefCell<HashMap<SessionId, Rc<Notify>>>,
+    pub(crate) started: crate::core::vocab::Now,
+    pub(crate) stop: Notify,
+    inbox: mpsc::UnboundedSender<Message>,
+    replies: RefCell<HashMap<ReplyTo, oneshot::Sender<Reply>>>,
+    reply_numbers: Cell<u64>,
+    pending: RefCell<VecDeque<Pending>>,
+    durable: Cell<u64>,
+    timer: RefCell<Option<Timer>>,
+    sender: RefCell<Option<deliver::Sender>>,
+}
+
+/// What reaches the loop.
+pub(crate) enum Message {
+    Event(Event),
+    Written(Written),
+}
+
+/// Effects that wait for records to be durable.
+struct Pending {
+    /// All records up to this one.
+    upto: u64,
+    events: Vec<hub::Line>,
+    ended: Vec<SessionId>,
+    effects: Vec<Effect>,
+}
+
+/// Runs the daemon until it is told to stop. Sessions live on.
+pub fn run(options: Options) -> Result<(), DaemonError> {
+    let lock = options.home.prepare()?;
+    let env: BTreeMap<String, String> =
+        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect();
+    let config = Config::load(&options.home.config(), &env)?;
+    let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
+    let nofile = sys::raise_nofile().before;
+    if let Err(error) = sys::become_subreaper() {
+        tracing::warn!("orphans of a dead shim will go to PID 1: {error}");
+    }
+    let choice = options.backend.unwrap_or(config.backend);
+    let ready = options.ready;
+    let home = options.home;
+    let result = sys::run(choice, async |sys| live(sys, home, config, shim, nofile, ready).await)?;
+    drop(lock);
+    result
+}
+
+async fn live(
+    sys: Sys,
+    home: Home,
+    config: Config,
+    shim: ShimProgram,
+    nofile: u64,
+    ready: Box<dyn FnOnceReady>,
+) -> Result<(), DaemonError> {
+    let (inbox, mut messages) = mpsc::unbounded_channel();
+    let (journal, loaded) = open_journal(&home, &config, &inbox)?;
+    let daemon = Rc::new(Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox));
+    tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
+    // Armed first, scanned second, deadlines last.
+    let arm = Rc::clone(&daemon);
+    let timer = daemon.sys.timer(move || arm.send(Event::Timer));
+    let timer = timer.map_err(|source| DaemonError::Io { what: "make the timer for", path: daemon.home.path().into(), source })?;
+    *daemon.timer.borrow_mut() = Some(timer);
+    perform::watch_exits(&daemon)?;
+    let listener = serve::listen(&daemon)?;
+    serve::accept(&daemon, listener);
+    scrape::serve(&daemon).await;
+    reattach::recover(&daemon).await;
+    ready.ready();
+    let ended = serve::until_signalled(&daemon);
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            message = messages.recv() => {
+                let Some(message) = message else { break };
+                daemon.receive(message);
+                // A burst is worked off before the timer is armed once.
+                while let Ok(message) = messages.try_recv() {
+                    daemon.receive(message);
+                }
+                daemon.arm_timer();
+            }
+            () = &mut ended => break,
+        }
+    }
+    tracing::info!("agentctl daemon stops; sessions live on");
+    serve::close(&daemon);
+    daemon.journal.flush();
+    Ok(())
+}
+
+fn open_journal(
+    home: &Home,
+    config: &Config,
+    inbox: &mpsc::UnboundedSender<Message>,
+) -> Result<(Journal, Loaded), DaemonError> {
+    let tell = inbox.clone();
+    let told = move |written| {
+        // The loop may have ended already; then nobody needs to know.
+        let _ended = tell.send(Message::Written(written));
+    };
+    Journal::open(&home.journal(), config.durability, told).map_err(|error: JournalError| DaemonError::Journal(error.to_string()))
+}
+
+impl Daemon {
+    #[expect(clippy::too_many_arguments, reason = "the parts that run() has made, put together once")]
+    fn new(
+        sys: Sys,
+        home: Home,
+        config: Config,
+        shim: ShimProgram,
+        nofile: u64,
+        journal: Journal,
+        loaded: &Loaded,
+        inbox: mpsc::UnboundedSender<Message>,
+    ) -> Self {
+        let now = sys::clock::now();
+        let mut core = Supervisor::new(settings(&config));
+        for record in &loaded.records {
+            core.replay(record, now);
+        }
+        core.replayed(loaded.last_seq);
+        let durable = core.appended();
+        let hub = Hub::new(journal.epoch().to_owned(), loaded.last_seq);
+        Self {
+            home,
+            config,
+            sys,
+            core: RefCell::new(core),
+            journal,
+            hub,
+            shim: Arc::new(shim),
+            cgroups: sys::cgroup::mode(),
+            nofile,
+            handles: RefCell::default(),
+            parcels: RefCell::default(),
+            launches: Semaphore::new(limits::LAUNCHES_AT_ONCE_MAX),
+            first_starts: launch::Turns::default(),
+            ends: RefCell::default(),
+            started: now,
+            stop: Notify::new(),
+            inbox,
+            replies: RefCell::default(),
+            reply_numbers: Cell::new(0),
+            pending: RefCell::default(),
+            durable: Cell::new(durable),
+            timer: RefCell::new(None),
+            sender: RefCell::new(None),
+        }
+    }
+
+    /// Hands an event to the loop.
+    pub(crate) fn send(&self, event: Event) {
+        let _ended = self.inbox.send(Message::Event(event));
+    }
+
+    /// Asks the core and waits for the answer. When the caller goes away, the core is told.
+    pub(crate) async fn ask(self: &Rc<Self>, request: Request) -> Option<Reply> {
+        if self.replies.borrow().len() >= limits::REQUESTS_MAX {
+            return None;
+        }
+        let number = self.reply_numbers.get() + 1;
+        self.reply_numbers.set(number);
+        let to = ReplyTo(number);
+        let (tell, told) = oneshot::channel();
+        self.replies.borrow_mut().insert(to, tell);
+        let waiting = Asker { daemon: Rc::clone(self), to };
+        self.send(Event::Request(to, request));
+        let reply = told.await.ok();
+        drop(waiting);
+        reply
+    }
+
+    fn receive(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Event(event) => self.take(event),
+            Message::Written(Written::Upto(upto)) => self.became_durable(upto),
+            Message::Written(Written::Failing(why)) => {
+                tracing::error!("the journal cannot be written ({why}); launches are refused, sessions go on");
+                self.take(Event::Journal(JournalHealth::Failing(why)));
+                self.perform_exempt();
+            }
+        }
+    }
+
+    /// One event through the core.
+    pub(crate) fn take(self: &Rc<Self>, event: Event) {
+        let step = self.core.borrow_mut().step(sys::clock::now(), event);
+        self.carry_out(step);
+    }
+
+    fn carry_out(self: &Rc<Self>, step: Step) {
+        let Step { records, effects } = step;
+        let upto = self.core.borrow().appended();
+        let mut pending = Pending { upto, events: Vec::new(), ended: Vec::new(), effects };
+        if !records.is_empty() {
+            let rendered = rows::render(self, &records);
+            pending.events = rendered.events;
+            pending.ended = records
+                .iter()
+                .filter_map(|record| if let Record::Ended { run, .. } = record { Some(run.session) } else { None })
+                .collect();
+            self.journal.commit(rendered.rows, upto, !pending.ended.is_empty());
+        }
+        if self.durable.get() >= upto {
+            self.perform_all(pending);
+            return;
+        }
+        let failing = matches!(self.core.borrow().journal(), JournalHealth::Failing(_));
+        self.pending.borrow_mut().push_back(pending);
+        if failing {
+            self.perform_exempt();
+        }
+    }
+
+    fn became_durable(self: &Rc<Self>, upto: u64) {
+        self.durable.set(upto);
+        if matches!(self.core.borrow().journal(), JournalHealth::Failing(_)) {
+            tracing::info!("the journal can be written again");
+            self.take(Event::Journal(JournalHealth::Well));
+        }
+        loop {
+            let next = self.pending.borrow_mut().pop_front_if(|pending| pending.upto <= upto);
+            let Some(pending) = next else { break };
+            self.perform_all(pending);
+        }
+        self.take(Event::Durable(upto));
+    }
+
+    fn perform_all(self: &Rc<Self>, pending: Pending) {
+        self.hub.publish(pending.events);
+        for session in pending.ended {
+            if let Some(waiting) = self.ends.borrow_mut().remove(&session) {
+                waiting.notify_waiters();
+            }
+        }
+        for effect in pending.effects {
+            self.perform(effect);
+        }
+    }
+
+    /// With a failing journal: what must be done all the same.
+    fn perform_exempt(self: &Rc<Self>) {
+        let mut now = Vec::new();
+        for pending in self.pending.borrow_mut().iter_mut() {
+            let (exempt, waiting) = std::mem::take(&mut pending.effects).into_iter().partition(Effect::is_exempt);
+            pending.effects = waiting;
+            now.extend::<Vec<_>>(exempt);
+        }
+        for effect in now {
+            self.perform(effect);
+        }
+    }
+
+    pub(crate) fn answer(&self, to: ReplyTo, reply: Reply) {
+        if let Some(waiting) = self.replies.borrow_mut().remove(&to) {
+            // A client that left does not need the answer.
+            let _gone = waiting.send(reply);
+        }
+    }
+
+    fn arm_timer(&self) {
+        let next = self.core.borrow().next_deadline();
+        if let Some(timer) = &*self.timer.borrow() {
+            timer.arm(next);
+        }
+    }
+
+    /// Resolves when the session's verdict is durable.
+    pub(crate) fn end_of(&self, session: SessionId) -> Rc<Notify> {
+        Rc::clone(self.ends.borrow_mut().entry(session).or_default())
+    }
+
+    /// The public record of a session.
+    pub(crate) fn view(&self, id: SessionId) -> Option<wire::api::SessionView> {
+        let core = self.core.borrow();
+        let session = core.session(id)?;
+        Some(self.view_of(session, core.may_tell(session)))
+    }
+
+    pub(crate) fn view_of(&self, session: &crate::core::session::Session, told: bool) -> wire::api::SessionView {
+        let log = self.home.session(session.id).join("stdout.log");
+        wire::api::SessionView::of(session, told, log.to_string_lossy().into_owned())
+    }
+
+    /// The adapter of a session.
+    pub(crate) fn adapter_of(&self, id: SessionId) -> Option<&'static adapters::Adapter> {
+        let core = self.core.borrow();
+        adapters::find(&core.session(id)?.spec.adapter)
+    }
+}
+
+/// Tells the core when somebody stops waiting.
+struct Asker {
+    daemon: Rc<Daemon>,
+    to: ReplyTo,
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        if self.daemon.replies.borrow_mut().remove(&self.to).is_some() {
+            self.daemon.send(Event::Abandoned(self.to));
+        }
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let endpoint = |webhook: &crate::config::Webhook| Endpoint {
+        name: webhook.name.clone(),
+        kinds: vec![EventKind::Stopped, EventKind::Error],
+    };
+    Settings {
+        endpoints: config.webhooks.iter().map(endpoint).collect(),
+        retention: config.retention,
+        disk_max_bytes: config.disk_max_bytes,
+        sessions_max: config.sessions_max,
+    }
+}

@@ -1,0 +1,547 @@
+//! Effects carried out, one call per arm, and the kernel's news turned into evidence.
+//!
+//! Refuses to decide: what is found is reported as it is, and what cannot be found out is reported as that.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc;
+use tokio::task::{spawn_blocking, spawn_local};
+
+use crate::core::agent::AgentReport;
+use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Prong};
+use crate::core::vocab::{Now, ProcessId, RunId, SessionId};
+use crate::core::{Effect, Event};
+use crate::sys::tree::{self, Tree};
+use crate::sys::{Backend, DirNews, Found, ProcessRef, cgroup};
+use crate::wire::session_dir::{self, Cause, ExitFile, FileError, ShimLock, Stage};
+
+use super::{Daemon, DaemonError, deliver, follow, launch};
+
+/// A shim between its death and its child's exec keeps its lock for so long at most, look by look.
+const LOCK_LOOKS_MAX: u32 = 100;
+const LOCK_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// What the daemon holds of a run's processes.
+#[derive(Default)]
+pub(crate) struct Handles {
+    pub(super) leader: Option<ProcessRef>,
+    pub(super) shim: Option<ProcessRef>,
+    pub(super) cgroup: Option<PathBuf>,
+    /// Keeps other first starts waiting.
+    pub(super) turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Daemon {
+    /// Carries out one effect, or starts to.
+    pub(super) fn perform(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Spawn(id) => launch::start(self, id),
+            Effect::SignalLeader(id, signal) => signal_leader(self, id, signal),
+            Effect::SignalTree(id, signal) => signal_tree(self, id, signal),
+            Effect::KillShim(id) => kill_shim(self, id),
+            Effect::Rescan(id) => rescan(self, id),
+            Effect::AskKernel(id) => ask_kernel(self, id),
+            Effect::ReadReport(id) => follow::read_report(self, id),
+            Effect::AskTree(id) => ask_tree(self, id),
+            Effect::WriteDeadline(id, at) => launch::write_deadline(self, id, at),
+            Effect::RejectExitFile(id, why) => reject_exit_file(self, id, why),
+            Effect::Archive(id) => archive(self, id),
+            Effect::Deliver(id) => deliver::attempt(self, id),
+            Effect::Remove(session) => remove(self, session),
+            Effect::Reply(to, reply) => self.answer(to, reply),
+        }
+    }
+
+    fn evidence(&self, id: RunId, evidence: Evidence) {
+        self.send(Event::Evidence(id, evidence));
+    }
+}
+
+/// Watches exits/. The first news is a rescan, so nothing published before is missed.
+pub(super) fn watch_exits(daemon: &Rc<Daemon>) -> Result<(), DaemonError> {
+    let dir = daemon.home.exits();
+    let watching = Rc::clone(daemon);
+    let news = move |news: DirNews| match news {
+        DirNews::Arrived(name) => exit_file_named(&watching, &name),
+        DirNews::Rescan { why } => {
+            tracing::debug!("exits/ is read again: {why}");
+            scan_exits(&watching);
+        }
+        DirNews::Blind { why } => {
+            tracing::error!("exits/ cannot be watched ({why}); ends are still known by pidfd");
+        }
+    };
+    daemon.sys.watch_dir(&dir, news).map_err(|source| DaemonError::Io { what: "watch", path: dir, source })
+}
+
+fn exit_file_named(daemon: &Rc<Daemon>, name: &OsStr) {
+    if let Some(id) = name.to_str().and_then(session_dir::parse_exit_file_name) {
+        exit_file(daemon, id);
+    }
+}
+
+fn scan_exits(daemon: &Rc<Daemon>) {
+    match fs::read_dir(daemon.home.exits()) {
+        Ok(entries) => entries.flatten().for_each(|entry| exit_file_named(daemon, &entry.file_name())),
+        // Not an empty directory, only one that could not be read: the pidfds stay.
+        Err(error) => tracing::error!("exits/ cannot be read: {error}"),
+    }
+}
+
+/// An exit file is there: read it, see what the kernel shows of the leader, and report both.
+fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
+    let known = {
+        let core = daemon.core.borrow();
+        let Some(session) = core.session(id.session).filter(|session| session.run.number == id.run) else {
+            tracing::warn!("an exit file of a run that is not recorded: {id}; it is left where it is");
+            return;
+        };
+        session.run.fuse.leader
+    };
+    for evidence in exit_evidence(daemon, id, known) {
+        daemon.evidence(id, evidence);
+    }
+}
+
+fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Vec<Evidence> {
+    let files = daemon.home.run_files(id);
+    match files.read_exit() {
+        Ok(exit) => {
+            let by_file = if known.is_none() { files.read_leader().ok().map(|leader| leader.process) } else { None };
+            let seen = leader_seen(daemon, known.or(by_file), exit.host.boot != daemon.sys.host().boot);
+            let started = by_file.filter(|_| exit.status.is_some()).map(Evidence::Started);
+            started.into_iter().chain([Evidence::ExitFile(report(exit), seen)]).collect()
+        }
+        Err(error) if launch::is_missing(&error) => Vec::new(),
+        Err(error) => vec![malformed(daemon, id, &error)],
+    }
+}
+
+fn malformed(daemon: &Daemon, id: RunId, error: &FileError) -> Evidence {
+    tracing::error!(session = %id.session, "an exit file does not count: {error}");
+    put_aside(daemon, id);
+    Evidence::CannotTell(format!("an exit file was put aside: {error}"))
+}
+
+fn leader_seen(daemon: &Daemon, leader: Option<ProcessId>, other_boot: bool) -> LeaderSeen {
+    let Some(leader) = leader else { return LeaderSeen::Unknown };
+    if other_boot {
+        return LeaderSeen::Reaped;
+    }
+    // What a number shows may be somebody else's life: there it proves nothing against the file.
+    let weak = daemon.sys.started().backend == Backend::Portable;
+    match if weak { ProcessRef::find_portable(&leader) } else { ProcessRef::find(&leader) } {
+        Found::Alive(_) if weak => LeaderSeen::Unknown,
+        Found::Alive(_) => LeaderSeen::Alive,
+        Found::Ended(_) => LeaderSeen::Zombie,
+        Found::Gone => LeaderSeen::Reaped,
+        Found::Unknown(_) => LeaderSeen::Unknown,
+    }
+}
+
+/// The exit file in the core's words.
+pub(super) fn report(exit: ExitFile) -> ExitReport {
+    let how = match (exit.status, exit.launch_error) {
+        (Some(status), _) => ExitHow::Status(status),
+        (None, Some(error)) => ExitHow::NotLaunched(launch_error(&error)),
+        (None, None) => ExitHow::NotLaunched(LaunchError::Setup("the exit file names neither status nor error".into())),
+    };
+    ExitReport {
+        leader: exit.leader,
+        how,
+        ended: Now { wall: exit.ended.wall_us, mono: exit.ended.mono_ns },
+        usage: exit.usage,
+        by_deadline: exit.cause == Cause::Deadline,
+        leftovers: exit.leftovers,
+    }
+}
+
+fn launch_error(error: &session_dir::LaunchError) -> LaunchError {
+    let message = error.message.clone();
+    let not_found = io::Error::from_raw_os_error(error.errno).kind() == io::ErrorKind::NotFound;
+    match error.stage {
+        Stage::Program if not_found => LaunchError::ProgramNotFound(message),
+        Stage::Program => LaunchError::NotExecutable(message),
+        Stage::Cwd => LaunchError::CwdMissing(message),
+        Stage::Order
+        | Stage::Reserve
+        | Stage::Log
+        | Stage::Stdin
+        | Stage::Fork
+        | Stage::Cgroup
+        | Stage::Limits
+        | Stage::Identity
+        | Stage::Env
+        | Stage::Exec
+        | Stage::Unknown => LaunchError::Setup(message),
+    }
+}
+
+/// Tells the core when the leader has ended.
+pub(super) fn watch_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessRef) {
+    let telling = Rc::clone(daemon);
+    daemon.sys.on_end(leader, move |ended| match ended {
+        Ok(()) => telling.evidence(id, Evidence::LeaderEnded),
+        Err(error) => {
+            tracing::error!(session = %id.session, "the leader cannot be watched: {error}");
+            telling.evidence(id, Evidence::CannotTell(format!("the leader cannot be watched: {error}")));
+        }
+    });
+}
+
+/// Tells the core when the shim has ended, with its last word first.
+pub(super) fn watch_shim(daemon: &Rc<Daemon>, id: RunId, shim: &ProcessRef) {
+    let telling = Rc::clone(daemon);
+    daemon.sys.on_end(shim, move |ended| match ended {
+        Ok(()) => {
+            spawn_local(shim_ended(telling, id));
+        }
+        Err(error) => tracing::error!(session = %id.session, "the shim cannot be watched: {error}"),
+    });
+}
+
+async fn shim_ended(daemon: Rc<Daemon>, id: RunId) {
+    let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
+    if let Some(shim) = shim
+        && let Err(error) = shim.reap()
+    {
+        tracing::warn!(session = %id.session, "reap the shim: {error}");
+    }
+    daemon.release_turn(id);
+    let files = daemon.home.run_files(id);
+    // Its child holds the lock as well until it has become the leader.
+    for _ in 0..LOCK_LOOKS_MAX {
+        match files.shim_lock() {
+            Ok(ShimLock::Free | ShimLock::NoFile) => {
+                if let Ok(tree) = files.read_tree() {
+                    daemon.evidence(id, Evidence::TreeGone(Some(tree.usage)));
+                }
+                daemon.evidence(id, Evidence::ShimGone);
+                return;
+            }
+            Ok(ShimLock::Held) => tokio::time::sleep(LOCK_LOOK_EVERY).await,
+            Err(error) => {
+                daemon.evidence(id, Evidence::CannotTell(format!("try the shim's lock: {error}")));
+                return;
+            }
+        }
+    }
+    daemon.evidence(id, Evidence::CannotTell("the shim has ended and its lock is still held".into()));
+}
+
+/// The leader by its own file, when its pidfd did not come over the socket.
+pub(super) fn leader_by_file(daemon: &Daemon, id: RunId) -> Option<ProcessRef> {
+    let leader = daemon.home.run_files(id).read_leader().ok()?;
+    match ProcessRef::find(&leader.process) {
+        Found::Alive(process) | Found::Ended(process) => Some(process),
+        Found::Gone | Found::Unknown(_) => None,
+    }
+}
+
+fn leader_of(daemon: &Daemon, id: RunId) -> Option<ProcessRef> {
+    daemon.handles.borrow().get(&id)?.leader.clone()
+}
+
+fn signal_leader(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
+    let Some(leader) = leader_of(daemon, id) else { return };
+    if let Err(error) = leader.signal(signal) {
+        daemon.evidence(id, Evidence::CannotTell(format!("signal the leader: {error}")));
+    }
+}
+
+/// Everything of the tree, as far as it can be told.
+fn members(shim: Option<&ProcessRef>, cgroup: Option<&PathBuf>, session: SessionId, since: u64) -> Tree {
+    if let Some(cgroup) = cgroup {
+        match cgroup::members(cgroup) {
+            // The shim removes the cgroup when it is empty, so a missing one says what the shim said.
+            Tree::Unknown(_) if !cgroup.exists() => {}
+            Tree::Known(members) => return Tree::Known(members),
+            Tree::Unknown(why) => return Tree::Unknown(why),
+        }
+    }
+    match shim.filter(|shim| shim.has_ended() == Some(false)) {
+        Some(shim) => tree::descendants(shim),
+        None => tree::marked(&session.to_string(), since),
+    }
+}
+
+/// What a blocking job needs to look at a tree.
+struct TreeLook {
+    shim: Option<ProcessRef>,
+    leader: Option<ProcessRef>,
+    cgroup: Option<PathBuf>,
+    session: SessionId,
+}
+
+impl TreeLook {
+    fn of(daemon: &Daemon, id: RunId) -> Self {
+        let handles = daemon.handles.borrow();
+        let handles = handles.get(&id);
+        Self {
+            shim: handles.and_then(|handles| handles.shim.clone()),
+            leader: handles.and_then(|handles| handles.leader.clone()),
+            cgroup: handles.and_then(|handles| handles.cgroup.clone()),
+            session: id.session,
+        }
+    }
+
+    fn members(&self) -> Tree {
+        let since = self.leader.as_ref().map_or(0, |leader| leader.id().start_ticks);
+        members(self.shim.as_ref(), self.cgroup.as_ref(), self.session, since)
+    }
+}
+
+fn signal_tree(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
+    let look = TreeLook::of(daemon, id);
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let done = spawn_blocking(move || signal_all(&look, signal)).await;
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => daemon.evidence(id, Evidence::CannotTell(why)),
+            Err(panicked) => tracing::error!("signalling a tree panicked: {panicked}"),
+        }
+    });
+}
+
+fn signal_all(look: &TreeLook, signal: u8) -> Result<(), String> {
+    if signal == 9
+        && let Some(cgroup) = &look.cgroup
+        && let Err(error) = cgroup::kill(cgroup)
+        && cgroup.exists()
+    {
+        tracing::warn!("kill the cgroup {}: {error}", cgroup.display());
+    }
+    if let Some(leader) = &look.leader {
+        leader.signal(signal).map_err(|error| format!("signal the leader: {error}"))?;
+    }
+    match look.members() {
+        Tree::Known(members) => {
+            for member in members {
+                // One that may not be signalled is found again by whoever looks whether the tree is gone.
+                if let Err(error) = member.signal(signal) {
+                    tracing::warn!(pid = member.pid(), "signal a process of the tree: {error}");
+                }
+            }
+            Ok(())
+        }
+        Tree::Unknown(why) => Err(format!("the tree cannot be seen: {why}")),
+    }
+}
+
+fn kill_shim(daemon: &Rc<Daemon>, id: RunId) {
+    let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
+    let Some(shim) = shim else { return };
+    tracing::error!(session = %id.session, pid = shim.pid(), "the shim does not move although its leader ended; it is killed");
+    if let Err(error) = shim.signal(9) {
+        daemon.evidence(id, Evidence::CannotTell(format!("kill the shim: {error}")));
+    }
+}
+
+/// Reads again what a dead shim left: its exit file, published or not, and who its leader was.
+fn rescan(daemon: &Rc<Daemon>, id: RunId) {
+    let files = daemon.home.run_files(id);
+    let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
+    if known.is_none() {
+        match files.read_leader() {
+            Ok(leader) => {
+                adopt_leader(daemon, id, &leader.process);
+                daemon.evidence(id, Evidence::Started(leader.process));
+            }
+            Err(error) if launch::is_missing(&error) => {}
+            Err(error) => {
+                daemon.evidence(id, Evidence::CannotTell(error.to_string()));
+                return;
+            }
+        }
+    }
+    let mut found = exit_evidence(daemon, id, known);
+    if found.is_empty()
+        && let Ok(exit) = files.read_unpublished_exit()
+    {
+        // The shim died between writing and publishing: complete, or it would not parse.
+        let seen = leader_seen(daemon, known.or(exit.leader), exit.host.boot != daemon.sys.host().boot);
+        found.push(Evidence::ExitFile(report(exit), seen));
+    }
+    for evidence in found {
+        daemon.evidence(id, evidence);
+    }
+    daemon.evidence(id, Evidence::Rescanned);
+}
+
+/// Holds and watches a leader that is known by its identity.
+pub(super) fn adopt_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessId) {
+    match ProcessRef::find(leader) {
+        Found::Alive(process) | Found::Ended(process) => {
+            watch_leader(daemon, id, &process);
+            daemon.handles.borrow_mut().entry(id).or_default().leader = Some(process);
+        }
+        Found::Gone => daemon.evidence(id, Evidence::LeaderGone),
+        Found::Unknown(why) => daemon.evidence(id, Evidence::CannotTell(why)),
+    }
+}
+
+/// The status from the kernel: ours to reap, or reaped by another, or hidden for ever.
+fn ask_kernel(daemon: &Rc<Daemon>, id: RunId) {
+    let Some(leader) = leader_of(daemon, id) else {
+        daemon.evidence(id, Evidence::KernelStatus(None, Prong::PidfdInfo));
+        return;
+    };
+    match leader.reap() {
+        Ok(Some(status)) => {
+            daemon.evidence(id, Evidence::KernelStatus(Some(status), Prong::PidfdInfo));
+            return;
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(session = %id.session, "reap an orphaned leader: {error}"),
+    }
+    if let Some(status) = leader.zombie_status() {
+        daemon.evidence(id, Evidence::KernelStatus(Some(status), Prong::ProcStat));
+        return;
+    }
+    let telling = Rc::clone(daemon);
+    let reaped = leader.clone();
+    daemon.sys.on_reaped(&leader, move |_told| {
+        // Without news of the reap (an old kernel) the answer is what it is now.
+        telling.evidence(id, Evidence::KernelStatus(reaped.exit_status(), Prong::PidfdInfo));
+    });
+}
+
+/// Looks at the tree until nothing is left of it: once now, and again whenever all that was seen has ended.
+fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        loop {
+            let look = TreeLook::of(&daemon, id);
+            let seen = spawn_blocking(move || look.members()).await;
+            let left = match seen {
+                Ok(Tree::Known(left)) => left,
+                Ok(Tree::Unknown(why)) => {
+                    daemon.evidence(id, Evidence::TreeUnknown(why));
+                    return;
+                }
+                Err(panicked) => {
+                    daemon.evidence(id, Evidence::TreeUnknown(panicked.to_string()));
+                    return;
+                }
+            };
+            if left.is_empty() {
+                remove_cgroup(&daemon, id);
+                daemon.evidence(id, Evidence::TreeGone(None));
+                return;
+            }
+            daemon.evidence(id, Evidence::TreeLeft(u32::try_from(left.len()).unwrap_or(u32::MAX)));
+            all_ended(&daemon, left).await;
+        }
+    });
+}
+
+/// A dead shim does not remove its cgroup.
+fn remove_cgroup(daemon: &Daemon, id: RunId) {
+    let cgroup = daemon.handles.borrow().get(&id).and_then(|handles| handles.cgroup.clone());
+    if let Some(path) = cgroup.filter(|path| path.exists())
+        && let Err(error) = cgroup::remove(&path)
+    {
+        tracing::warn!("remove the cgroup {}: {error}", path.display());
+    }
+}
+
+async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut waiting: HashSet<u32> = HashSet::new();
+    for process in processes {
+        waiting.insert(process.pid());
+        let (tell, orphan) = (tell.clone(), process.clone());
+        daemon.sys.on_end(&process, move |_ended| {
+            // An orphan that came to us as subreaper is ours to reap.
+            let _somebody_elses = orphan.reap();
+            let _over = tell.send(orphan.pid());
+        });
+    }
+    drop(tell);
+    while !waiting.is_empty() {
+        let Some(pid) = told.recv().await else { return };
+        waiting.remove(&pid);
+    }
+}
+
+fn reject_exit_file(daemon: &Daemon, id: RunId, why: &str) {
+    tracing::error!(session = %id.session, "an exit file is put aside, it does not count: {why}");
+    put_aside(daemon, id);
+}
+
+fn put_aside(daemon: &Daemon, id: RunId) {
+    let path = daemon.home.run_files(id).exit_path();
+    let names = (1..100).map(|n| if n == 1 { ".rejected".to_owned() } else { format!(".rejected.{n}") });
+    for suffix in names {
+        let mut aside = path.clone().into_os_string();
+        aside.push(suffix);
+        match session_dir::rename_new(&path, aside.as_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!("put {} aside: {error}", path.display());
+                return;
+            }
+        }
+    }
+}
+
+/// The verdict is durable: exits/ keeps undecided runs only.
+fn archive(daemon: &Rc<Daemon>, id: RunId) {
+    daemon.release_turn(id);
+    let files = daemon.home.run_files(id);
+    let verdict = daemon.view(id.session).and_then(|view| serde_json::to_vec_pretty(&view).ok());
+    let dir = daemon.home.session(id.session);
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let name = format!("verdict.{}.json", id.run);
+        let kept = format!("exit.{}.json", id.run);
+        let size = spawn_blocking(move || {
+            match fs::rename(files.exit_path(), dir.join(kept)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("archive an exit file: {error}"),
+                Ok(()) | Err(_) => {}
+            }
+            if let Some(verdict) = verdict
+                && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
+            {
+                tracing::warn!("write {}: {error}", dir.join(name).display());
+            }
+            size_of(&dir)
+        });
+        if let Ok(bytes) = size.await {
+            daemon.send(Event::Sized(id.session, bytes));
+        }
+    });
+}
+
+fn size_of(dir: &std::path::Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
+}
+
+fn remove(daemon: &Rc<Daemon>, session: SessionId) {
+    daemon.handles.borrow_mut().retain(|id, _| id.session != session);
+    let dir = daemon.home.session(session);
+    spawn_local(async move {
+        let removed = spawn_blocking(move || match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("remove {}: {error}", dir.display());
+            }
+            Ok(()) | Err(_) => {}
+        });
+        let _panicked = removed.await;
+    });
+}
+
+/// The report of an agent whose output cannot be read.
+pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Evidence {
+    Evidence::Report(AgentReport::Unreadable(error.to_string()))
+}

@@ -1,0 +1,196 @@
+//! After a start: what an earlier life of the daemon left, found and held again.
+//!
+//! Gathers [`Found`] in the order that the proof needs (core/reattach.rs) and keeps what it opened on the
+//! way. Refuses to conclude anything; a trace that cannot be read is reported as that.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use crate::core::fuse::Evidence;
+use crate::core::reattach::{Found, OrderFound, Seen, ShimFound};
+use crate::core::vocab::{HostId, ProcessId, RunId};
+use crate::core::Event;
+use crate::sys::{Backend, ProcessRef};
+use crate::wire::session_dir::{RunFiles, ShimLock};
+
+use super::perform::{self, Handles};
+use super::{Daemon, follow, launch};
+
+/// Whether the run's processes can be asked for from here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Same boot, same pid namespace.
+    Here,
+    /// Another pid namespace of this boot: only exit files and free locks count.
+    OtherNamespace,
+    /// An earlier boot of this machine.
+    EarlierBoot,
+    /// Another machine: nothing counts but an exit file.
+    OtherMachine,
+}
+
+/// Looks at every run that is not settled, then lets deadlines begin.
+pub(super) async fn recover(daemon: &Rc<Daemon>) {
+    let unsettled: Vec<(RunId, HostId)> = {
+        let core = daemon.core.borrow();
+        let unsettled = core.sessions().filter(|session| !session.is_settled());
+        unsettled.map(|session| (session.run_id(), session.run.host.clone())).collect()
+    };
+    let count = unsettled.len();
+    for (id, host) in unsettled {
+        reattach(daemon, id, &host);
+        // One long list must not keep requests from being accepted.
+        tokio::task::yield_now().await;
+    }
+    daemon.take(Event::Recovered);
+    daemon.arm_timer();
+    if count > 0 {
+        tracing::info!(runs = count, "looked at what was left running");
+    }
+}
+
+fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
+    let reach = reach(daemon.sys.host(), host);
+    let (found, handles) = gather(daemon, id, reach);
+    if let Some(leader) = &handles.leader {
+        perform::watch_leader(daemon, id, leader);
+    }
+    if let Some(shim) = &handles.shim {
+        perform::watch_shim(daemon, id, shim);
+    }
+    daemon.handles.borrow_mut().insert(id, handles);
+    for evidence in found.evidence() {
+        daemon.take(Event::Evidence(id, evidence));
+    }
+    if let Some(why) = reach.limit() {
+        daemon.take(Event::Evidence(id, Evidence::CannotTell(why.to_owned())));
+    }
+    follow::parse(daemon, id);
+}
+
+impl Reach {
+    fn limit(self) -> Option<&'static str> {
+        match self {
+            Self::Here | Self::EarlierBoot => None,
+            Self::OtherNamespace => Some("started in another pid namespace of this host; its processes cannot be seen from here"),
+            Self::OtherMachine => Some("started on another machine; only that machine can tell whether it runs"),
+        }
+    }
+}
+
+fn reach(here: &HostId, there: &HostId) -> Reach {
+    if !here.machine.is_empty() && !there.machine.is_empty() && here.machine != there.machine {
+        Reach::OtherMachine
+    } else if here.boot != there.boot {
+        Reach::EarlierBoot
+    } else if here.pid_ns != there.pid_ns {
+        Reach::OtherNamespace
+    } else {
+        Reach::Here
+    }
+}
+
+fn gather(daemon: &Daemon, id: RunId, reach: Reach) -> (Found, Handles) {
+    let files = daemon.home.run_files(id);
+    // The lock first: what is read after it was free is all that will ever be there.
+    let shim = shim_found(&files, reach);
+    let order = order_found(&files, shim, reach);
+    let leader = files.read_leader().map(|leader| leader.process);
+    let mut handles = Handles { cgroup: cgroup_of(&files), ..Handles::default() };
+    let seen = match &leader {
+        Ok(leader) => seen(daemon, leader, reach, &mut handles),
+        Err(error) if launch::is_missing(error) => Seen::NotAsked,
+        Err(error) => Seen::Unknown(error.to_string()),
+    };
+    let exit = match files.read_exit() {
+        Ok(exit) => Some(exit),
+        Err(error) if launch::is_missing(&error) => {
+            // With the shim dead, a complete file that it did not come to publish counts as well.
+            files.read_unpublished_exit().ok().filter(|_| shim == ShimFound::Gone)
+        }
+        Err(error) => {
+            tracing::error!(session = %id.session, "an exit file cannot be read: {error}");
+            None
+        }
+    };
+    if shim == ShimFound::Lives {
+        handles.shim = hold_shim(daemon, &files, reach);
+    }
+    let found = Found {
+        rebooted: reach == Reach::EarlierBoot,
+        shim,
+        order,
+        leader: leader.ok(),
+        seen,
+        exit: exit.map(perform::report),
+        tree: files.read_tree().ok().map(|tree| tree.usage),
+    };
+    (found, handles)
+}
+
+fn shim_found(files: &RunFiles, reach: Reach) -> ShimFound {
+    if reach == Reach::OtherMachine {
+        return ShimFound::Unknown;
+    }
+    match files.shim_lock() {
+        Ok(ShimLock::Held) => ShimFound::Lives,
+        Ok(ShimLock::Free | ShimLock::NoFile) => ShimFound::Gone,
+        Err(error) => {
+            tracing::error!(session = %files.id().session, "the shim's lock cannot be tried: {error}");
+            ShimFound::Unknown
+        }
+    }
+}
+
+fn order_found(files: &RunFiles, shim: ShimFound, reach: Reach) -> OrderFound {
+    if reach == Reach::OtherMachine {
+        return OrderFound::Unknown;
+    }
+    match files.abandon() {
+        Ok(true) => OrderFound::Withdrawn,
+        Ok(false) if files.read_claimed().is_ok() => OrderFound::Claimed,
+        // Nothing was ever written, or it was taken back before.
+        Ok(false) if shim == ShimFound::Gone => OrderFound::Withdrawn,
+        Ok(false) | Err(_) => OrderFound::Unknown,
+    }
+}
+
+fn seen(daemon: &Daemon, leader: &ProcessId, reach: Reach, handles: &mut Handles) -> Seen {
+    match reach {
+        Reach::Here => {}
+        Reach::EarlierBoot => return Seen::Gone,
+        Reach::OtherNamespace | Reach::OtherMachine => return Seen::NotAsked,
+    }
+    let portable = daemon.sys.started().backend == Backend::Portable;
+    match if portable { ProcessRef::find_portable(leader) } else { ProcessRef::find(leader) } {
+        crate::sys::Found::Alive(process) => {
+            handles.leader = Some(process);
+            if portable { Seen::NotAsked } else { Seen::Alive }
+        }
+        crate::sys::Found::Ended(process) => {
+            handles.leader = Some(process);
+            Seen::Ended
+        }
+        crate::sys::Found::Gone => Seen::Gone,
+        crate::sys::Found::Unknown(why) => Seen::Unknown(why),
+    }
+}
+
+fn hold_shim(daemon: &Daemon, files: &RunFiles, reach: Reach) -> Option<ProcessRef> {
+    if reach != Reach::Here {
+        return None;
+    }
+    let identity = files.read_shim().ok()?;
+    let portable = daemon.sys.started().backend == Backend::Portable;
+    let found =
+        if portable { ProcessRef::find_portable(&identity.process) } else { ProcessRef::find(&identity.process) };
+    match found {
+        crate::sys::Found::Alive(process) | crate::sys::Found::Ended(process) => Some(process),
+        crate::sys::Found::Gone | crate::sys::Found::Unknown(_) => None,
+    }
+}
+
+/// The claimed order names the cgroup that was made for the run.
+fn cgroup_of(files: &RunFiles) -> Option<PathBuf> {
+    files.read_claimed().ok().and_then(|order| order.cgroup).map(PathBuf::from)
+}

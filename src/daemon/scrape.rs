@@ -1,0 +1,158 @@
+//! Metrics: the core's plain numbers in the OpenMetrics text format, on the socket and on a loopback port.
+//!
+//! Names are those that dashboards of the earlier tool know. No ids, paths or prompts.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::spawn_local;
+
+use crate::core::counters::{Counters, DURATION_BOUNDS_S};
+use crate::core::vocab::Wall;
+use crate::limits;
+use crate::sys::clock;
+
+use super::Daemon;
+use super::http::{Answer, whole};
+
+/// The text of a scrape.
+pub(super) fn answer(daemon: &Daemon) -> Response<Answer> {
+    let numbers = Numbers::of(daemon);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(numbers));
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => whole(
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            text.into(),
+        ),
+        Err(error) => whole(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string().into()),
+    }
+}
+
+/// Serves /metrics at the configured address. A taken port is a warning: supervision is more than its metrics.
+pub(super) async fn serve(daemon: &Rc<Daemon>) {
+    let Some(address) = daemon.config.metrics_addr.clone() else { return };
+    let listener = match TcpListener::bind(&address).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!("metrics are not served at {address}: {error}; set metrics_addr to another one, or null");
+            return;
+        }
+    };
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let places = std::sync::Arc::new(tokio::sync::Semaphore::new(16));
+        loop {
+            let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
+            let daemon = Rc::clone(&daemon);
+            spawn_local(async move {
+                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let found = request.uri().path() == "/metrics" && request.method() == hyper::Method::GET;
+                    let missing = || whole(StatusCode::NOT_FOUND, "text/plain", "only /metrics is here\n".into());
+                    let answer = if found { answer(&daemon) } else { missing() };
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let serving = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(limits::HEAD_TIMEOUT)
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
+                // A scraper that leaves early loses nothing but its answer.
+                let _left = tokio::time::timeout(limits::BODY_TIMEOUT, serving).await;
+                drop(place);
+            });
+        }
+    });
+}
+
+/// The numbers at one moment.
+#[derive(Debug)]
+struct Numbers {
+    counters: Counters,
+    live: usize,
+    owed: usize,
+    oldest_owed_s: f64,
+    journal_well: bool,
+}
+
+impl Numbers {
+    fn of(daemon: &Daemon) -> Self {
+        let core = daemon.core.borrow();
+        let oldest: Option<Wall> = core.outbox().iter().map(|(_, delivery)| delivery.queued).min();
+        Self {
+            counters: core.counters().clone(),
+            live: core.live(),
+            owed: core.outbox().len(),
+            oldest_owed_s: oldest.map_or(0.0, |oldest| clock::now().wall.since(oldest).as_secs_f64()),
+            journal_well: *core.journal() == crate::core::JournalHealth::Well,
+        }
+    }
+}
+
+impl Collector for Numbers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let c = &self.counters;
+        let gauges = [
+            ("agentctl_sessions_active", "Sessions without a verdict", self.live as f64),
+            ("agentctl_deliveries_pending", "Webhook deliveries that are owed", self.owed as f64),
+            ("agentctl_delivery_oldest_seconds", "Age of the oldest delivery that is owed", self.oldest_owed_s),
+            ("agentctl_journal_writable", "1 when records can be made durable", f64::from(u8::from(self.journal_well))),
+        ];
+        for (name, help, value) in gauges {
+            let metric = ConstGauge::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let mut ended =
+            encoder.encode_descriptor("agentctl_sessions", "Ended sessions by outcome", None, MetricType::Counter)?;
+        for (outcome, count) in [
+            ("completed", c.completed),
+            ("failed", c.failed),
+            ("stopped", c.cancelled),
+            ("timed_out", c.timed_out),
+            ("launch_failed", c.launch_failed),
+            ("lost", c.lost),
+        ] {
+            let label = [("status", outcome)];
+            ConstCounter::new(count).encode(ended.encode_family(&label)?)?;
+        }
+        let counters = [
+            ("agentctl_launches", "Launches accepted", c.launches),
+            ("agentctl_webhook_deliveries", "Webhook deliveries entered", c.deliveries),
+            ("agentctl_webhook_attempts_failed", "Attempts that were not accepted", c.attempts_failed),
+            ("agentctl_webhook_deliveries_dead", "Deliveries given up", c.deliveries_dead),
+            ("agentctl_exit_files_rejected", "Exit files that the kernel or the record contradicted", c.exit_files_rejected),
+            ("agentctl_evidence_disagreements", "Evidence that disagreed with a known status", c.disagreements),
+        ];
+        for (name, help, value) in counters {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let bounds = DURATION_BOUNDS_S.into_iter().chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(c.durations).collect();
+        let count = c.durations.iter().sum();
+        let mut histogram = encoder.encode_descriptor(
+            "agentctl_session_duration_seconds",
+            "Durations of ended sessions",
+            None,
+            MetricType::Histogram,
+        )?;
+        histogram.encode_histogram::<NoLabelSet>(c.duration_sum_s, count, &buckets, None)
+    }
+}

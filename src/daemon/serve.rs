@@ -1,0 +1,175 @@
+//! The socket and the signals: who may connect, how much, and when the daemon ends.
+//!
+//! Owns the listener, the check of the peer's uid and the limits on connections and time. Refuses to know
+//! what requests mean (http.rs).
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::RecvFlags;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::limits;
+
+use super::{Daemon, DaemonError, http};
+
+thread_local! {
+    /// The socket file that this daemon made, to be removed when it ends.
+    static MADE: RefCell<Option<std::path::PathBuf>> = const { RefCell::new(None) };
+}
+
+/// What an old client, which speaks lines of JSON, is told.
+const OLD_CLIENT: &str = concat!(
+    r#"{"id":null,"error":{"code":"ERR","message":"this is agentctl "#,
+    env!("CARGO_PKG_VERSION"),
+    r#", which speaks HTTP on this socket; update the client"}}"#,
+    "\n"
+);
+
+/// Makes the socket. One that answers is never taken away from whoever owns it.
+pub(super) fn listen(daemon: &Rc<Daemon>) -> Result<UnixListener, DaemonError> {
+    let path = daemon.home.socket();
+    let failed = |what| {
+        let path = path.clone();
+        move |source| DaemonError::Io { what, path, source }
+    };
+    match fs::symlink_metadata(&path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            let source = io::Error::other("it is no socket; move it away");
+            return Err(failed("listen at")(source));
+        }
+        Ok(_) if BlockingStream::connect(&path).is_ok() => {
+            let source = io::Error::from(io::ErrorKind::AddrInUse);
+            return Err(failed("another daemon answers at")(source));
+        }
+        // Left by a daemon that was killed; the home's lock says that it is gone.
+        Ok(_) => fs::remove_file(&path).map_err(failed("remove the old socket"))?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(failed("listen at"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
+    MADE.set(Some(path));
+    Ok(listener)
+}
+
+/// Accepts connections, as many at once as may be open.
+pub(super) fn accept(daemon: &Rc<Daemon>, listener: UnixListener) {
+    let daemon = Rc::clone(daemon);
+    let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    spawn_local(async move {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let daemon = Rc::clone(&daemon);
+                    spawn_local(async move {
+                        connection(daemon, stream).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: the next end of a connection gives one back.
+                    tracing::warn!("accept a connection: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+}
+
+async fn connection(daemon: Rc<Daemon>, mut stream: UnixStream) {
+    match stream.peer_cred() {
+        Ok(peer) if may_connect(peer.uid()) => {}
+        Ok(peer) => {
+            tracing::warn!(uid = peer.uid(), "another user's connection is refused");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!("a connection whose peer is unknown is refused: {error}");
+            return;
+        }
+    }
+    match timeout(limits::HEAD_TIMEOUT, first_byte(&stream)).await {
+        Ok(Ok(Some(b'{'))) => {
+            let _old_client_left = stream.write_all(OLD_CLIENT.as_bytes()).await;
+            return;
+        }
+        Ok(Ok(Some(_))) => {}
+        // Silent, gone, or unreadable.
+        Ok(Ok(None) | Err(_)) | Err(_) => return,
+    }
+    let service = service_fn(move |request| {
+        let daemon = Rc::clone(&daemon);
+        async move { Ok::<_, Infallible>(http::handle(daemon, request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_TIMEOUT)
+        .max_buf_size(limits::HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// Same user and root only; the socket's mode says the same.
+fn may_connect(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+async fn first_byte(stream: &UnixStream) -> io::Result<Option<u8>> {
+    loop {
+        stream.readable().await?;
+        let mut byte = [0_u8; 1];
+        let peeked = stream.try_io(tokio::io::Interest::READABLE, || {
+            Ok(rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
+        });
+        match peeked {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some(byte[0])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Resolves when the daemon is to end: TERM, INT, or a request.
+pub(super) async fn until_signalled(daemon: &Rc<Daemon>) {
+    let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        tracing::error!("signals cannot be caught; the daemon ends by request only");
+        return daemon.stop.notified().await;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => return,
+            _ = int.recv() => return,
+            // A terminal that closes does not end a supervisor.
+            _ = hup.recv() => {}
+            () = daemon.stop.notified() => return,
+        }
+    }
+}
+
+/// Removes the socket, so that clients see at once that nobody listens.
+pub(super) fn close(_daemon: &Daemon) {
+    if let Some(path) = MADE.take() {
+        let _gone_already = fs::remove_file(path);
+    }
+}

@@ -1,0 +1,62 @@
+//! Every bound of the program in one place, named with its unit.
+
+use std::time::Duration;
+
+/// Body of one API request. A prompt of several megabytes and an environment fit; a flood does not.
+pub const BODY_BYTES_MAX: usize = 32 << 20;
+/// Bodies being read at once, together.
+pub const BODIES_BYTES_MAX: usize = 128 << 20;
+/// Head of one API request.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Open API connections; the next one waits in the backlog, so that accept never meets EMFILE.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// A connection has so long to send a whole request head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// And so long to send its body.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests waiting for the core.
+pub const REQUESTS_MAX: usize = 2_048;
+/// Launches whose shim is being started at once.
+pub const LAUNCHES_AT_ONCE_MAX: usize = 16;
+/// A shim has so long to start the leader before the launch is reported as begun but unconfirmed.
+pub const SHIM_READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Sessions supervised at once.
+pub const SESSIONS_MAX: usize = 10_000;
+/// Characters of the prompt that records keep.
+pub const PROMPT_CHARS_MAX: usize = 200;
+/// Longest name, group, label key or label value.
+pub const LABEL_CHARS_MAX: usize = 200;
+/// Labels of one session.
+pub const LABELS_MAX: usize = 64;
+/// Longest idempotency key.
+pub const KEY_CHARS_MAX: usize = 200;
+/// Events kept in memory for readers that follow; older ones are read from the journal.
+pub const EVENTS_IN_MEMORY_MAX: usize = 1_024;
+/// Events read from the journal at once for one reader.
+pub const EVENTS_PAGE: usize = 500;
+/// End of a log that the outcome rule reads.
+pub const REPORT_TAIL_BYTES_MAX: u64 = 1 << 20;
+/// End of a log that `peek` reads.
+pub const PEEK_TAIL_BYTES_MAX: u64 = 4 << 20;
+/// One read of a log.
+pub const LOG_CHUNK_BYTES: usize = 64 << 10;
+/// A log that is being written and read is looked at so often, at most.
+pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// Connecting to a webhook receiver.
+pub const WEBHOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A whole attempt at a delivery, unless configured.
+pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(15);
+/// Records committed together.
+pub const COMMIT_BATCH_MAX: usize = 1_000;
+/// A failing journal is tried again so often.
+pub const JOURNAL_RETRY_EVERY: Duration = Duration::from_secs(1);
+/// Space kept back for verdicts on a full disk.
+pub const JOURNAL_RESERVE_BYTES: u64 = 4 << 20;
+/// Longest path of a Unix socket, with its closing NUL (sun_path, unix(7)).
+pub const SOCKET_PATH_BYTES_MAX: usize = 108;
+/// The CLI waits so long for a daemon to answer.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The CLI waits so long for a daemon that it started.
+pub const DAEMON_START_TIMEOUT: Duration = Duration::from_secs(10);
+/// `run`, `wait` and `logs -f` look for a restarted daemon so long.
+pub const RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,0 +1,259 @@
+//! Requests and answers of the API, and the session record as everybody outside sees it.
+//!
+//! Owns the public names and shapes (contract, sections 4, 7 and 8). A record has every key always,
+//! null where nothing is known. Refuses to decide anything: it translates.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::core::agent::Tokens;
+use crate::core::record::EventKind;
+use crate::core::session::{LeftoverCount, Session, Verdict};
+use crate::core::vocab::{Leftovers, Wall};
+
+use super::time::rfc3339;
+
+/// What `POST /v1/sessions` takes.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Launch {
+    /// Absent: the configured default.
+    pub adapter: Option<String>,
+    /// Program and arguments, for `exec`.
+    #[serde(default)]
+    pub command: Vec<String>,
+    pub prompt: Option<String>,
+    pub cwd: Option<String>,
+    /// The environment of the session. Absent: a minimal one (PATH, HOME, USER, LOGNAME, SHELL, LANG of
+    /// the daemon).
+    pub env: Option<BTreeMap<String, String>>,
+    /// Absent: 022.
+    pub umask: Option<u32>,
+    /// Soft limit of open files. Absent: the one that the daemon was started with.
+    pub nofile: Option<u64>,
+    pub model: Option<String>,
+    pub name: Option<String>,
+    pub group: Option<String>,
+    pub spec: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+    /// Master timeout, milliseconds; 0: none. Absent: the configured default.
+    pub timeout_ms: Option<u64>,
+    pub grace_ms: Option<u64>,
+    pub leftovers: Option<Leftovers>,
+    /// Keep the prompt out of listings, journal and webhooks.
+    #[serde(default)]
+    pub private: bool,
+    /// Leave the agent's own permission rules in force.
+    #[serde(default)]
+    pub safe: bool,
+}
+
+impl std::fmt::Debug for Launch {
+    /// Without the environment and the prompt: both may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launch").field("adapter", &self.adapter).field("cwd", &self.cwd).finish_non_exhaustive()
+    }
+}
+
+/// What `POST /v1/sessions/{id}/stop` takes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What `POST /v1/sessions/{id}/extend` takes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Extend {
+    /// The new deadline, counted from now, in milliseconds; 0 removes it.
+    pub by_ms: u64,
+}
+
+/// Every error of the API, as `application/problem+json` (RFC 9457).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    pub title: String,
+    pub status: u16,
+    pub detail: String,
+}
+
+/// The session record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionView {
+    pub id: String,
+    pub run: u32,
+    pub origin: String,
+    pub adapter: String,
+    pub status: String,
+    pub phase: String,
+    pub outcome: Option<String>,
+    pub exit_code: Option<u8>,
+    pub signal: Option<String>,
+    pub reason: Option<String>,
+    pub evidence: Vec<EvidenceView>,
+    pub started_at: String,
+    pub stopped_at: Option<String>,
+    pub timeout_at: Option<String>,
+    pub pid: Option<u32>,
+    pub cwd: String,
+    pub model: Option<String>,
+    pub prompt: Option<String>,
+    pub group: Option<String>,
+    pub name: Option<String>,
+    pub spec: Option<String>,
+    pub native_id: Option<String>,
+    pub log_path: String,
+    pub tokens: Option<Tokens>,
+    pub cost: Option<f64>,
+    pub usage: Option<UsageView>,
+    pub leftovers: Value,
+    /// The number that `run` and `wait` exit with; null until the verdict.
+    pub exit_status: Option<u8>,
+    pub meta: Map<String, Value>,
+}
+
+/// One line of the evidence.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EvidenceView {
+    pub prong: String,
+    pub at: String,
+    pub detail: String,
+}
+
+/// What the run used.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageView {
+    pub cpu_seconds: f64,
+    pub max_rss_bytes: u64,
+}
+
+impl SessionView {
+    /// The record of a session. `told`: whether its verdict, if any, is durable and may be told.
+    pub fn of(session: &Session, told: bool, log_path: String) -> Self {
+        let run = &session.run;
+        let verdict = run.verdict.as_ref().filter(|_| told);
+        let phase = if run.verdict.is_some() && !told { "ending" } else { run.phase().word() };
+        let started = run.started.unwrap_or(run.begun).wall;
+        let ended = verdict.map(|verdict| verdict.ended.map_or(verdict.decided.wall, |end| end.wall()));
+        Self {
+            id: session.id.to_string(),
+            run: run.number,
+            origin: session.origin.word().into(),
+            adapter: session.spec.adapter.clone(),
+            status: session.status(told).word().into(),
+            phase: phase.into(),
+            outcome: verdict.map(|verdict| verdict.outcome.word().into()),
+            exit_code: verdict.and_then(Verdict::exit_code),
+            signal: verdict.and_then(Verdict::signal),
+            reason: verdict.map(|verdict| verdict.reason.word()),
+            evidence: run.evidence.iter().map(EvidenceView::of).collect(),
+            started_at: rfc3339(started),
+            stopped_at: ended.map(rfc3339),
+            timeout_at: run.deadline.map(|deadline| rfc3339(deadline.wall)),
+            pid: run.fuse.leader.map(|leader| leader.pid),
+            cwd: session.spec.cwd.clone(),
+            model: session.spec.model.clone(),
+            prompt: session.spec.prompt.clone(),
+            group: session.spec.group.clone(),
+            name: session.spec.name.clone(),
+            spec: session.spec.spec.clone(),
+            native_id: session.native_id.clone(),
+            log_path,
+            tokens: verdict.and_then(|verdict| verdict.tokens).or(session.progress.tokens),
+            cost: verdict.and_then(|verdict| verdict.cost_usd).or(session.progress.cost_usd),
+            usage: run.usage.map(|usage| UsageView {
+                cpu_seconds: usage.cpu_us as f64 / 1e6,
+                max_rss_bytes: usage.max_rss_bytes,
+            }),
+            leftovers: match run.leftovers {
+                LeftoverCount::Known(count) => json!(count),
+                LeftoverCount::Unknown => json!("unknown"),
+            },
+            exit_status: verdict.map(Verdict::number),
+            meta: meta_of(session, verdict, told),
+        }
+    }
+}
+
+fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool) -> Map<String, Value> {
+    let run = &session.run;
+    let mut meta: Map<String, Value> =
+        session.spec.meta.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    if !session.spec.labels.is_empty() {
+        meta.insert("labels".into(), json!(session.spec.labels));
+    }
+    if let Some(why) = &run.unverified {
+        meta.insert("unverified".into(), json!(why));
+    }
+    if run.verdict.is_some() && !told {
+        meta.insert("unrecorded".into(), json!("the end is known and cannot be made durable yet"));
+    }
+    if let Some(message) = verdict.and_then(|verdict| verdict.message.as_ref()) {
+        meta.insert("message".into(), json!(message));
+    }
+    if verdict.is_some_and(|verdict| !verdict.ended.is_some_and(|end| end.exact)) {
+        meta.insert("stoppedAtNote".into(), json!("no later than"));
+    }
+    meta
+}
+
+impl EvidenceView {
+    fn of(entry: &crate::core::session::EvidenceEntry) -> Self {
+        Self { prong: entry.prong.word().into(), at: rfc3339(entry.at), detail: entry.detail.clone() }
+    }
+}
+
+/// The body of an event of the public stream, one line of JSON.
+pub fn event_body(epoch: &str, seq: u64, kind: EventKind, at: Wall, fires_at: Option<Wall>, session: Option<&SessionView>) -> String {
+    let mut body = json!({
+        "cursor": cursor(epoch, seq),
+        "seq": seq,
+        "type": kind.word(),
+        "adapter": session.map(|session| &session.adapter),
+        "sessionId": session.map(|session| &session.id),
+        "run": session.map(|session| session.run),
+        "timestamp": rfc3339(at),
+        "session": session,
+    });
+    if let (Some(fires_at), Some(object)) = (fires_at, body.as_object_mut()) {
+        object.insert("fires_at".into(), json!(rfc3339(fires_at)));
+    }
+    body.to_string()
+}
+
+/// A place in the event stream of one journal.
+pub fn cursor(epoch: &str, seq: u64) -> String {
+    format!("{epoch}-{seq}")
+}
+
+/// Reads a cursor; a bare number means the current epoch. `Err` holds the epoch of another journal.
+pub fn parse_cursor(text: &str, epoch: &str) -> Result<Option<u64>, String> {
+    let (named, number) = match text.rsplit_once('-') {
+        Some((named, number)) => (Some(named), number),
+        None => (None, text),
+    };
+    match (named, number.parse()) {
+        (Some(named), Ok(_)) if named != epoch => Err(named.to_owned()),
+        (_, Ok(seq)) => Ok(Some(seq)),
+        (_, Err(_)) => Ok(None),
+    }
+}
+
+/// What a duration in a request means: absent stays absent, 0 is none.
+pub fn optional_ms(ms: Option<u64>, default: Option<Duration>) -> Option<Duration> {
+    match ms {
+        None => default,
+        Some(0) => None,
+        Some(ms) => Some(Duration::from_millis(ms)),
+    }
+}

@@ -1,0 +1,378 @@
+//! The files between the daemon and the shim of a run: their names, their formats, who may write which.
+//!
+//! Frozen once released: a shim outlives the daemon that started it, so every daemon reads the files of older
+//! shims. A reader ignores fields it does not know; a change that old readers must not ignore is a new version.
+//! Refuses to know what the files mean for a session (the core decides that) and how a process is started.
+//! Every file is private (0600) and appears whole or not at all; a failed write leaves nothing behind.
+//!
+//! In order of time, in the session directory:
+//!
+//! 1. `launch.<run>.json`, `env.<run>`, `prompt.<run>`, `deadline`: the daemon's order ([`LaunchOrder`], [`Deadline`]).
+//! 2. `shim.<run>.json`: the shim's name ([`ShimIdentity`]), locked with flock(2) for as long as the shim lives.
+//! 3. `claimed.<run>.json` or `abandoned.<run>.json`: the order again, renamed by the side that owns the launch now.
+//! 4. `leader.<run>.json`: the leader's name ([`LeaderIdentity`]), written before the leader may exec.
+//! 5. `exit.<run>.tmp`: the end of the run while it is not published. Where the shim is dead and this file reads
+//!    whole, it counts like the published one ([`RunFiles::read_unpublished_exit`]).
+//! 6. `../../exits/<session>.<run>.json`: the end of the run, published ([`ExitFile`]). Never overwritten: a file
+//!    that is in the way is moved to `<name>.rejected`, `<name>.rejected.2`, ...
+//! 7. `tree.<run>.json`: nothing of the run is left ([`TreeFile`]). The shim's last word.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
+
+pub use self::formats::{
+    Cause, Deadline, ExitFile, LaunchError, LaunchOrder, LeaderIdentity, ShimIdentity, ShimMessage, Stage,
+    Stamp, TreeFile, Version,
+};
+use self::formats::{Format, decode, encode};
+use crate::core::vocab::RunId;
+
+mod formats;
+#[cfg(test)]
+mod tests;
+
+/// Mode of every file here, whatever the umask.
+pub const FILE_MODE: u32 = 0o600;
+/// Mode of every directory here, whatever the umask.
+pub const DIR_MODE: u32 = 0o700;
+
+/// Why a file could not be read. Only [`FileError::Missing`] says anything about the world; the others say
+/// something about the file.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// There is none.
+    #[error("{}: no such file", .path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{}: {source}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Not a whole file of this format, or one of another run.
+    #[error("{}: {reason}", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// In what way.
+        reason: String,
+    },
+    /// Written by another generation.
+    #[error("{}: format version {found}, known is {known}", .path.display())]
+    WrongVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// Ours.
+        known: u64,
+    },
+}
+
+/// Whether the shim of a run lives, judged by the lock that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShimLock {
+    /// The shim lives (or its child has not yet become the leader).
+    Held,
+    /// The shim is dead.
+    Free,
+    /// No shim ever took the run, or it withdrew from an abandoned launch.
+    NoFile,
+}
+
+/// The files of one run.
+#[derive(Clone, Debug)]
+pub struct RunFiles {
+    dir: PathBuf,
+    id: RunId,
+}
+
+impl RunFiles {
+    /// The files of run `id` in the home directory `home`.
+    pub fn in_home(home: &Path, id: RunId) -> Self {
+        Self { dir: home.join("sessions").join(id.session.to_string()), id }
+    }
+
+    /// The files of run number `run` in a session directory; `None` when its name is no session id.
+    pub fn in_session_dir(dir: &Path, run: u32) -> Option<Self> {
+        let session = dir.file_name()?.to_str()?.parse().ok()?;
+        Some(Self { dir: dir.to_owned(), id: RunId { session, run } })
+    }
+
+    /// Whose files these are.
+    pub fn id(&self) -> RunId {
+        self.id
+    }
+
+    /// The session directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `exits/`, where exit files are published.
+    pub fn exits_dir(&self) -> PathBuf {
+        self.dir.join("../../exits")
+    }
+
+    /// The published exit file.
+    pub fn exit_path(&self) -> PathBuf {
+        self.exits_dir().join(exit_file_name(self.id))
+    }
+
+    /// The exit file while it is not published.
+    pub fn unpublished_exit_path(&self) -> PathBuf {
+        self.dir.join(format!("exit.{}.tmp", self.id.run))
+    }
+
+    /// The deadline, which belongs to the session.
+    pub fn deadline_path(&self) -> PathBuf {
+        self.dir.join("deadline")
+    }
+
+    /// Name of the environment file, for the launch order.
+    pub fn env_name(&self) -> String {
+        format!("env.{}", self.id.run)
+    }
+
+    /// Name of the prompt file, for the launch order.
+    pub fn prompt_name(&self) -> String {
+        format!("prompt.{}", self.id.run)
+    }
+
+    fn json(&self, kind: &str) -> String {
+        format!("{kind}.{}.json", self.id.run)
+    }
+
+    /// Gives the order that a shim may claim. Daemon only.
+    pub fn write_launch(&self, order: &LaunchOrder) -> io::Result<()> {
+        write(&self.dir, &self.json("launch"), order)
+    }
+
+    /// Replaces the deadline of the session. Daemon only.
+    pub fn write_deadline(&self, deadline: &Deadline) -> io::Result<()> {
+        write(&self.dir, "deadline", deadline)
+    }
+
+    /// Records the leader. Shim only.
+    pub fn write_leader(&self, leader: &LeaderIdentity) -> io::Result<()> {
+        write(&self.dir, &self.json("leader"), leader)
+    }
+
+    /// Records that the tree is gone. Shim only.
+    pub fn write_tree(&self, tree: &TreeFile) -> io::Result<()> {
+        write(&self.dir, &self.json("tree"), tree)
+    }
+
+    /// The order while nobody has claimed it.
+    pub fn read_launch(&self) -> Result<LaunchOrder, FileError> {
+        self.read_own("launch")
+    }
+
+    /// The order that a shim has claimed.
+    pub fn read_claimed(&self) -> Result<LaunchOrder, FileError> {
+        self.read_own("claimed")
+    }
+
+    /// The shim's name.
+    pub fn read_shim(&self) -> Result<ShimIdentity, FileError> {
+        self.read_own("shim")
+    }
+
+    /// The leader's name.
+    pub fn read_leader(&self) -> Result<LeaderIdentity, FileError> {
+        self.read_own("leader")
+    }
+
+    /// The end of the tree.
+    pub fn read_tree(&self) -> Result<TreeFile, FileError> {
+        self.read_own("tree")
+    }
+
+    /// The deadline of the session.
+    pub fn read_deadline(&self) -> Result<Deadline, FileError> {
+        read(&self.deadline_path())
+    }
+
+    /// The published end of this run.
+    pub fn read_exit(&self) -> Result<ExitFile, FileError> {
+        read_of_run(&self.exit_path(), self.id)
+    }
+
+    /// The end of this run that its shim could not publish before it died. To be asked only when
+    /// [`RunFiles::shim_lock`] is free: a living shim is about to publish it.
+    pub fn read_unpublished_exit(&self) -> Result<ExitFile, FileError> {
+        read_of_run(&self.unpublished_exit_path(), self.id)
+    }
+
+    fn read_own<T: Format>(&self, kind: &str) -> Result<T, FileError> {
+        read_of_run(&self.dir.join(self.json(kind)), self.id)
+    }
+
+    /// Takes the launch for the shim. False: the daemon has abandoned it, or there is no order.
+    pub fn claim(&self) -> io::Result<bool> {
+        self.decide_launch("claimed")
+    }
+
+    /// Takes the launch away from a shim that has not come. False: a shim has claimed it, or there is no order.
+    pub fn abandon(&self) -> io::Result<bool> {
+        self.decide_launch("abandoned")
+    }
+
+    /// One name, two renames away from it: the kernel lets exactly one succeed.
+    fn decide_launch(&self, verdict: &str) -> io::Result<bool> {
+        match rename_new(&self.dir.join(self.json("launch")), &self.dir.join(self.json(verdict))) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the calling shim the owner of the run: from now until the returned file is closed, and so at the
+    /// latest until the shim dies, [`RunFiles::shim_lock`] is held. `None`: another shim has been here.
+    pub fn own(&self, identity: &ShimIdentity) -> io::Result<Option<File>> {
+        let fill = |file: &mut File| {
+            // Locked before it has its name: whoever can open the file by name finds the lock held.
+            flock(&*file, FlockOperation::LockExclusive)?;
+            file.write_all(&encode(identity)?)
+        };
+        match create_and_place(&self.dir, &self.json("shim"), FILE_MODE, fill, rename_new) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Withdraws from a launch that was abandoned. Only for the shim that owns the run.
+    pub fn disown(&self) -> io::Result<()> {
+        fs::remove_file(self.dir.join(self.json("shim")))
+    }
+
+    /// Whether the shim lives. Asking takes the lock shared for a moment, so it never looks held to another asker.
+    pub fn shim_lock(&self) -> io::Result<ShimLock> {
+        let file = match File::open(self.dir.join(self.json("shim"))) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ShimLock::NoFile),
+            Err(error) => return Err(error),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(ShimLock::Free),
+            Err(Errno::WOULDBLOCK) => Ok(ShimLock::Held),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Name of the exit file of a run in `exits/`.
+pub fn exit_file_name(id: RunId) -> String {
+    format!("{id}.json")
+}
+
+/// The run whose exit file has this name; `None` for any other file (temporary, rejected, foreign).
+pub fn parse_exit_file_name(name: &str) -> Option<RunId> {
+    let (session, run) = name.strip_suffix(".json")?.split_once('.')?;
+    let id = RunId { session: session.parse().ok()?, run: run.parse().ok()? };
+    (exit_file_name(id) == name).then_some(id)
+}
+
+/// The content of an exit file, as bytes to write.
+pub fn encode_exit(exit: &ExitFile) -> io::Result<Vec<u8>> {
+    encode(exit)
+}
+
+/// The exit file in `bytes`, which came from `path`. Total: any bytes give an answer.
+pub fn decode_exit(path: &Path, bytes: &[u8]) -> Result<ExitFile, FileError> {
+    decode(path, bytes)
+}
+
+/// Creates a directory that is ours alone, whatever the umask.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(DIR_MODE).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(DIR_MODE))
+}
+
+/// Writes a file so that it appears whole or not at all, replacing what had its name. Not synced to disk: it
+/// survives the death of any process, and what a power loss leaves of a run is decided by its boot id.
+pub fn write_atomic(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let fill = |file: &mut File| file.write_all(bytes);
+    create_and_place(dir, name, mode, fill, |from, to| fs::rename(from, to)).map(drop)
+}
+
+/// Renames without ever replacing: `AlreadyExists` when the new name is taken.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from)
+}
+
+/// Creates a file under a temporary name, lets `fill` complete it and `place` give it its name.
+fn create_and_place(
+    dir: &Path,
+    name: &str,
+    mode: u32,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+    place: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<File> {
+    // Number and process make the name unique among living writers; `truncate` takes over a dead one's.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+    let temp = dir.join(format!(".{name}.{}.{serial}.tmp", process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temp)?;
+    let placed = file
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .and_then(|()| fill(&mut file))
+        .and_then(|()| place(&temp, &dir.join(name)));
+    if placed.is_err() {
+        let _ = fs::remove_file(&temp);
+    }
+    placed.map(|()| file)
+}
+
+fn write<T: Format>(dir: &Path, name: &str, content: &T) -> io::Result<()> {
+    write_atomic(dir, name, &encode(content)?, FILE_MODE)
+}
+
+fn read<T: Format>(path: &Path) -> Result<T, FileError> {
+    decode(path, &read_bounded(path, T::BYTES_MAX)?)
+}
+
+fn read_of_run<T: Format>(path: &Path, id: RunId) -> Result<T, FileError> {
+    let content: T = read(path)?;
+    match content.id() {
+        Some(other) if other != id => {
+            Err(FileError::Malformed { path: path.to_owned(), reason: format!("speaks of run {other}") })
+        }
+        Some(_) | None => Ok(content),
+    }
+}
+
+/// Reads a regular file of bounded size. A planted link, pipe or device is refused and never waited for.
+fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    let unreadable = |source: io::Error| {
+        let path = path.to_owned();
+        let missing = source.kind() == io::ErrorKind::NotFound;
+        if missing { FileError::Missing { path } } else { FileError::Unreadable { path, source } }
+    };
+    let malformed = |reason: String| FileError::Malformed { path: path.to_owned(), reason };
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(malformed("not a regular file".to_owned()));
+    }
+    if metadata.len() > bytes_max {
+        return Err(malformed(format!("{} bytes, at most {bytes_max} are expected", metadata.len())));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    file.take(bytes_max).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
