@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
@@ -42,14 +42,8 @@ pub(crate) async fn length(path: &Path) -> io::Result<u64> {
     spawn_blocking(look).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
 }
 
-/// Whether the session still writes.
-fn is_live(daemon: &Daemon, id: SessionId) -> bool {
-    let core = daemon.core.borrow();
-    core.session(id).is_some_and(|session| session.run.verdict.is_none() || !core.may_tell(session))
-}
-
 /// Waits until the log grows or the session ends; looks at most once a second.
-async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &Notify) -> io::Result<()> {
+async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &mut End) -> io::Result<()> {
     sleep_or_end(looked, end).await;
     let grown = Rc::new(Notify::new());
     let bell = Rc::clone(&grown);
@@ -60,17 +54,20 @@ async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &
     }
     tokio::select! {
         () = grown.notified() => {}
-        () = end.notified() => {}
+        _ = end.wait_for(|ended| *ended) => {}
     }
     Ok(())
 }
 
-async fn sleep_or_end(looked: Instant, end: &Notify) {
+async fn sleep_or_end(looked: Instant, end: &mut End) {
     tokio::select! {
         () = sleep_until(looked + limits::FOLLOW_EVERY) => {}
-        () = end.notified() => {}
+        _ = end.wait_for(|ended| *ended) => {}
     }
 }
+
+/// Whether the session has ended, and the bell for that.
+type End = watch::Receiver<bool>;
 
 fn this_instant() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "the pace of reading logs; no decision depends on it")]
@@ -86,10 +83,10 @@ pub(crate) async fn stream(
     follow: bool,
     to: mpsc::Sender<io::Result<Bytes>>,
 ) {
-    let end = daemon.end_of(id);
+    let mut end = daemon.end_of(id);
     loop {
         // Asked before reading: what was written until the end is then read for certain.
-        let live = follow && is_live(&daemon, id);
+        let live = follow && !*end.borrow();
         let looked = this_instant();
         loop {
             let chunk = match read_at(&path, offset, limits::LOG_CHUNK_BYTES).await {
@@ -112,7 +109,7 @@ pub(crate) async fn stream(
             return;
         }
         tokio::select! {
-            waited = wait_for_more(&daemon, &path, offset, looked, &end) => {
+            waited = wait_for_more(&daemon, &path, offset, looked, &mut end) => {
                 if let Err(error) = waited {
                     let _reader_left = to.send(Err(error)).await;
                     return;
@@ -125,7 +122,7 @@ pub(crate) async fn stream(
 
 /// Like [`more`], for a log that may not exist yet: then the session's end is all there is to wait for,
 /// save a second look.
-async fn wait_for_more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &Notify) -> io::Result<()> {
+async fn wait_for_more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &mut End) -> io::Result<()> {
     match more(daemon, path, offset, looked, end).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             sleep_or_end(this_instant(), end).await;
@@ -140,9 +137,9 @@ pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
     let Some(parse) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parse) else { return };
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let end = daemon.end_of(id.session);
+        let mut end = daemon.end_of(id.session);
         let mut reader = Reader::new(&daemon, id, parse);
-        while is_live(&daemon, id.session) {
+        while !*end.borrow() {
             let looked = this_instant();
             match reader.catch_up(&daemon, u64::MAX).await {
                 Ok(()) => {}
@@ -152,7 +149,7 @@ pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
                     return;
                 }
             }
-            if let Err(error) = wait_for_more(&daemon, &reader.path, reader.offset, looked, &end).await {
+            if let Err(error) = wait_for_more(&daemon, &reader.path, reader.offset, looked, &mut end).await {
                 tracing::warn!(session = %id.session, "watch the agent's output: {error}");
                 return;
             }

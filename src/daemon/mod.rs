@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 pub use home::{Home, HomeError};
 
@@ -93,7 +93,8 @@ pub(crate) struct Daemon {
     pub(crate) parcels: RefCell<HashMap<SessionId, Parcel>>,
     pub(crate) launches: Semaphore,
     pub(crate) first_starts: launch::Turns,
-    pub(crate) ends: RefCell<HashMap<SessionId, Rc<Notify>>>,
+    /// Rung once, when the verdict of a session that somebody follows is durable.
+    pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
     pub(crate) started: crate::core::vocab::Now,
     pub(crate) stop: Notify,
     inbox: mpsc::UnboundedSender<Message>,
@@ -325,8 +326,8 @@ impl Daemon {
     fn perform_all(self: &Rc<Self>, pending: Pending) {
         self.hub.publish(pending.events);
         for session in pending.ended {
-            if let Some(waiting) = self.ends.borrow_mut().remove(&session) {
-                waiting.notify_waiters();
+            if let Some(bell) = self.ends.borrow_mut().remove(&session) {
+                bell.send_replace(true);
             }
         }
         for effect in pending.effects {
@@ -361,9 +362,14 @@ impl Daemon {
         }
     }
 
-    /// Resolves when the session's verdict is durable.
-    pub(crate) fn end_of(&self, session: SessionId) -> Rc<Notify> {
-        Rc::clone(self.ends.borrow_mut().entry(session).or_default())
+    /// Turns true when the session's verdict is durable, and stays so: who asks late misses nothing.
+    pub(crate) fn end_of(&self, id: SessionId) -> watch::Receiver<bool> {
+        let core = self.core.borrow();
+        let live = core.session(id).is_some_and(|session| session.run.verdict.is_none() || !core.may_tell(session));
+        if !live {
+            return watch::Sender::new(true).subscribe();
+        }
+        self.ends.borrow_mut().entry(id).or_default().subscribe()
     }
 
     /// The public record of a session.
