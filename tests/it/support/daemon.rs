@@ -1,0 +1,222 @@
+//! A real daemon in a home of its own, and the real command line against it.
+//!
+//! Dropping it ends every session and the daemon; nothing that a test started outlives it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use agentctl::sys::ProcessRef;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::wait::until;
+
+/// A daemon that is about to be started.
+pub(crate) struct Builder {
+    config: Value,
+    env: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    home: TempDir,
+    child: Option<Child>,
+    env: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Builder {
+    /// A configuration key.
+    pub(crate) fn config(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.config[key] = value.into();
+        self
+    }
+
+    /// A variable of the daemon's environment.
+    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// `uring`, `epoll` or `portable`.
+    pub(crate) fn backend(mut self, name: &str) -> Self {
+        self.arguments.extend(["--backend".into(), name.into()]);
+        self
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) fn start(self) -> Daemon {
+        let home = tempfile::Builder::new().prefix("agentctl-").tempdir().expect("a home");
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("a private home");
+        fs::write(home.path().join("config.json"), self.config.to_string()).expect("a configuration");
+        let mut daemon = Daemon { home, child: None, env: self.env, arguments: self.arguments };
+        daemon.start();
+        daemon
+    }
+}
+
+impl Daemon {
+    /// Without metrics port; commits are as safe as against a crash of any process, and fast.
+    pub(crate) fn builder() -> Builder {
+        Builder { config: json!({"metrics_addr": null, "durability": "normal"}), env: Vec::new(), arguments: Vec::new() }
+    }
+
+    pub(crate) fn new() -> Self {
+        Self::builder().start()
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.home().join("agentctl.sock")
+    }
+
+    /// The daemon's process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running daemon").id()
+    }
+
+    /// Starts the daemon (again) and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        assert!(self.child.is_none(), "the daemon runs already");
+        let log = File::options().append(true).create(true).open(self.home().join("test.log")).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_agentctl"))
+            .args(["daemon", "run"])
+            .args(&self.arguments)
+            .env_remove("AGENTCTL_SESSION_ID")
+            .env("AGENTCTL_HOME", self.home())
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        self.child = Some(child);
+        until("the daemon to answer", || {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("our own child"));
+            assert!(ended.is_none(), "the daemon ended at once:\n{}", self.log());
+            self.run(["daemon", "status"]).status.success().then_some(())
+        });
+    }
+
+    /// What the daemons of this home said so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.home().join("test.log")).unwrap_or_default()
+    }
+
+    /// SIGKILL, reaped.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("a running daemon");
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+
+    /// SIGTERM, reaped.
+    pub(crate) fn terminate(&mut self) {
+        let mut child = self.child.take().expect("a running daemon");
+        let process = ProcessRef::of_child(child.id()).expect("our own child");
+        process.signal(15).expect("our own child");
+        child.wait().expect("our own child");
+    }
+
+    /// The command line, not yet run; it never starts a daemon.
+    pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+        command
+            .args(arguments)
+            .env_remove("AGENTCTL_SESSION_ID")
+            .env_remove("AGENTCTL_SOCKET")
+            .env("AGENTCTL_HOME", self.home())
+            .env("AGENTCTL_NO_AUTOSTART", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command line.
+    pub(crate) fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Output {
+        self.command(arguments).output().expect("the command line runs")
+    }
+
+    /// Runs the command line; its stdout as JSON.
+    #[track_caller]
+    pub(crate) fn json<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Value {
+        let output = self.run(arguments);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    }
+
+    /// Launches `sh -c script` with more launch flags before it; the id.
+    #[track_caller]
+    pub(crate) fn launch(&self, flags: &[&str], script: &str) -> String {
+        let command = ["--", "sh", "-c", script];
+        let arguments = ["launch", "--json"].iter().chain(flags).chain(&command);
+        let record = self.json(arguments);
+        record["id"].as_str().unwrap_or_else(|| panic!("no id in {record}")).to_owned()
+    }
+
+    /// The record of a session.
+    #[track_caller]
+    pub(crate) fn status(&self, id: &str) -> Value {
+        self.json(["status", id, "--json"])
+    }
+
+    /// Waits for the verdict; the record.
+    #[track_caller]
+    pub(crate) fn ended(&self, id: &str) -> Value {
+        let output = self.run(["wait", id, "--json", "--timeout", "120s"]);
+        let records: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}\n{}", self.log()));
+        records[0].clone()
+    }
+
+    /// All events that are kept.
+    #[track_caller]
+    pub(crate) fn events(&self) -> Vec<Value> {
+        let output = self.run(["events", "--since", "0", "--no-follow"]);
+        let lines = String::from_utf8(output.stdout).expect("JSON is UTF-8");
+        lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    /// A file of a session.
+    pub(crate) fn file(&self, id: &str, name: &str) -> PathBuf {
+        self.home().join("sessions").join(id).join(name)
+    }
+
+    /// What a session printed.
+    pub(crate) fn stdout(&self, id: &str) -> String {
+        fs::read_to_string(self.file(id, "stdout.log")).unwrap_or_default()
+    }
+
+    /// Sends raw bytes to the socket; the answer, until the daemon closes.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Vec<u8> {
+        use std::io::Read;
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).expect("a daemon that listens");
+        // The daemon may answer, and close, before all is written.
+        let _early_answer = stream.write_all(bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+        let mut answer = Vec::new();
+        let _closed_early = stream.read_to_end(&mut answer);
+        answer
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.is_none() && !std::thread::panicking() {
+            self.start();
+        }
+        if self.child.is_some() {
+            self.run(["stop", "--all", "--force"]);
+            self.kill();
+        }
+        if std::thread::panicking() {
+            let mut stderr = std::io::stderr();
+            let _nobody = writeln!(stderr, "---- the daemon's log ----\n{}", self.log());
+        }
+    }
+}

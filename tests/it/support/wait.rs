@@ -1,0 +1,22 @@
+//! Waiting for a condition, with a bound that only a hang reaches.
+
+use std::thread;
+use std::time::Duration;
+
+use agentctl::sys::clock;
+
+/// How long a condition may take to come true on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `look` finds something.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = clock::now().mono;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(clock::now().mono.since(start) < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
