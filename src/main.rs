@@ -10,10 +10,13 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Daemon(DaemonCommand::Run { backend, detach }) => run_daemon(backend, detach),
-        Command::Daemon(DaemonCommand::Start { foreground: true }) => run_daemon(None, false),
-        command => cli::run(command).map_err(|failure| (failure.code, failure.message)),
+    let command = Cli::parse().command;
+    let result = if let Command::Daemon(DaemonCommand::Run { backend, detach }) = command {
+        run_daemon(backend, detach)
+    } else if let Command::Daemon(DaemonCommand::Start { foreground: true }) = command {
+        run_daemon(None, false)
+    } else {
+        cli::run(command).map_err(|failure| (failure.code, failure.message))
     };
     match result {
         Ok(code) => ExitCode::from(code),

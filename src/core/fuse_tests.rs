@@ -1,5 +1,7 @@
 //! The fuse over every order of its evidence, exhaustively.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for a few of many variants")]
+
 use super::agent::AgentReport;
 use super::fuse::{
     Decision, Evidence, ExitHow, ExitReport, Fuse, LeaderSeen, Need, Outcome, Prong, ReportSeen, StopCause,

@@ -167,6 +167,7 @@ pub struct Asked {
     pub kernel: bool,
     pub report: bool,
     pub tree: bool,
+    pub stuck: bool,
 }
 
 /// What the output stream told so far. Soft: read again from the log after a restart.

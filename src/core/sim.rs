@@ -8,6 +8,8 @@
 //!
 //! `AGENTCTL_SIM_SEED=n` runs one history and prints it; `AGENTCTL_SIM_RUNS=n` sets how many are run.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for a few of many variants")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

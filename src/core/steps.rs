@@ -27,6 +27,8 @@ const KILL_EVERY: Duration = Duration::from_secs(1);
 const STOP_ANSWER_AFTER: Duration = Duration::from_secs(10);
 /// A shim that says nothing so long after its leader ended is stuck.
 const SHIM_STUCK_AFTER: Duration = Duration::from_secs(60);
+/// And is killed so long after its exit file was looked for once more.
+const SHIM_LAST_WORD: Duration = Duration::from_secs(1);
 /// Reading the end of a log takes milliseconds; after so long it is unreadable.
 const REPORT_LATE_AFTER: Duration = Duration::from_secs(10);
 /// The warning of a deadline comes so long before it.
@@ -149,6 +151,18 @@ impl Supervisor {
         }
     }
 
+    /// First its exit file is looked for once more, in case the news of it was lost; then the shim is killed,
+    /// which frees the status for the kernel to tell.
+    pub(super) fn shim_stuck(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        if std::mem::replace(&mut session.run.asked.stuck, true) {
+            out.effects.push(Effect::KillShim(id));
+        } else {
+            out.effects.push(Effect::Rescan(id));
+            self.timers.set(Timer::ShimStuck(id), now.mono.after(SHIM_LAST_WORD));
+        }
+    }
+
     /// With the shim dead nobody will report the end of the tree unasked.
     fn ask_tree(&mut self, now: Now, id: RunId, out: &mut Step) {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
@@ -157,7 +171,10 @@ impl Supervisor {
             return;
         }
         if run.fuse.shim == ShimSeen::MayLive {
-            self.await_shim(now, id);
+            // With `keep` a shim rightly lives as long as what its leader left behind.
+            if session.spec.leftovers == Leftovers::Kill || run.stop_step.is_some() {
+                self.await_shim(now, id);
+            }
         } else if !std::mem::replace(&mut run.asked.tree, true) {
             out.effects.push(Effect::AskTree(id));
         }

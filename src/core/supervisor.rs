@@ -151,7 +151,7 @@ impl Supervisor {
                 Timer::Warning(run) => self.warn(now, run, out),
                 Timer::StopStep(run) => self.stop_step(now, run, out),
                 Timer::StopAnswer(run) => self.answer_stop_late(run, out),
-                Timer::ShimStuck(run) => out.effects.push(Effect::KillShim(run)),
+                Timer::ShimStuck(run) => self.shim_stuck(now, run, out),
                 Timer::ReportLate(run) => self.report_late(now, run, out),
                 Timer::Endpoint(name) => self.start_attempts(now, &name, out),
                 Timer::Retention => self.forget_old(now, out),

@@ -70,7 +70,7 @@ async fn sleep_or_end(looked: Instant, end: &mut End) {
 type End = watch::Receiver<bool>;
 
 fn this_instant() -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "the pace of reading logs; no decision depends on it")]
+    // The pace of reading logs; no decision depends on it.
     Instant::now()
 }
 

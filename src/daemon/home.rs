@@ -111,6 +111,12 @@ impl Home {
         self.lock()
     }
 
+    /// Whether no daemon owns it at this moment.
+    pub fn is_free(&self) -> bool {
+        let Ok(file) = File::open(self.path.join("daemon.lock")) else { return true };
+        flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
+    }
+
     fn lock(&self) -> Result<HomeLock, HomeError> {
         let path = self.path.join("daemon.lock");
         let io = |what| {
@@ -172,8 +178,7 @@ const NETWORK: [(u64, &str); 6] = [
 fn check_local(path: &Path) -> Result<(), HomeError> {
     let found = rustix::fs::statfs(path)
         .map_err(|error| HomeError::Io { what: "look at the file system of", path: path.to_owned(), source: error.into() })?;
-    #[expect(clippy::unnecessary_cast, reason = "the type of f_type differs between targets")]
-    let kind = found.f_type as u64 & 0xffff_ffff;
+    let kind = u64::try_from(found.f_type).unwrap_or(0) & 0xffff_ffff;
     match NETWORK.iter().find(|(magic, _)| *magic == kind) {
         Some((_, name)) => Err(HomeError::Network { path: path.to_owned(), kind: name }),
         None => Ok(()),

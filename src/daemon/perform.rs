@@ -102,6 +102,12 @@ fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
             tracing::warn!("an exit file of a run that is not recorded: {id}; it is left where it is");
             return;
         };
+        if session.run.verdict.is_some() && core.may_tell(session) {
+            // A crash fell between the verdict and its archiving; exits/ keeps undecided runs only.
+            drop(core);
+            archive(daemon, id);
+            return;
+        }
         session.run.fuse.leader
     };
     for evidence in exit_evidence(daemon, id, known) {

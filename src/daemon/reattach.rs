@@ -113,6 +113,9 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach) -> (Found, Handles) {
             None
         }
     };
+    if shim == ShimFound::Gone {
+        sweep(&files);
+    }
     if shim == ShimFound::Lives {
         handles.shim = hold_shim(daemon, &files, reach);
     }
@@ -126,6 +129,16 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach) -> (Found, Handles) {
         tree: files.read_tree().ok().map(|tree| tree.usage),
     };
     (found, handles)
+}
+
+/// Environment and prompt of a launch that was interrupted: nobody needs them any more.
+fn sweep(files: &RunFiles) {
+    for name in [files.env_name(), files.prompt_name()] {
+        match std::fs::remove_file(files.dir().join(&name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => tracing::warn!("remove {name}: {error}"),
+            Ok(()) | Err(_) => {}
+        }
+    }
 }
 
 fn shim_found(files: &RunFiles, reach: Reach) -> ShimFound {

@@ -12,6 +12,8 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::core::vocab::{HostId, PidHandle, ProcessId};
 
+pub use super::proc_fs::{Stat, is_gone, stat};
+
 /// Pidfs as the place to resolve a handle in, without any pidfd at hand (uapi/linux/fcntl.h).
 const FD_PIDFS_ROOT: RawFd = -10002;
 
@@ -62,41 +64,6 @@ pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
 /// Field 22 of `/proc/PID/stat`: when the process started, in 10 ms ticks since boot.
 pub fn start_ticks(pid: u32) -> io::Result<u64> {
     stat(pid).map(|stat| stat.start_ticks)
-}
-
-/// What `/proc/PID/stat` says about whoever has that number now: to be believed only between two proofs that the
-/// process in question has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// Field 3: `R`, `S`, `D`, `Z` (zombie), `T`, ...
-    pub state: char,
-    /// Field 4.
-    pub parent: u32,
-    /// Field 22.
-    pub start_ticks: u64,
-    /// Field 52: the raw wait status of a zombie, 0 also when we may not know.
-    pub exit_code: u32,
-}
-
-/// Reads `/proc/PID/stat`.
-pub fn stat(pid: u32) -> io::Result<Stat> {
-    let line = fs::read(format!("/proc/{pid}/stat"))?;
-    Stat::parse(&line)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a line of /proc/PID/stat"))
-}
-
-impl Stat {
-    /// The command name may hold spaces and parentheses, so fields are counted from its closing one.
-    fn parse(line: &[u8]) -> Option<Self> {
-        let name_end = line.iter().rposition(|byte| *byte == b')')?;
-        let text = std::str::from_utf8(line.get(name_end + 1..)?).ok()?;
-        let mut fields = text.split_ascii_whitespace(); // begins with field 3
-        let state = fields.next()?.chars().next()?;
-        let parent = fields.next()?.parse().ok()?;
-        let start_ticks = fields.nth(22 - 5)?.parse().ok()?;
-        let exit_code = fields.nth(52 - 23)?.parse().ok()?;
-        Some(Self { state, parent, start_ticks, exit_code })
-    }
 }
 
 /// The pidfs handle of a process; `None` where the kernel (before 6.14) or a sandbox gives none.
@@ -161,16 +128,6 @@ mod tests {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
     use super::*;
-
-    #[test]
-    fn stat_is_read_behind_a_hostile_command_name() {
-        let numbers: Vec<String> = (5..=52).map(|field| (field * 100).to_string()).collect();
-        let line = format!("7 (a) R 1 (b c) Z 6 {}\n", numbers.join(" "));
-        let expected = Stat { state: 'Z', parent: 6, start_ticks: 2200, exit_code: 5200 };
-        assert_eq!(Stat::parse(line.as_bytes()), Some(expected));
-        assert_eq!(Stat::parse(b"7 (a) S 1"), None);
-        assert_eq!(Stat::parse(b""), None);
-    }
 
     #[test]
     fn a_handle_opens_its_process_until_that_is_reaped() {

@@ -9,30 +9,30 @@ use std::{fs, io};
 use crate::core::vocab::WaitStatus;
 
 /// The fields of `/proc/PID/stat` that somebody here needs (proc_pid_stat(5)).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stat {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
     /// Field 3: `R`, `S`, `Z`, ...
-    pub(super) state: u8,
+    pub state: u8,
     /// Field 4: number of the parent; 0 when it is in another pid namespace.
-    pub(super) parent: u32,
+    pub parent: u32,
     /// Field 20: threads, the leader included even when it has ended before the others.
-    pub(super) threads: u32,
+    pub threads: u32,
     /// Field 22: 10 ms ticks since boot.
-    pub(super) start_ticks: u64,
+    pub start_ticks: u64,
     /// Field 52: the wait status of a zombie; 0 as well when we may not see it.
-    pub(super) exit: WaitStatus,
+    pub exit: WaitStatus,
 }
 
 impl Stat {
     /// Whether the whole process has ended. State `Z` alone says it of the first thread only: a program whose
     /// `main` has called pthread_exit(3) shows `Z` while its other threads work on.
-    pub(super) fn is_zombie(&self) -> bool {
+    pub fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X') && self.threads <= 1
     }
 }
 
 /// Reads `/proc/PID/stat`. `NotFound` or ESRCH when the number is free (see [`is_gone`]).
-pub(super) fn stat(pid: u32) -> io::Result<Stat> {
+pub fn stat(pid: u32) -> io::Result<Stat> {
     let line = fs::read(format!("/proc/{pid}/stat"))?;
     parse(&line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a stat line that is too short"))
 }
@@ -55,7 +55,7 @@ fn parse(line: &[u8]) -> Option<Stat> {
 
 /// Whether an error of reading `/proc/PID/...` means that the number is free: the directory is not there, or the
 /// process was reaped between open and read.
-pub(super) fn is_gone(error: &io::Error) -> bool {
+pub fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 

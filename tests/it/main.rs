@@ -6,3 +6,4 @@ mod real_opencode;
 mod shim;
 mod support;
 mod sys;
+mod tidy;

@@ -195,12 +195,18 @@ fn hold(number: u32) -> io::Result<Option<(Member, u32)>> {
         Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let Ok(stat) = identity::stat(number) else { return Ok(None) };
+    let stat = match identity::stat(number) {
+        Ok(stat) => stat,
+        Err(error) if identity::is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     if identity::pid_of(pidfd.as_fd())? != Some(number) {
         return Ok(None);
     }
-    let alive = !matches!(stat.state, 'Z' | 'X');
-    Ok(Some((Member { pid: number, start_ticks: stat.start_ticks, alive, pidfd }, stat.parent)))
+    Ok(Some((
+        Member { pid: number, start_ticks: stat.start_ticks, alive: !stat.is_zombie(), pidfd },
+        stat.parent,
+    )))
 }
 
 /// Where to learn a process's children.

@@ -4,6 +4,7 @@ use hyper::Method;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::daemon::Home;
 use crate::limits;
 
 use super::super::client::{Client, RETRY_PAUSE, Unanswered, whole};
@@ -46,14 +47,15 @@ async fn start(client: &Client) -> Result<u8, Failure> {
 async fn stop(client: &Client) -> Result<(), Failure> {
     let not_running = |why| match why {
         Unanswered::Nobody(_) => Failure::new(3, "Daemon not running. Start with: agentctl daemon start"),
-        why => client.failure(why),
+        why @ (Unanswered::Broken(_) | Unanswered::Refused(_)) => client.failure(why),
     };
     let answer = client.send(Method::POST, "/v1/shutdown", None, None).await.map_err(not_running)?;
     whole(answer).await.map_err(|why| client.failure(why))?;
-    // The socket goes when it has ended.
     let tries = limits::DAEMON_START_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
     for _ in 0..tries {
-        if matches!(client.send(Method::GET, "/v1/health", None, None).await, Err(Unanswered::Nobody(_))) {
+        let silent = matches!(client.send(Method::GET, "/v1/health", None, None).await, Err(Unanswered::Nobody(_)));
+        // The socket goes first; the home is free for the next daemon when the process has ended.
+        if silent && client.home().is_none_or(Home::is_free) {
             return Ok(());
         }
         sleep(RETRY_PAUSE).await;
@@ -71,10 +73,7 @@ async fn status(client: &Client, json: bool) -> Result<u8, Failure> {
         render::json(&health)?;
         return Ok(0);
     }
-    let text = |key: &str| match &health[key] {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
+    let text = |key: &str| health[key].as_str().map_or_else(|| health[key].to_string(), str::to_owned);
     let version = text("version");
     let mut lines = vec![
         format!("Daemon running (PID {})", text("pid")),
@@ -98,6 +97,5 @@ async fn status(client: &Client, json: bool) -> Result<u8, Failure> {
             env!("CARGO_PKG_VERSION")
         ));
     }
-    let _own_home = client.home();
     Ok(0)
 }
