@@ -40,8 +40,20 @@ struct RawConfig {
 
 /// The keys of the file, for the nearest name of a mistyped one.
 const KEYS: [&str; 14] = [
-    "adapter", "model", "cwd", "timeout", "grace", "leftovers", "webhook_url", "webhook_secret",
-    "metrics_addr", "durability", "backend", "retention_days", "disk_max", "sessions_max",
+    "adapter",
+    "model",
+    "cwd",
+    "timeout",
+    "grace",
+    "leftovers",
+    "webhook_url",
+    "webhook_secret",
+    "metrics_addr",
+    "durability",
+    "backend",
+    "retention_days",
+    "disk_max",
+    "sessions_max",
 ];
 
 /// How safe a commit is.
@@ -181,7 +193,10 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
         disk_max.parse().map_err(|_| wrong("disk_max", format!("\"{disk_max}\" is no size such as 5GB")))?;
     let backend = raw.backend.as_deref().unwrap_or("auto");
     let backend = backend.parse().map_err(|error| wrong("backend", format!("{error}")))?;
-    let grace = raw.grace.map_or(Ok(Duration::from_secs(10)), |text| text.parse()).map_err(|what| wrong("grace", what))?;
+    let grace = raw
+        .grace
+        .map_or(Ok(Duration::from_secs(10)), |text| text.parse())
+        .map_err(|what| wrong("grace", what))?;
     let timeout = raw
         .timeout
         .map_or(Ok(Duration::from_secs(3 * 3600)), |text| text.parse())
@@ -193,7 +208,8 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
         timeout: (!timeout.is_zero()).then_some(timeout),
         grace,
         leftovers: raw.leftovers.unwrap_or_default(),
-        webhooks: webhooks(raw.webhook_url, raw.webhook_secret, env).map_err(|what| wrong("webhook_url", what))?,
+        webhooks: webhooks(raw.webhook_url, raw.webhook_secret, env)
+            .map_err(|what| wrong("webhook_url", what))?,
         metrics_addr: raw.metrics_addr.unwrap_or_else(|| Some("127.0.0.1:9200".to_owned())),
         durability: raw.durability.unwrap_or_default(),
         backend,
@@ -278,7 +294,9 @@ mod tests {
     #[test]
     fn secrets_are_never_shown_and_the_environment_wins() {
         let env = BTreeMap::from([("AGENTCTL_WEBHOOK_SECRET".to_owned(), "hunter2".to_owned())]);
-        let raw = parse(Path::new("c"), r#"{"webhook_url":"http://127.0.0.1:1/x","webhook_secret":"s3cret"}"#).unwrap();
+        let raw =
+            parse(Path::new("c"), r#"{"webhook_url":"http://127.0.0.1:1/x","webhook_secret":"s3cret"}"#)
+                .unwrap();
         let config = mean(Path::new("c"), raw, &env).unwrap();
         assert_eq!(config.webhooks[0].secret.as_ref().unwrap().reveal(), "hunter2");
         let shown = format!("{config:?}");

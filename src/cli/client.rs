@@ -147,9 +147,10 @@ impl Client {
         let socket = self.socket.display();
         match why {
             Unanswered::Refused(problem) => Failure::new(1, problem.detail),
-            Unanswered::Broken(error) => {
-                Failure::new(3, format!("the daemon at {socket} broke off: {error}; see: agentctl daemon status"))
-            }
+            Unanswered::Broken(error) => Failure::new(
+                3,
+                format!("the daemon at {socket} broke off: {error}; see: agentctl daemon status"),
+            ),
             Unanswered::Nobody(error) if std::env::var_os("AGENTCTL_SESSION_ID").is_some() => Failure::new(
                 3,
                 format!(
@@ -157,9 +158,10 @@ impl Client {
                      would end with it; outside, run: agentctl daemon start"
                 ),
             ),
-            Unanswered::Nobody(error) => {
-                Failure::new(3, format!("no daemon answers at {socket} ({error}); run: agentctl daemon start"))
-            }
+            Unanswered::Nobody(error) => Failure::new(
+                3,
+                format!("no daemon answers at {socket} ({error}); run: agentctl daemon start"),
+            ),
         }
     }
 
@@ -222,7 +224,9 @@ pub(crate) async fn whole(answer: Response<Incoming>) -> Result<Bytes, Unanswere
 
 pub(crate) fn encode(body: Option<&impl serde::Serialize>) -> Result<Option<Bytes>, Failure> {
     let encoded = body.map(serde_json::to_vec).transpose();
-    encoded.map(|bytes| bytes.map(Bytes::from)).map_err(|error| Failure::new(1, format!("encode a request: {error}")))
+    encoded
+        .map(|bytes| bytes.map(Bytes::from))
+        .map_err(|error| Failure::new(1, format!("encode a request: {error}")))
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {

@@ -175,8 +175,10 @@ pub struct StatusArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "The exit code is the session's number, as with `run`; of several sessions the first \
-that is not 0, in the order named. 124 when --timeout is over.")]
+#[command(
+    after_help = "The exit code is the session's number, as with `run`; of several sessions the first \
+that is not 0, in the order named. 124 when --timeout is over."
+)]
 pub struct WaitArgs {
     /// Ids, unique starts of them, or names
     #[arg(required = true)]

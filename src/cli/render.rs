@@ -80,7 +80,9 @@ pub(crate) fn table(sessions: &[SessionView]) -> io::Result<()> {
 }
 
 fn row(session: &SessionView, grouped: bool, now: Wall) -> Vec<String> {
-    let or_dash = |text: Option<&String>| text.filter(|text| !text.is_empty()).map_or("-".into(), |text| one_line(text));
+    let or_dash = |text: Option<&String>| {
+        text.filter(|text| !text.is_empty()).map_or("-".into(), |text| one_line(text))
+    };
     let mut cells = vec![
         session.id.chars().take(8).collect(),
         session.status.clone(),
@@ -225,8 +227,11 @@ pub(crate) fn verdict_line(session: &SessionView) -> String {
     let reason = session.reason.as_deref().unwrap_or_default();
     let reason = if reason.starts_with("exit_code_") || reason.starts_with("sig") { "" } else { reason };
     let reason = if reason.is_empty() { String::new() } else { format!(", {reason}") };
-    let lasted = session.stopped_at.as_deref().and_then(parse_rfc3339).zip(parse_rfc3339(&session.started_at));
-    let lasted = lasted.map(|(end, start)| format!(" after {:.1} s", end.since(start).as_secs_f64())).unwrap_or_default();
+    let lasted =
+        session.stopped_at.as_deref().and_then(parse_rfc3339).zip(parse_rfc3339(&session.started_at));
+    let lasted = lasted
+        .map(|(end, start)| format!(" after {:.1} s", end.since(start).as_secs_f64()))
+        .unwrap_or_default();
     let prongs: Vec<_> = session.evidence.iter().map(|entry| entry.prong.as_str()).collect();
     let evidence = if prongs.is_empty() { "none".to_owned() } else { prongs.join(", ") };
     let message = session.meta.get("message").and_then(|value| value.as_str());

@@ -486,7 +486,9 @@ impl Fuse {
         match (&self.report, code) {
             (ReportSeen::Wanted, _) => Decision::Wait(Need::Report),
             (ReportSeen::NotWanted, 0) => end(Outcome::Completed, Reason::ExitCode(0)),
-            (ReportSeen::NotWanted | ReportSeen::Given(_), 1..) => end(Outcome::Failed, Reason::ExitCode(code)),
+            (ReportSeen::NotWanted | ReportSeen::Given(_), 1..) => {
+                end(Outcome::Failed, Reason::ExitCode(code))
+            }
             (ReportSeen::Given(report), 0) => match report {
                 AgentReport::Success => end(Outcome::Completed, Reason::ExitCode(0)),
                 AgentReport::Error(_) => end(Outcome::Failed, Reason::AgentReportedError),

@@ -85,11 +85,13 @@ fn check(fuse: &Fuse, order: &[&Evidence], stop: Option<StopMark>) {
     let true_file = has(&exit_file(WaitStatus::exited(42), LeaderSeen::Reaped));
     let ended = has(&Evidence::LeaderEnded) || true_file;
     let silent = has(&Evidence::KernelStatus(None, Prong::PidfdInfo));
-    let rescanned_after = position(&Evidence::ShimGone) < position(&Evidence::Rescanned) && has(&Evidence::ShimGone);
+    let rescanned_after =
+        position(&Evidence::ShimGone) < position(&Evidence::Rescanned) && has(&Evidence::ShimGone);
     let never_led = position(&Evidence::Rescanned) < first(order).or(Some(usize::MAX)) && rescanned_after;
     match fuse.decide() {
         Decision::Wait(need) => {
-            let complete = true_file && (stop.is_none_or(|stop| stop.at > at(100).mono) || has(&Evidence::TreeGone(None)));
+            let complete = true_file
+                && (stop.is_none_or(|stop| stop.at > at(100).mono) || has(&Evidence::TreeGone(None)));
             assert!(!complete || never_led, "all is known, and still it waits for {need:?}: {order:?}");
         }
         Decision::End(end) => match end.outcome {
@@ -138,7 +140,10 @@ fn an_exit_file_counts_only_against_a_reaped_leader_that_it_names() {
     assert!(matches!(fuse.take(&Evidence::ExitFile(report.clone(), seen), at(3)), Taken::Rejected(_)));
     report.leader = Some(LEADER);
     report.how = ExitHow::Status(WaitStatus(0x137f));
-    assert!(matches!(fuse.take(&Evidence::ExitFile(report, seen), at(3)), Taken::Rejected(_)), "stopped, not ended");
+    assert!(
+        matches!(fuse.take(&Evidence::ExitFile(report, seen), at(3)), Taken::Rejected(_)),
+        "stopped, not ended"
+    );
     assert_eq!(fuse.decide(), Decision::Wait(Need::LeaderEnd));
 }
 

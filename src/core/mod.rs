@@ -83,7 +83,8 @@ pub enum Effect {
     AskTree(RunId),
     /// Write the deadline where the shim finds it.
     WriteDeadline(RunId, Option<Mono>),
-    /// Put an exit file aside that does not count.
+    /// Put an exit file aside that does not count, unless the leader has been reaped meanwhile: then the
+    /// shim's own file may have taken its place.
     RejectExitFile(RunId, &'static str),
     /// The verdict is durable: move the exit file to the session's directory and write the verdict there.
     Archive(RunId),
@@ -101,11 +102,15 @@ impl Effect {
     pub fn is_exempt(&self) -> bool {
         match self {
             Self::SignalLeader(..) | Self::SignalTree(..) | Self::KillShim(_) => true,
-            Self::Rescan(_) | Self::AskKernel(_) | Self::ReadReport(_) | Self::AskTree(_) => true,
+            // What is found out, and what would be wrong when done late.
+            Self::RejectExitFile(..)
+            | Self::Rescan(_)
+            | Self::AskKernel(_)
+            | Self::ReadReport(_)
+            | Self::AskTree(_) => true,
             Self::Reply(_, Reply::Refused(_)) => true,
             Self::Spawn(_)
             | Self::WriteDeadline(..)
-            | Self::RejectExitFile(..)
             | Self::Archive(_)
             | Self::Deliver(_)
             | Self::Remove(_)
@@ -117,13 +122,27 @@ impl Effect {
 /// What may be asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    Launch { session: SessionId, host: HostId, origin: Origin, spec: Box<Spec>, key: Option<RequestKey> },
+    Launch {
+        session: SessionId,
+        host: HostId,
+        origin: Origin,
+        spec: Box<Spec>,
+        key: Option<RequestKey>,
+    },
     /// End a run. `force`: KILL at once.
-    Stop { session: SessionId, force: bool },
+    Stop {
+        session: SessionId,
+        force: bool,
+    },
     /// A new deadline, counted from now; `None` removes it.
-    Extend { session: SessionId, by: Option<Duration> },
+    Extend {
+        session: SessionId,
+        by: Option<Duration>,
+    },
     /// Answered when the current run has a durable verdict.
-    Wait { session: SessionId },
+    Wait {
+        session: SessionId,
+    },
     /// Forget all ended sessions that owe nothing.
     Prune,
 }

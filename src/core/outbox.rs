@@ -112,7 +112,15 @@ impl Outbox {
 
     /// Notes a failed attempt. `at` is when it failed, so that a replay after hours of absence waits
     /// only for what is left of the delay.
-    pub fn failed(&mut self, id: &DeliveryId, at: Wall, retry_in: Duration, held: bool, error: &str, now: Now) {
+    pub fn failed(
+        &mut self,
+        id: &DeliveryId,
+        at: Wall,
+        retry_in: Duration,
+        held: bool,
+        error: &str,
+        now: Now,
+    ) {
         let Some(delivery) = self.owed.get_mut(id) else { return };
         let queue = self.queues.entry(id.endpoint.clone()).or_default();
         release(queue, delivery, id);
@@ -139,7 +147,11 @@ impl Outbox {
     /// `Retry-After` holds.
     pub fn make_due(&mut self, endpoint: &str, now: Now) {
         let Some(queue) = self.queues.get_mut(endpoint) else { return };
-        let later: Vec<_> = queue.waiting.range((now.mono.after(Duration::from_nanos(1)), DeliveryId::least())..).cloned().collect();
+        let later: Vec<_> = queue
+            .waiting
+            .range((now.mono.after(Duration::from_nanos(1)), DeliveryId::least())..)
+            .cloned()
+            .collect();
         for (due, id) in later {
             let Some(delivery) = self.owed.get_mut(&id) else { continue };
             if !delivery.held {
@@ -333,6 +345,8 @@ mod tests {
         outbox.queue(&id(3), run(1), EventKind::Stopped, Wall(0), now(0));
         let records = outbox.conclude(&id(3), &AttemptResult::Accepted, Wall(0));
         assert_eq!(records.len(), 2, "{records:?}");
-        assert!(matches!(&records[1], Record::DeliveryOver { id, how: DeliveryEnd::Superseded, .. } if id.seq == 1));
+        assert!(
+            matches!(&records[1], Record::DeliveryOver { id, how: DeliveryEnd::Superseded, .. } if id.seq == 1)
+        );
     }
 }

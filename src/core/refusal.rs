@@ -11,7 +11,9 @@ pub enum Refusal {
     NotFound(String),
     #[error("{prefix} is ambiguous; it could be: {}", candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Ambiguous { prefix: String, candidates: Vec<SessionId> },
-    #[error("the journal cannot be written ({0}): no session is launched that could be lost; free the disk, then try again")]
+    #[error(
+        "the journal cannot be written ({0}): no session is launched that could be lost; free the disk, then try again"
+    )]
     JournalFailing(String),
     #[error("this idempotency key was used for another request; use a new key")]
     KeyReused,

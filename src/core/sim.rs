@@ -10,7 +10,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for a few of many variants")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::agent::AgentReport;
@@ -114,6 +114,8 @@ struct World {
     replies: u64,
     waits: BTreeMap<u64, RunId>,
     disk_full: bool,
+    /// Steps whose records cannot be made durable yet.
+    stalled: VecDeque<(Vec<Record>, u64, Vec<Effect>)>,
     /// Crashes so far, by (phase before, phase after, where).
     crashes: BTreeSet<Crash>,
     crash_rate: usize,
@@ -169,6 +171,7 @@ impl World {
             replies: 0,
             waits: BTreeMap::new(),
             disk_full: false,
+            stalled: VecDeque::new(),
             crashes: BTreeSet::new(),
             crash_rate,
             calm: false,
@@ -194,6 +197,8 @@ impl World {
         self.daemon = None;
         self.notices.clear();
         self.waits.clear();
+        self.stalled.clear();
+        self.forget_unknown();
         for truth in self.runs.values_mut() {
             truth.ask_kernel = false;
             truth.ask_tree = false;
@@ -234,7 +239,8 @@ impl World {
     fn find(&mut self, id: RunId) -> Found {
         let boot = self.boot;
         let Some(truth) = self.runs.get_mut(&id) else { unreachable!("only recorded runs are looked for") };
-        let shim = if matches!(truth.shim, Shim::None | Shim::Gone) { ShimFound::Gone } else { ShimFound::Lives };
+        let shim =
+            if matches!(truth.shim, Shim::None | Shim::Gone) { ShimFound::Gone } else { ShimFound::Lives };
         if truth.order == Order::Written {
             truth.order = Order::Abandoned;
         }
@@ -277,6 +283,30 @@ impl World {
 
     fn carry_out(&mut self, step: Step, moved: &[(Option<Phase>, Phase)]) {
         let Step { records, effects } = step;
+        let upto = self.daemon.as_ref().map_or(0, Supervisor::appended);
+        if self.disk_full && (!records.is_empty() || !self.stalled.is_empty()) {
+            let (now, later): (Vec<_>, Vec<_>) = effects.into_iter().partition(Effect::is_exempt);
+            self.stalled.push_back((records, upto, later));
+            self.perform_each(now, moved);
+            return;
+        }
+        self.complete(records, upto, effects, moved);
+    }
+
+    /// The disk has space again: what was held back happens in order.
+    fn resume_commits(&mut self) {
+        while let Some((records, upto, effects)) = self.stalled.pop_front() {
+            self.complete(records, upto, effects, &[]);
+        }
+    }
+
+    fn complete(
+        &mut self,
+        records: Vec<Record>,
+        upto: u64,
+        effects: Vec<Effect>,
+        moved: &[(Option<Phase>, Phase)],
+    ) {
         if !records.is_empty() {
             if self.dies(moved, CrashPoint::BeforeCommit) {
                 return;
@@ -287,9 +317,12 @@ impl World {
             if self.dies(moved, CrashPoint::AfterCommit) {
                 return;
             }
-            let upto = self.daemon.as_ref().map_or(0, Supervisor::appended);
             self.feed(Event::Durable(upto));
         }
+        self.perform_each(effects, moved);
+    }
+
+    fn perform_each(&mut self, effects: Vec<Effect>, moved: &[(Option<Phase>, Phase)]) {
         for effect in effects {
             if self.daemon.is_none() || self.dies(moved, CrashPoint::BetweenEffects) {
                 return;
@@ -353,11 +386,14 @@ impl World {
             }
             Effect::RejectExitFile(id, why) => {
                 let truth = self.truth(id);
-                assert!(truth.planted, "a true exit file was rejected: {why}");
-                (truth.exit_file, truth.planted) = (None, false);
+                if !matches!(truth.leader, Leader::Reaped(_)) {
+                    assert!(truth.planted, "a true exit file was rejected: {why}");
+                    (truth.exit_file, truth.planted) = (None, false);
+                }
             }
             Effect::Archive(id) => {
-                let durable = self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
+                let durable =
+                    self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
                 assert!(durable, "archived before the verdict is durable");
                 self.truth(id).archived = true;
             }
@@ -368,8 +404,10 @@ impl World {
     }
 
     fn deliver(&mut self, id: DeliveryId) {
-        let committed =
-            self.journal.iter().any(|r| matches!(r, Record::DeliveryQueued { id: queued, .. } if *queued == id));
+        let committed = self
+            .journal
+            .iter()
+            .any(|r| matches!(r, Record::DeliveryQueued { id: queued, .. } if *queued == id));
         assert!(committed, "{id:?} is sent before it is durable");
         let result = if self.receiver_up {
             *self.received.entry(id.clone()).or_default() += 1;
@@ -395,7 +433,9 @@ impl World {
     // ---- processes -----------------------------------------------------------------------------
 
     fn truth(&mut self, id: RunId) -> &mut Truth {
-        let Some(truth) = self.runs.get_mut(&id) else { unreachable!("an effect for a run that is not there") };
+        let Some(truth) = self.runs.get_mut(&id) else {
+            unreachable!("an effect for a run that is not there")
+        };
         truth
     }
 
@@ -587,10 +627,18 @@ impl World {
             key: None,
         };
         self.feed(Event::Request(to, request));
-        let recorded = self.journal.iter().any(|r| matches!(r, Record::Created { session, .. } if *session == id.session));
-        if !recorded {
-            self.runs.remove(&id);
-        }
+        self.forget_unknown();
+    }
+
+    /// A launch that no record and no living daemon knows of never was.
+    fn forget_unknown(&mut self) {
+        let (journal, daemon) = (&self.journal, &self.daemon);
+        self.runs.retain(|id, _| {
+            let recorded =
+                |r: &Record| matches!(r, Record::Created { session, .. } if *session == id.session);
+            let known = daemon.as_ref().is_some_and(|daemon| daemon.session(id.session).is_some());
+            known || journal.iter().any(recorded)
+        });
     }
 
     fn reply_to(&mut self, id: RunId) -> ReplyTo {
@@ -643,6 +691,9 @@ impl World {
                 let health =
                     if self.disk_full { JournalHealth::Failing("full".into()) } else { JournalHealth::Well };
                 self.feed(Event::Journal(health));
+                if !self.disk_full {
+                    self.resume_commits();
+                }
             }
             23 if !self.calm && self.daemon.is_some() && self.dice.one_in(3) => self.crash(),
             _ => self.pass(Duration::from_micros(500)),
@@ -651,7 +702,8 @@ impl World {
 
     fn someone_ends(&mut self) {
         let Some(id) = self.any_run() else { return };
-        let statuses = [WaitStatus::exited(0), WaitStatus::exited(42), WaitStatus::exited(143), WaitStatus::killed(11)];
+        let statuses =
+            [WaitStatus::exited(0), WaitStatus::exited(42), WaitStatus::exited(143), WaitStatus::killed(11)];
         let status = statuses[self.dice.below(4)];
         let truth = self.truth(id);
         if truth.leader == Leader::Alive {
@@ -733,6 +785,7 @@ impl World {
         if self.disk_full {
             self.disk_full = false;
             self.feed(Event::Journal(JournalHealth::Well));
+            self.resume_commits();
         }
         for _ in 0..4_000 {
             if self.daemon.is_none() {
@@ -787,7 +840,8 @@ impl World {
 
     fn check_record(&mut self, record: &Record) {
         let Record::Ended { run, verdict } = record else { return };
-        let again = self.journal.iter().any(|r| matches!(r, Record::Ended { run: earlier, .. } if earlier == run));
+        let again =
+            self.journal.iter().any(|r| matches!(r, Record::Ended { run: earlier, .. } if earlier == run));
         assert!(!again, "a second verdict of {run:?}");
         let truth = &self.runs[run];
         assert!(truth.leader != Leader::Alive, "a verdict on a living leader: {verdict:?}");
@@ -806,7 +860,7 @@ impl World {
         match verdict.status {
             Some(said) => assert_eq!(said, status, "the status is not the leader's"),
             None => assert!(
-                truth.shim_killed || truth.boot != self.boot,
+                (truth.shim_killed || truth.boot != self.boot) && truth.exit_file.is_none(),
                 "the status was knowable and is given as unknown: {verdict:?}\n{truth:?}"
             ),
         }
@@ -952,11 +1006,16 @@ fn every_history_keeps_the_promise() {
         let work: Vec<_> = (0..threads)
             .map(|first| {
                 scope.spawn(move || {
-                    (first..runs).step_by(threads as usize).flat_map(|seed| history(seed, false)).collect::<BTreeSet<_>>()
+                    (first..runs)
+                        .step_by(threads as usize)
+                        .flat_map(|seed| history(seed, false))
+                        .collect::<BTreeSet<_>>()
                 })
             })
             .collect();
-        work.into_iter().flat_map(|thread| thread.join().expect("a history failed; its seed is above")).collect()
+        work.into_iter()
+            .flat_map(|thread| thread.join().expect("a history failed; its seed is above"))
+            .collect()
     });
     let missing: Vec<_> = reachable().difference(&crashes).copied().collect();
     let table: Vec<_> = crashes.iter().collect();

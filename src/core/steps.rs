@@ -184,7 +184,9 @@ impl Supervisor {
     fn finish(&mut self, now: Now, id: RunId, end: &End, out: &mut Step) {
         let Some(session) = self.sessions.get(&id.session) else { return };
         let never_told = session.run.started.is_none();
-        if let Some(leader) = session.run.fuse.leader.filter(|_| never_told && session.run.fuse.failed.is_none()) {
+        if let Some(leader) =
+            session.run.fuse.leader.filter(|_| never_told && session.run.fuse.failed.is_none())
+        {
             // It ended before anybody heard that it had begun.
             self.record(now, Record::Started { run: id, leader, at: now }, out);
             self.publish(now, EventKind::Started, id, None, out);
@@ -218,7 +220,14 @@ impl Supervisor {
         }
     }
 
-    fn tree_settled(&mut self, now: Now, run: RunId, leftovers: LeftoverCount, usage: Option<Usage>, out: &mut Step) {
+    fn tree_settled(
+        &mut self,
+        now: Now,
+        run: RunId,
+        leftovers: LeftoverCount,
+        usage: Option<Usage>,
+        out: &mut Step,
+    ) {
         if self.sessions.get(&run.session).is_none_or(|session| session.run.tree_settled) {
             return;
         }
@@ -252,7 +261,9 @@ impl Supervisor {
                 let detail = format!("an exit file after the verdict: {taken:?}");
                 self.late_entry(now, id, Prong::ExitFile, &detail, out);
             }
-            Evidence::LeaderEnded => self.late_entry(now, id, Prong::Pidfd, "the leader's pidfd is readable", out),
+            Evidence::LeaderEnded => {
+                self.late_entry(now, id, Prong::Pidfd, "the leader's pidfd is readable", out)
+            }
             Evidence::KernelStatus(Some(status), via) if taken == Taken::Disagrees => {
                 let detail = format!("the kernel says wait status {:#x}", status.0);
                 self.late_entry(now, id, *via, &detail, out);
@@ -402,7 +413,14 @@ impl Supervisor {
         });
     }
 
-    pub(super) fn extend(&mut self, now: Now, to: ReplyTo, id: SessionId, by: Option<Duration>, out: &mut Step) {
+    pub(super) fn extend(
+        &mut self,
+        now: Now,
+        to: ReplyTo,
+        id: SessionId,
+        by: Option<Duration>,
+        out: &mut Step,
+    ) {
         let Some(session) = self.sessions.get(&id) else {
             out.reply(to, Reply::Refused(Refusal::NotFound(id.to_string())));
             return;
@@ -457,7 +475,8 @@ impl Supervisor {
     /// After a start: goes on with what an earlier life had begun.
     pub(super) fn recover(&mut self, now: Now, out: &mut Step) {
         self.recovered = true;
-        let unsettled: Vec<_> = self.sessions.values().filter(|s| !s.is_settled()).map(Session::run_id).collect();
+        let unsettled: Vec<_> =
+            self.sessions.values().filter(|s| !s.is_settled()).map(Session::run_id).collect();
         for id in unsettled {
             self.resume_stop(now, id, out);
             self.advance(now, id, out);
@@ -465,7 +484,8 @@ impl Supervisor {
                 self.settle_tree(now, id, out);
             }
         }
-        let endpoints: Vec<_> = self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
+        let endpoints: Vec<_> =
+            self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
         for endpoint in endpoints {
             self.start_attempts(now, &endpoint, out);
         }
@@ -529,7 +549,8 @@ impl Supervisor {
 
     pub(super) fn forget_old(&mut self, now: Now, out: &mut Step) {
         let retention = self.settings.retention;
-        let old: Vec<_> = self.settled.iter().take_while(|(ended, _)| now.wall.since(*ended) >= retention).collect();
+        let old: Vec<_> =
+            self.settled.iter().take_while(|(ended, _)| now.wall.since(*ended) >= retention).collect();
         let old: Vec<_> = old.into_iter().map(|(_, id)| *id).collect();
         let mut kept = false;
         for id in old {

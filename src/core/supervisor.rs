@@ -119,7 +119,8 @@ impl Supervisor {
                     self.agent(now, session, &AgentEvent::NativeId(native), &mut out);
                 }
                 if let Some(session) = self.sessions.get_mut(&session) {
-                    session.progress.tokens = (tokens != Tokens::default() || cost.is_some()).then_some(tokens);
+                    session.progress.tokens =
+                        (tokens != Tokens::default() || cost.is_some()).then_some(tokens);
                     session.progress.cost_usd = cost;
                 }
             }
@@ -209,7 +210,11 @@ impl Supervisor {
             mono: now.mono.after(timeout),
             wall: now.wall.after(timeout),
         });
-        self.record(now, Record::Created { session, at: now, host, origin, spec, deadline, request: key }, out);
+        self.record(
+            now,
+            Record::Created { session, at: now, host, origin, spec, deadline, request: key },
+            out,
+        );
         let run = RunId { session, run: 1 };
         self.waiters.entry(session).or_default().push(Waiter { to, what: WaitFor::Launch });
         out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));
@@ -273,7 +278,14 @@ impl Supervisor {
     }
 
     /// Makes the record of a public event, and of what endpoints are owed for it.
-    pub(super) fn publish(&mut self, now: Now, kind: EventKind, run: RunId, fires_at: Option<Wall>, out: &mut Step) {
+    pub(super) fn publish(
+        &mut self,
+        now: Now,
+        kind: EventKind,
+        run: RunId,
+        fires_at: Option<Wall>,
+        out: &mut Step,
+    ) {
         let seq = self.seq + 1;
         self.record(now, Record::Event { seq, kind, run: Some(run), at: now.wall, fires_at }, out);
         let hearing = self.settings.endpoints.iter().filter(|endpoint| endpoint.kinds.contains(&kind));
@@ -458,7 +470,11 @@ impl Supervisor {
         }
         least.replace_range(..text.len(), text);
         let Ok(least) = least.parse::<SessionId>() else { return Vec::new() };
-        self.sessions.range(least..).map(|(id, _)| *id).take_while(|id| id.to_string().starts_with(text)).collect()
+        self.sessions
+            .range(least..)
+            .map(|(id, _)| *id)
+            .take_while(|id| id.to_string().starts_with(text))
+            .collect()
     }
 
     fn by_name(&self, text: &str) -> Vec<SessionId> {

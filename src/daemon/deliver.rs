@@ -75,7 +75,12 @@ async fn request(daemon: &Rc<Daemon>, id: &DeliveryId) -> Result<(Request<Full<B
     Ok((signed(webhook, run, kind, body)?, webhook.timeout))
 }
 
-fn signed(webhook: &Webhook, run: RunId, kind: EventKind, body: Bytes) -> Result<Request<Full<Bytes>>, String> {
+fn signed(
+    webhook: &Webhook,
+    run: RunId,
+    kind: EventKind,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, String> {
     let event = webhook::event_id(run, kind);
     let attempted = clock::now().wall;
     let mut request = Request::builder()

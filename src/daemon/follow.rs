@@ -122,7 +122,13 @@ pub(crate) async fn stream(
 
 /// Like [`more`], for a log that may not exist yet: then the session's end is all there is to wait for,
 /// save a second look.
-async fn wait_for_more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &mut End) -> io::Result<()> {
+async fn wait_for_more(
+    daemon: &Daemon,
+    path: &Path,
+    offset: u64,
+    looked: Instant,
+    end: &mut End,
+) -> io::Result<()> {
     match more(daemon, path, offset, looked, end).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             sleep_or_end(this_instant(), end).await;

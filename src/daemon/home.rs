@@ -54,7 +54,8 @@ impl Home {
             Some(home) => PathBuf::from(home),
             None => PathBuf::from(set("HOME").ok_or(HomeError::Nowhere)?).join(".agentctl"),
         };
-        let path = std::path::absolute(&path).map_err(|source| HomeError::Io { what: "resolve", path, source })?;
+        let path =
+            std::path::absolute(&path).map_err(|source| HomeError::Io { what: "resolve", path, source })?;
         Ok(Self { path })
     }
 
@@ -152,8 +153,11 @@ fn private_dir(path: &Path) -> Result<(), HomeError> {
 }
 
 fn check_owner(path: &Path) -> Result<(), HomeError> {
-    let found = fs::metadata(path)
-        .map_err(|source| HomeError::Io { what: "look at", path: path.to_owned(), source })?;
+    let found = fs::metadata(path).map_err(|source| HomeError::Io {
+        what: "look at",
+        path: path.to_owned(),
+        source,
+    })?;
     let me = rustix::process::geteuid().as_raw();
     if found.uid() != me {
         return Err(HomeError::NotOurs { path: path.to_owned(), owner: found.uid(), me });
@@ -176,8 +180,11 @@ const NETWORK: [(u64, &str); 6] = [
 ];
 
 fn check_local(path: &Path) -> Result<(), HomeError> {
-    let found = rustix::fs::statfs(path)
-        .map_err(|error| HomeError::Io { what: "look at the file system of", path: path.to_owned(), source: error.into() })?;
+    let found = rustix::fs::statfs(path).map_err(|error| HomeError::Io {
+        what: "look at the file system of",
+        path: path.to_owned(),
+        source: error.into(),
+    })?;
     let kind = u64::try_from(found.f_type).unwrap_or(0) & 0xffff_ffff;
     match NETWORK.iter().find(|(magic, _)| *magic == kind) {
         Some((_, name)) => Err(HomeError::Network { path: path.to_owned(), kind: name }),

@@ -44,7 +44,10 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut *self {
             Self::Whole(body) => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
@@ -113,7 +116,9 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
             let session = resolve(daemon, id)?;
             ask(daemon, Ask::Wait { session }).await
         }
-        (&Method::GET, ["v1", "sessions", id, "log"]) => log(daemon, resolve(daemon, id)?, &Query::of(&request)).await,
+        (&Method::GET, ["v1", "sessions", id, "log"]) => {
+            log(daemon, resolve(daemon, id)?, &Query::of(&request)).await
+        }
         (&Method::GET, ["v1", "sessions", id, "messages"]) => {
             messages(daemon, resolve(daemon, id)?, &Query::of(&request)).await
         }
@@ -173,8 +178,9 @@ async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T
     })?;
     let bytes = body.to_bytes();
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    let value = serde_json::from_slice(text)
-        .map_err(|error| Fault::new(StatusCode::BAD_REQUEST, format!("the body is not what is expected: {error}")))?;
+    let value = serde_json::from_slice(text).map_err(|error| {
+        Fault::new(StatusCode::BAD_REQUEST, format!("the body is not what is expected: {error}"))
+    })?;
     Ok((value, bytes))
 }
 
@@ -195,7 +201,8 @@ fn refused(refusal: &Refusal) -> Fault {
 
 async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
     let reply = daemon.ask(request).await;
-    let reply = reply.ok_or_else(|| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait; try again"))?;
+    let reply = reply
+        .ok_or_else(|| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait; try again"))?;
     match reply {
         Reply::Launched(id) => view_answer(daemon, StatusCode::CREATED, id),
         Reply::Ended(id) | Reply::Stopped { session: id, .. } | Reply::Extended(id) => {
@@ -219,23 +226,29 @@ fn still_there(daemon: &Daemon, id: SessionId) -> String {
 }
 
 async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
-    let key = request.headers().get("idempotency-key").map(|value| value.to_str().unwrap_or_default().to_owned());
+    let key =
+        request.headers().get("idempotency-key").map(|value| value.to_str().unwrap_or_default().to_owned());
     if key.as_ref().is_some_and(|key| key.is_empty() || key.chars().count() > limits::KEY_CHARS_MAX) {
         let most = limits::KEY_CHARS_MAX;
-        return Err(Fault::new(StatusCode::BAD_REQUEST, format!("an idempotency key has 1 to {most} characters")));
+        return Err(Fault::new(
+            StatusCode::BAD_REQUEST,
+            format!("an idempotency key has 1 to {most} characters"),
+        ));
     }
     let (launch, body): (api::Launch, Bytes) = read_json(request).await?;
     let session = SessionId(Uuid::new_v4());
     let prepared = launch::prepare(daemon, session, launch);
     let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let key = key.map(|key| {
-        let digest: String = Sha256::digest(&body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let digest: String =
+            Sha256::digest(&body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         RequestKey { key, digest }
     });
     drop(body);
     daemon.parcels.borrow_mut().insert(session, parcel);
     let host = daemon.sys.host().clone();
-    let answer = ask(daemon, Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key }).await;
+    let answer =
+        ask(daemon, Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key }).await;
     // Refused, or an earlier request's session was meant: nobody will come for it.
     if daemon.core.borrow().session(session).is_none() {
         daemon.parcels.borrow_mut().remove(&session);
@@ -262,7 +275,8 @@ fn list(daemon: &Daemon, query: &Query) -> Response<Answer> {
     let mut found: Vec<&Session> = core.sessions().filter(wanted).collect();
     // Running first, then the newest.
     found.sort_by_key(|session| (session.run.verdict.is_some(), std::cmp::Reverse(session.run.begun.wall)));
-    let views: Vec<SessionView> = found.iter().map(|session| daemon.view_of(session, core.may_tell(session))).collect();
+    let views: Vec<SessionView> =
+        found.iter().map(|session| daemon.view_of(session, core.may_tell(session))).collect();
     json_answer(StatusCode::OK, &views)
 }
 
@@ -335,7 +349,9 @@ async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled 
         }
     };
     let texts = match parse {
-        Some(parse) => last_messages(if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) }, parse, count),
+        Some(parse) => {
+            last_messages(if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) }, parse, count)
+        }
         // A command says lines.
         None => {
             let text = String::from_utf8_lossy(&bytes);
@@ -384,12 +400,20 @@ async fn check_cursor(daemon: &Rc<Daemon>, text: &str) -> Result<u64, Fault> {
             Err(gone(&format!("the events after {text} are not kept any more")))
         }
         Ok(Ok(_)) => Ok(seq),
-        Ok(Err(error)) => Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("read the journal: {error}"))),
+        Ok(Err(error)) => {
+            Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("read the journal: {error}")))
+        }
         Err(panicked) => Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, panicked.to_string())),
     }
 }
 
-async fn send_events(daemon: Rc<Daemon>, mut place: u64, follow: bool, sse: bool, to: mpsc::Sender<io::Result<Bytes>>) {
+async fn send_events(
+    daemon: Rc<Daemon>,
+    mut place: u64,
+    follow: bool,
+    sse: bool,
+    to: mpsc::Sender<io::Result<Bytes>>,
+) {
     let mut bell = daemon.hub.bell();
     let until = if follow { u64::MAX } else { daemon.hub.latest() };
     loop {

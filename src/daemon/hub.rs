@@ -81,9 +81,9 @@ impl Hub {
         }
         let recent = self.recent.borrow();
         match recent.front() {
-            Some(first) if first.seq <= seq + 1 => {
-                Next::Lines(recent.iter().filter(|line| line.seq > seq).take(limits::EVENTS_PAGE).cloned().collect())
-            }
+            Some(first) if first.seq <= seq + 1 => Next::Lines(
+                recent.iter().filter(|line| line.seq > seq).take(limits::EVENTS_PAGE).cloned().collect(),
+            ),
             Some(_) | None => Next::Older,
         }
     }

@@ -185,8 +185,10 @@ impl JournalReader {
     /// Events after `after`, oldest first, at most a page of them, and the oldest number that is kept.
     pub(crate) fn events(&self, after: u64) -> rusqlite::Result<Vec<(u64, String)>> {
         let db = self.lock();
-        let mut select = db.prepare_cached("SELECT seq, body FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
-        let rows = select.query_map(params![after, limits::EVENTS_PAGE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut select =
+            db.prepare_cached("SELECT seq, body FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+        let rows =
+            select.query_map(params![after, limits::EVENTS_PAGE], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect()
     }
 
@@ -212,7 +214,8 @@ fn migrate(path: &Path, db: &mut Connection) -> Result<(), JournalError> {
     let failed = |source| JournalError::Open { path: path.to_owned(), source };
     let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     let owner: i32 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
-    let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    let tables: u32 =
+        db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     if owner != APPLICATION_ID && (tables > 0 || version > 0) {
         return Err(JournalError::Foreign { path: path.to_owned() });
@@ -262,13 +265,18 @@ fn load(path: &Path, db: &Connection) -> Result<Loaded, JournalError> {
     while let Some(row) = rows.next().map_err(failed)? {
         let n: i64 = row.get(0).map_err(failed)?;
         let body = row.get_ref(1).map_err(failed)?.as_str().map_err(|error| failed(error.into()))?;
-        let record = serde_json::from_str(body)
-            .map_err(|error| JournalError::Record { path: path.to_owned(), n, why: error.to_string() })?;
+        let record = serde_json::from_str(body).map_err(|error| JournalError::Record {
+            path: path.to_owned(),
+            n,
+            why: error.to_string(),
+        })?;
         records.push(record);
     }
     records.extend(owed(db).map_err(failed)?);
     let last_seq = db
-        .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0)", [], |row| row.get(0))
+        .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0)", [], |row| {
+            row.get(0)
+        })
         .map_err(failed)?;
     Ok(Loaded { records, last_seq })
 }
@@ -285,7 +293,9 @@ fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
         let id = DeliveryId { seq: row.get(0)?, endpoint: row.get(1)? };
         let session: String = row.get(2)?;
         let kind: String = row.get(4)?;
-        let (Ok(session), Ok(kind)) = (session.parse(), serde_json::from_value(kind.into())) else { continue };
+        let (Ok(session), Ok(kind)) = (session.parse(), serde_json::from_value(kind.into())) else {
+            continue;
+        };
         let run = RunId { session, run: row.get(3)? };
         records.push(Record::DeliveryQueued { id: id.clone(), run, kind, at: Wall(row.get(5)?) });
         let attempts: u32 = row.get(6)?;
@@ -388,7 +398,8 @@ fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
             insert.execute(params![session.to_string(), body])?;
         }
         Row::Event { seq, at, body } => {
-            let mut insert = change.prepare_cached("INSERT INTO event (seq, at_us, body) VALUES (?1, ?2, ?3)")?;
+            let mut insert =
+                change.prepare_cached("INSERT INTO event (seq, at_us, body) VALUES (?1, ?2, ?3)")?;
             insert.execute(params![seq, at.0, body])?;
         }
         Row::Owed { id, run, kind, at, body } => {
@@ -397,7 +408,15 @@ fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             let kind = serde_json::to_value(kind).ok().and_then(|kind| kind.as_str().map(str::to_owned));
-            insert.execute(params![id.seq, id.endpoint, run.session.to_string(), run.run, kind, at.0, body])?;
+            insert.execute(params![
+                id.seq,
+                id.endpoint,
+                run.session.to_string(),
+                run.run,
+                kind,
+                at.0,
+                body
+            ])?;
         }
         Row::Failed { id, attempt, at, retry_in_ms, held, error } => {
             let mut update = change.prepare_cached(
@@ -412,8 +431,9 @@ fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
                 DeliveryEnd::Dead => "dead",
                 DeliveryEnd::Superseded => "superseded",
             };
-            let mut update = change
-                .prepare_cached("UPDATE delivery SET over = ?3, last_us = ?4 WHERE seq = ?1 AND endpoint = ?2")?;
+            let mut update = change.prepare_cached(
+                "UPDATE delivery SET over = ?3, last_us = ?4 WHERE seq = ?1 AND endpoint = ?2",
+            )?;
             update.execute(params![id.seq, id.endpoint, how, at.0])?;
         }
         Row::Forget { session, events_before } => {
@@ -489,7 +509,14 @@ mod tests {
             Row::Fact { session: session(1), body: serde_json::to_string(&fact).unwrap() },
             Row::Event { seq: 1, at: Wall(5), body: "{}".into() },
             Row::Owed { id: id(1), run, kind: EventKind::Stopped, at: Wall(5), body: "b".into() },
-            Row::Failed { id: id(1), attempt: 2, at: Wall(6), retry_in_ms: 7, held: true, error: "down".into() },
+            Row::Failed {
+                id: id(1),
+                attempt: 2,
+                at: Wall(6),
+                retry_in_ms: 7,
+                held: true,
+                error: "down".into(),
+            },
         ];
         journal.commit(rows, 4, false);
         assert_eq!(told.recv().unwrap(), Written::Upto(4));

@@ -21,9 +21,9 @@ use crate::core::Event;
 use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::session::Spec;
 use crate::core::vocab::{RunId, SessionId};
+use crate::sys::ProcessRef;
 use crate::sys::cgroup::{self, CgroupMode};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, next_message};
-use crate::sys::ProcessRef;
 use crate::wire::session_dir::{self, Deadline, LaunchOrder, RunFiles, Version};
 use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
@@ -54,15 +54,20 @@ pub(crate) type Turns = RefCell<HashMap<PathBuf, Arc<Mutex<()>>>>;
 pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Result<(Spec, Parcel), String> {
     let config = &daemon.config;
     let name = ask.adapter.clone().or_else(|| config.adapter.clone());
-    let name = name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
+    let name =
+        name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
     let adapter = adapter(&name)?;
     check_words(&ask)?;
-    let cwd = ask.cwd.clone().or_else(|| config.cwd.clone()).ok_or("no cwd is given, and none is configured")?;
+    let cwd =
+        ask.cwd.clone().or_else(|| config.cwd.clone()).ok_or("no cwd is given, and none is configured")?;
     if !Path::new(&cwd).is_absolute() || cwd.contains('\0') {
         return Err(format!("cwd \"{cwd}\" is not an absolute path"));
     }
     // A directory that is not there is launched all the same: the record then says `cwd_missing`.
-    let cwd = std::fs::canonicalize(&cwd).ok().and_then(|real| real.into_os_string().into_string().ok()).unwrap_or(cwd);
+    let cwd = std::fs::canonicalize(&cwd)
+        .ok()
+        .and_then(|real| real.into_os_string().into_string().ok())
+        .unwrap_or(cwd);
     let model = ask.model.clone().or_else(|| config.model.clone());
     let line = Ask {
         prompt: ask.prompt.as_deref(),
@@ -118,12 +123,19 @@ fn check_words(ask: &api::Launch) -> Result<(), String> {
     let words = ask.labels.iter().chain(&ask.meta).flat_map(|(key, value)| [key, value]);
     if let Some(word) = words.into_iter().find(|word| word.chars().count() > limits::LABEL_CHARS_MAX) {
         let shown: String = word.chars().take(20).collect();
-        return Err(format!("the label \"{shown}...\" is longer than {} characters", limits::LABEL_CHARS_MAX));
+        return Err(format!(
+            "the label \"{shown}...\" is longer than {} characters",
+            limits::LABEL_CHARS_MAX
+        ));
     }
     for (what, word) in [("name", &ask.name), ("group", &ask.group)] {
         let Some(word) = word else { continue };
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if word.is_empty() || word.len() > limits::LABEL_CHARS_MAX || !word.chars().all(plain) || word.starts_with('-') {
+        if word.is_empty()
+            || word.len() > limits::LABEL_CHARS_MAX
+            || !word.chars().all(plain)
+            || word.starts_with('-')
+        {
             return Err(format!("the {what} \"{word}\" may hold letters, digits and . _ - only"));
         }
     }
@@ -145,10 +157,12 @@ fn environment(
 ) -> Result<(Vec<u8>, Option<FirstStart>), String> {
     let mut env = ask.env.clone().unwrap_or_else(minimal_environment);
     env.retain(|key, _| !is_ours(key));
-    if let Some((key, _)) = env.iter().find(|(key, value)| {
-        key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
-    }) {
-        return Err(format!("the environment variable \"{key}\" has a name or value that no process can have"));
+    if let Some((key, _)) =
+        env.iter().find(|(key, value)| key.is_empty() || key.contains(['=', '\0']) || value.contains('\0'))
+    {
+        return Err(format!(
+            "the environment variable \"{key}\" has a name or value that no process can have"
+        ));
     }
     let home = daemon_home();
     let found = env.clone();
@@ -163,7 +177,10 @@ fn environment(
         env.insert(key.to_owned(), value);
     }
     env.insert("AGENTCTL_SESSION_ID".into(), id.to_string());
-    let bytes = env.iter().flat_map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes(), b"\0"].concat()).collect();
+    let bytes = env
+        .iter()
+        .flat_map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
+        .collect();
     Ok((bytes, adapter.first_start.and_then(|describe| describe(&look))))
 }
 
@@ -250,7 +267,12 @@ struct Begun {
 }
 
 /// On a blocking thread: the files, the shim, and what it says until the leader runs.
-fn begin(shim: &ShimProgram, files: &RunFiles, order: &LaunchOrder, parcel: &Parcel) -> Result<Begun, String> {
+fn begin(
+    shim: &ShimProgram,
+    files: &RunFiles,
+    order: &LaunchOrder,
+    parcel: &Parcel,
+) -> Result<Begun, String> {
     let doing = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let dir = files.dir();
     session_dir::write_atomic(dir, &order.env, &parcel.env, session_dir::FILE_MODE)

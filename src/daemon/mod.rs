@@ -56,7 +56,9 @@ pub enum DaemonError {
     Journal(String),
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("open the shim beside this program: {0}; install agentctl-shim in the same directory as agentctl")]
+    #[error(
+        "open the shim beside this program: {0}; install agentctl-shim in the same directory as agentctl"
+    )]
     Shim(std::io::Error),
     #[error("{what} {path}: {source}", path = path.display())]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
@@ -124,8 +126,9 @@ struct Pending {
 /// Runs the daemon until it is told to stop. Sessions live on.
 pub fn run(options: Options) -> Result<(), DaemonError> {
     let lock = options.home.prepare()?;
-    let env: BTreeMap<String, String> =
-        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect();
+    let env: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
     let config = Config::load(&options.home.config(), &env)?;
     let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
     let nofile = sys::raise_nofile().before;
@@ -155,7 +158,11 @@ async fn live(
     // Armed first, scanned second, deadlines last.
     let arm = Rc::clone(&daemon);
     let timer = daemon.sys.timer(move || arm.send(Event::Timer));
-    let timer = timer.map_err(|source| DaemonError::Io { what: "make the timer for", path: daemon.home.path().into(), source })?;
+    let timer = timer.map_err(|source| DaemonError::Io {
+        what: "make the timer for",
+        path: daemon.home.path().into(),
+        source,
+    })?;
     *daemon.timer.borrow_mut() = Some(timer);
     perform::watch_exits(&daemon)?;
     let listener = serve::listen(&daemon)?;
@@ -195,7 +202,8 @@ fn open_journal(
         // The loop may have ended already; then nobody needs to know.
         let _ended = tell.send(Message::Written(written));
     };
-    Journal::open(&home.journal(), config.durability, told).map_err(|error: JournalError| DaemonError::Journal(error.to_string()))
+    Journal::open(&home.journal(), config.durability, told)
+        .map_err(|error: JournalError| DaemonError::Journal(error.to_string()))
 }
 
 impl Daemon {
@@ -272,7 +280,9 @@ impl Daemon {
             Message::Event(event) => self.take(event),
             Message::Written(Written::Upto(upto)) => self.became_durable(upto),
             Message::Written(Written::Failing(why)) => {
-                tracing::error!("the journal cannot be written ({why}); launches are refused, sessions go on");
+                tracing::error!(
+                    "the journal cannot be written ({why}); launches are refused, sessions go on"
+                );
                 self.take(Event::Journal(JournalHealth::Failing(why)));
                 self.perform_exempt();
             }
@@ -294,7 +304,9 @@ impl Daemon {
             pending.events = rendered.events;
             pending.ended = records
                 .iter()
-                .filter_map(|record| if let Record::Ended { run, .. } = record { Some(run.session) } else { None })
+                .filter_map(
+                    |record| if let Record::Ended { run, .. } = record { Some(run.session) } else { None },
+                )
                 .collect();
             self.journal.commit(rendered.rows, upto, !pending.ended.is_empty());
         }
@@ -339,7 +351,8 @@ impl Daemon {
     fn perform_exempt(self: &Rc<Self>) {
         let mut now = Vec::new();
         for pending in self.pending.borrow_mut().iter_mut() {
-            let (exempt, waiting) = std::mem::take(&mut pending.effects).into_iter().partition(Effect::is_exempt);
+            let (exempt, waiting) =
+                std::mem::take(&mut pending.effects).into_iter().partition(Effect::is_exempt);
             pending.effects = waiting;
             now.extend::<Vec<_>>(exempt);
         }
@@ -365,7 +378,8 @@ impl Daemon {
     /// Turns true when the session's verdict is durable, and stays so: who asks late misses nothing.
     pub(crate) fn end_of(&self, id: SessionId) -> watch::Receiver<bool> {
         let core = self.core.borrow();
-        let live = core.session(id).is_some_and(|session| session.run.verdict.is_none() || !core.may_tell(session));
+        let live =
+            core.session(id).is_some_and(|session| session.run.verdict.is_none() || !core.may_tell(session));
         if !live {
             return watch::Sender::new(true).subscribe();
         }
@@ -379,7 +393,11 @@ impl Daemon {
         Some(self.view_of(session, core.may_tell(session)))
     }
 
-    pub(crate) fn view_of(&self, session: &crate::core::session::Session, told: bool) -> wire::api::SessionView {
+    pub(crate) fn view_of(
+        &self,
+        session: &crate::core::session::Session,
+        told: bool,
+    ) -> wire::api::SessionView {
         let log = self.home.session(session.id).join("stdout.log");
         wire::api::SessionView::of(session, told, log.to_string_lossy().into_owned())
     }

@@ -119,7 +119,8 @@ fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Vec<Ev
     let files = daemon.home.run_files(id);
     match files.read_exit() {
         Ok(exit) => {
-            let by_file = if known.is_none() { files.read_leader().ok().map(|leader| leader.process) } else { None };
+            let by_file =
+                if known.is_none() { files.read_leader().ok().map(|leader| leader.process) } else { None };
             let seen = leader_seen(daemon, known.or(by_file), exit.host.boot != daemon.sys.host().boot);
             let started = by_file.filter(|_| exit.status.is_some()).map(Evidence::Started);
             started.into_iter().chain([Evidence::ExitFile(report(exit), seen)]).collect()
@@ -156,7 +157,9 @@ pub(super) fn report(exit: ExitFile) -> ExitReport {
     let how = match (exit.status, exit.launch_error) {
         (Some(status), _) => ExitHow::Status(status),
         (None, Some(error)) => ExitHow::NotLaunched(launch_error(&error)),
-        (None, None) => ExitHow::NotLaunched(LaunchError::Setup("the exit file names neither status nor error".into())),
+        (None, None) => {
+            ExitHow::NotLaunched(LaunchError::Setup("the exit file names neither status nor error".into()))
+        }
     };
     ExitReport {
         leader: exit.leader,
@@ -478,6 +481,10 @@ async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
 }
 
 fn reject_exit_file(daemon: &Daemon, id: RunId, why: &str) {
+    let leader = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
+    if leader_seen(daemon, leader, false) == LeaderSeen::Reaped {
+        return;
+    }
     tracing::error!(session = %id.session, "an exit file is put aside, it does not count: {why}");
     put_aside(daemon, id);
 }
@@ -512,7 +519,9 @@ fn archive(daemon: &Rc<Daemon>, id: RunId) {
         let kept = format!("exit.{}.json", id.run);
         let size = spawn_blocking(move || {
             match fs::rename(files.exit_path(), dir.join(kept)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("archive an exit file: {error}"),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("archive an exit file: {error}")
+                }
                 Ok(()) | Err(_) => {}
             }
             if let Some(verdict) = verdict

@@ -6,10 +6,10 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use crate::core::Event;
 use crate::core::fuse::Evidence;
 use crate::core::reattach::{Found, OrderFound, Seen, ShimFound};
 use crate::core::vocab::{HostId, ProcessId, RunId};
-use crate::core::Event;
 use crate::sys::{Backend, ProcessRef};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
@@ -72,8 +72,12 @@ impl Reach {
     fn limit(self) -> Option<&'static str> {
         match self {
             Self::Here | Self::EarlierBoot => None,
-            Self::OtherNamespace => Some("started in another pid namespace of this host; its processes cannot be seen from here"),
-            Self::OtherMachine => Some("started on another machine; only that machine can tell whether it runs"),
+            Self::OtherNamespace => {
+                Some("started in another pid namespace of this host; its processes cannot be seen from here")
+            }
+            Self::OtherMachine => {
+                Some("started on another machine; only that machine can tell whether it runs")
+            }
         }
     }
 }
@@ -135,7 +139,9 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach) -> (Found, Handles) {
 fn sweep(files: &RunFiles) {
     for name in [files.env_name(), files.prompt_name()] {
         match std::fs::remove_file(files.dir().join(&name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => tracing::warn!("remove {name}: {error}"),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("remove {name}: {error}")
+            }
             Ok(()) | Err(_) => {}
         }
     }
@@ -195,8 +201,11 @@ fn hold_shim(daemon: &Daemon, files: &RunFiles, reach: Reach) -> Option<ProcessR
     }
     let identity = files.read_shim().ok()?;
     let portable = daemon.sys.started().backend == Backend::Portable;
-    let found =
-        if portable { ProcessRef::find_portable(&identity.process) } else { ProcessRef::find(&identity.process) };
+    let found = if portable {
+        ProcessRef::find_portable(&identity.process)
+    } else {
+        ProcessRef::find(&identity.process)
+    };
     match found {
         crate::sys::Found::Alive(process) | crate::sys::Found::Ended(process) => Some(process),
         crate::sys::Found::Gone | crate::sys::Found::Unknown(_) => None,

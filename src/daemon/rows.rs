@@ -51,7 +51,9 @@ pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
                 error: error.clone(),
             },
             Record::DeliveryOver { id, at, how } => Row::Over { id: id.clone(), at: *at, how: *how },
-            Record::Pruned { session } => Row::Forget { session: *session, events_before: events_before(daemon) },
+            Record::Pruned { session } => {
+                Row::Forget { session: *session, events_before: events_before(daemon) }
+            }
         };
         rendered.rows.push(row);
     }

@@ -11,9 +11,9 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
@@ -33,11 +33,9 @@ pub(super) fn answer(daemon: &Daemon) -> Response<Answer> {
     registry.register_collector(Box::new(numbers));
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => whole(
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            text.into(),
-        ),
+        Ok(()) => {
+            whole(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text.into())
+        }
         Err(error) => whole(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string().into()),
     }
 }
@@ -48,7 +46,9 @@ pub(super) async fn serve(daemon: &Rc<Daemon>) {
     let listener = match TcpListener::bind(&address).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!("metrics are not served at {address}: {error}; set metrics_addr to another one, or null");
+            tracing::warn!(
+                "metrics are not served at {address}: {error}; set metrics_addr to another one, or null"
+            );
             return;
         }
     };
@@ -65,7 +65,8 @@ pub(super) async fn serve(daemon: &Rc<Daemon>) {
             spawn_local(async move {
                 let service = service_fn(move |request: Request<hyper::body::Incoming>| {
                     let found = request.uri().path() == "/metrics" && request.method() == hyper::Method::GET;
-                    let missing = || whole(StatusCode::NOT_FOUND, "text/plain", "only /metrics is here\n".into());
+                    let missing =
+                        || whole(StatusCode::NOT_FOUND, "text/plain", "only /metrics is here\n".into());
                     let answer = if found { answer(&daemon) } else { missing() };
                     async move { Ok::<_, Infallible>(answer) }
                 });
@@ -112,15 +113,27 @@ impl Collector for Numbers {
         let gauges = [
             ("agentctl_sessions_active", "Sessions without a verdict", self.live as f64),
             ("agentctl_deliveries_pending", "Webhook deliveries that are owed", self.owed as f64),
-            ("agentctl_delivery_oldest_seconds", "Age of the oldest delivery that is owed", self.oldest_owed_s),
-            ("agentctl_journal_writable", "1 when records can be made durable", f64::from(u8::from(self.journal_well))),
+            (
+                "agentctl_delivery_oldest_seconds",
+                "Age of the oldest delivery that is owed",
+                self.oldest_owed_s,
+            ),
+            (
+                "agentctl_journal_writable",
+                "1 when records can be made durable",
+                f64::from(u8::from(self.journal_well)),
+            ),
         ];
         for (name, help, value) in gauges {
             let metric = ConstGauge::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
-        let mut ended =
-            encoder.encode_descriptor("agentctl_sessions", "Ended sessions by outcome", None, MetricType::Counter)?;
+        let mut ended = encoder.encode_descriptor(
+            "agentctl_sessions",
+            "Ended sessions by outcome",
+            None,
+            MetricType::Counter,
+        )?;
         for (outcome, count) in [
             ("completed", c.completed),
             ("failed", c.failed),
@@ -137,8 +150,16 @@ impl Collector for Numbers {
             ("agentctl_webhook_deliveries", "Webhook deliveries entered", c.deliveries),
             ("agentctl_webhook_attempts_failed", "Attempts that were not accepted", c.attempts_failed),
             ("agentctl_webhook_deliveries_dead", "Deliveries given up", c.deliveries_dead),
-            ("agentctl_exit_files_rejected", "Exit files that the kernel or the record contradicted", c.exit_files_rejected),
-            ("agentctl_evidence_disagreements", "Evidence that disagreed with a known status", c.disagreements),
+            (
+                "agentctl_exit_files_rejected",
+                "Exit files that the kernel or the record contradicted",
+                c.exit_files_rejected,
+            ),
+            (
+                "agentctl_evidence_disagreements",
+                "Evidence that disagreed with a known status",
+                c.disagreements,
+            ),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);

@@ -57,7 +57,10 @@ pub struct Launch {
 impl std::fmt::Debug for Launch {
     /// Without the environment and the prompt: both may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Launch").field("adapter", &self.adapter).field("cwd", &self.cwd).finish_non_exhaustive()
+        f.debug_struct("Launch")
+            .field("adapter", &self.adapter)
+            .field("cwd", &self.cwd)
+            .finish_non_exhaustive()
     }
 }
 
@@ -214,7 +217,14 @@ impl EvidenceView {
 }
 
 /// The body of an event of the public stream, one line of JSON.
-pub fn event_body(epoch: &str, seq: u64, kind: EventKind, at: Wall, fires_at: Option<Wall>, session: Option<&SessionView>) -> String {
+pub fn event_body(
+    epoch: &str,
+    seq: u64,
+    kind: EventKind,
+    at: Wall,
+    fires_at: Option<Wall>,
+    session: Option<&SessionView>,
+) -> String {
     let mut body = json!({
         "cursor": cursor(epoch, seq),
         "seq": seq,

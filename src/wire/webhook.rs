@@ -73,7 +73,12 @@ pub fn body(session: &Session, view: &SessionView, kind: EventKind, seq: u64, at
 }
 
 /// The headers that sign `body`, for one attempt at `attempted`.
-pub fn signature_headers(secret: &str, id: &str, attempted: Wall, body: &[u8]) -> [(&'static str, String); 4] {
+pub fn signature_headers(
+    secret: &str,
+    id: &str,
+    attempted: Wall,
+    body: &[u8],
+) -> [(&'static str, String); 4] {
     let plain = hex(&mac(secret.as_bytes(), &[body]));
     let seconds = attempted.0.div_euclid(1_000_000).to_string();
     let signed = mac(&standard_key(secret), &[id.as_bytes(), b".", seconds.as_bytes(), b".", body]);
@@ -87,10 +92,7 @@ pub fn signature_headers(secret: &str, id: &str, attempted: Wall, body: &[u8]) -
 
 /// The headers that every attempt carries, signed or not.
 pub fn identity_headers(id: &str, attempted: Wall) -> [(&'static str, String); 2] {
-    [
-        ("webhook-id", id.to_owned()),
-        ("webhook-timestamp", attempted.0.div_euclid(1_000_000).to_string()),
-    ]
+    [("webhook-id", id.to_owned()), ("webhook-timestamp", attempted.0.div_euclid(1_000_000).to_string())]
 }
 
 /// `whsec_` secrets are base64; any other is its own bytes.

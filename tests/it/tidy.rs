@@ -65,13 +65,20 @@ fn modules_use_only_what_the_table_allows() {
                     let own = module.trim_end_matches(".rs");
                     // `use crate::{limits, wire}` names several.
                     let names: Vec<_> = match named.strip_prefix('{') {
-                        Some(list) => list.split(['}', ',']).map(str::trim).filter(|name| !name.is_empty()).collect(),
+                        Some(list) => {
+                            list.split(['}', ',']).map(str::trim).filter(|name| !name.is_empty()).collect()
+                        }
                         None => vec![named],
                     };
                     for name in names.into_iter().filter(|name| !name.starts_with([';', ')'])) {
-                        let fine = name.starts_with(own) || allowed.iter().any(|allowed| name.starts_with(allowed));
+                        let fine =
+                            name.starts_with(own) || allowed.iter().any(|allowed| name.starts_with(allowed));
                         if !fine {
-                            broken.push(format!("{}:{}: {module} may not use {name}", path.display(), number + 1));
+                            broken.push(format!(
+                                "{}:{}: {module} may not use {name}",
+                                path.display(),
+                                number + 1
+                            ));
                         }
                     }
                 }
@@ -110,8 +117,17 @@ fn unsafe_code_has_an_address_and_reasons() {
 
 #[test]
 fn the_core_is_pure() {
-    const IMPURE: [&str; 9] =
-        ["std::fs", "std::net", "std::env", "std::io", "std::thread", "std::process", "tokio", "rustix", "serde_json"];
+    const IMPURE: [&str; 9] = [
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::io",
+        "std::thread",
+        "std::process",
+        "tokio",
+        "rustix",
+        "serde_json",
+    ];
     for path in sources("src/core").into_iter().chain(sources("src/adapters")) {
         if path.ends_with("sim.rs") {
             continue;
@@ -126,7 +142,9 @@ fn the_core_is_pure() {
 
 #[test]
 fn every_file_says_what_it_owns() {
-    for path in ["src", "tests", "benches"].into_iter().filter(|dir| Path::new(dir).exists()).flat_map(sources) {
+    for path in
+        ["src", "tests", "benches"].into_iter().filter(|dir| Path::new(dir).exists()).flat_map(sources)
+    {
         let text = fs::read_to_string(&path).expect("a source");
         assert!(text.starts_with("//!"), "{} begins without //!", path.display());
     }
@@ -158,7 +176,11 @@ fn nothing_unfinished_is_left() {
 fn the_changelog_and_the_manifest_agree() {
     let manifest = fs::read_to_string("Cargo.toml").expect("a manifest");
     let changelog = fs::read_to_string("CHANGELOG.md").expect("a changelog");
-    let version = manifest.lines().find_map(|line| line.strip_prefix("version = ")).expect("a version").trim_matches('"');
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("version = "))
+        .expect("a version")
+        .trim_matches('"');
     let known = changelog.contains("## Unreleased") || changelog.contains(&format!("## {version}"));
     assert!(known, "the changelog does not know version {version}");
 }

@@ -53,7 +53,8 @@ async fn stop(client: &Client) -> Result<(), Failure> {
     whole(answer).await.map_err(|why| client.failure(why))?;
     let tries = limits::DAEMON_START_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
     for _ in 0..tries {
-        let silent = matches!(client.send(Method::GET, "/v1/health", None, None).await, Err(Unanswered::Nobody(_)));
+        let silent =
+            matches!(client.send(Method::GET, "/v1/health", None, None).await, Err(Unanswered::Nobody(_)));
         // The socket goes first; the home is free for the next daemon when the process has ended.
         if silent && client.home().is_none_or(Home::is_free) {
             return Ok(());

@@ -76,7 +76,8 @@ async fn follow(client: &Client, session: &SessionView) -> Result<SessionView, F
 
 /// INT or TERM stops the session, a second one forces; returns only when that fails.
 async fn stop_on_signals(client: &Client, id: &str) -> Failure {
-    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return std::future::pending().await;
     };
     let mut force = false;
@@ -141,7 +142,10 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
         None => std::env::current_dir(),
     };
     let cwd = cwd.map_err(|error| usage(format!("find the working directory: {error}")))?;
-    let cwd = cwd.into_os_string().into_string().map_err(|cwd| usage(format!("the directory {cwd:?} is not UTF-8")))?;
+    let cwd = cwd
+        .into_os_string()
+        .into_string()
+        .map_err(|cwd| usage(format!("the directory {cwd:?} is not UTF-8")))?;
     let mut meta = BTreeMap::new();
     for (key, value) in [
         ("openclaw_callback_session_key", args.callback_session),
@@ -166,7 +170,9 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
         meta,
         timeout_ms: args.timeout.map(ms),
         grace_ms: args.grace.map(ms),
-        leftovers: args.leftovers.map(|policy| if policy == "keep" { Leftovers::Keep } else { Leftovers::Kill }),
+        leftovers: args
+            .leftovers
+            .map(|policy| if policy == "keep" { Leftovers::Keep } else { Leftovers::Kill }),
         private: args.private,
         safe: args.safe,
     })
@@ -181,9 +187,9 @@ fn prompt(text: Option<String>, file: Option<std::path::PathBuf>) -> Result<Opti
             Ok(Some(text))
         }
         (Some(text), _) => Ok(Some(text)),
-        (None, Some(path)) => {
-            std::fs::read_to_string(&path).map(Some).map_err(failed(format!("the prompt from {}", path.display())))
-        }
+        (None, Some(path)) => std::fs::read_to_string(&path)
+            .map(Some)
+            .map_err(failed(format!("the prompt from {}", path.display()))),
         (None, None) => Ok(None),
     }
 }

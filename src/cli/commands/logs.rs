@@ -68,7 +68,11 @@ async fn follow(client: &Client, id: &str, stream: &str, to_stderr: bool) -> Res
 }
 
 /// Copies a body as it comes, counting. A reader that left ends it quietly.
-pub(super) async fn copy(answer: Response<Incoming>, to_stderr: bool, count: &mut u64) -> Result<(), Unanswered> {
+pub(super) async fn copy(
+    answer: Response<Incoming>,
+    to_stderr: bool,
+    count: &mut u64,
+) -> Result<(), Unanswered> {
     let mut body = answer.into_body();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Unanswered::Broken(error.to_string()))?;

@@ -40,7 +40,13 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
 
 async fn list(args: ListArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
-    let path = select::list_path(args.all, args.status.as_deref(), args.adapter.as_deref(), args.group.as_deref(), &args.label);
+    let path = select::list_path(
+        args.all,
+        args.status.as_deref(),
+        args.adapter.as_deref(),
+        args.group.as_deref(),
+        &args.label,
+    );
     let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
     let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
     if args.json {
@@ -71,7 +77,10 @@ fn show(record: Value, json: bool) -> Result<u8, Failure> {
 /// The parts of a record that we know.
 fn view(record: Value) -> Result<SessionView, Failure> {
     serde_json::from_value(record).map_err(|error| {
-        Failure::new(1, format!("the daemon's record is not understood: {error}; run: agentctl daemon restart"))
+        Failure::new(
+            1,
+            format!("the daemon's record is not understood: {error}; run: agentctl daemon restart"),
+        )
     })
 }
 

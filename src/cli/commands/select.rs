@@ -3,7 +3,13 @@
 use form_urlencoded::Serializer;
 
 /// The path of a listing.
-pub(super) fn list_path(all: bool, status: Option<&str>, adapter: Option<&str>, group: Option<&str>, labels: &[String]) -> String {
+pub(super) fn list_path(
+    all: bool,
+    status: Option<&str>,
+    adapter: Option<&str>,
+    group: Option<&str>,
+    labels: &[String],
+) -> String {
     let mut query = Serializer::new(String::new());
     if all {
         query.append_pair("all", "1");

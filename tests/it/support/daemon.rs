@@ -63,7 +63,11 @@ impl Builder {
 impl Daemon {
     /// Without metrics port; commits are as safe as against a crash of any process, and fast.
     pub(crate) fn builder() -> Builder {
-        Builder { config: json!({"metrics_addr": null, "durability": "normal"}), env: Vec::new(), arguments: Vec::new() }
+        Builder {
+            config: json!({"metrics_addr": null, "durability": "normal"}),
+            env: Vec::new(),
+            arguments: Vec::new(),
+        }
     }
 
     pub(crate) fn new() -> Self {
@@ -86,7 +90,8 @@ impl Daemon {
     /// Starts the daemon (again) and waits until it answers.
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "the daemon runs already");
-        let log = File::options().append(true).create(true).open(self.home().join("test.log")).expect("a log");
+        let log =
+            File::options().append(true).create(true).open(self.home().join("test.log")).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_agentctl"))
             .args(["daemon", "run"])
             .args(&self.arguments)
@@ -170,8 +175,8 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn ended(&self, id: &str) -> Value {
         let output = self.run(["wait", id, "--json", "--timeout", "120s"]);
-        let records: Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}\n{}", self.log()));
+        let records: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}\n{}", self.log()));
         records[0].clone()
     }
 
@@ -196,7 +201,8 @@ impl Daemon {
     /// Sends raw bytes to the socket; the answer, until the daemon closes.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         use std::io::Read;
-        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).expect("a daemon that listens");
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(self.socket()).expect("a daemon that listens");
         // The daemon may answer, and close, before all is written.
         let _early_answer = stream.write_all(bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         let mut answer = Vec::new();

@@ -1,0 +1,145 @@
+//! The real daemon in a home of its own, and a client of a few lines that costs next to nothing.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use agentctl::sys::ProcessRef;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::Outcome;
+use crate::proc::mono_ns;
+
+/// How long a daemon may take to answer.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
+/// A running daemon. Dropping it ends its sessions and itself.
+pub(crate) struct Daemon {
+    home: TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    pub(crate) fn start(durability: &str) -> Outcome<Self> {
+        let home = tempfile::Builder::new().prefix("agentctl-bench-").tempdir()?;
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700))?;
+        let config = json!({"metrics_addr": null, "durability": durability});
+        fs::write(home.path().join("config.json"), config.to_string())?;
+        let child = command(home.path()).args(["daemon", "run"]).spawn()?;
+        let daemon = Self { home, child };
+        let begun = mono_ns();
+        while daemon.client().and_then(|mut client| client.get("/v1/health")).is_err() {
+            if mono_ns() - begun > PATIENCE_NS {
+                return Err("the daemon does not answer".into());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(daemon)
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.home().join("agentctl.sock")
+    }
+
+    pub(crate) fn client(&self) -> Outcome<Client> {
+        Ok(Client { stream: BufReader::new(UnixStream::connect(self.socket())?) })
+    }
+
+    /// The command line against this daemon, not yet run.
+    pub(crate) fn command(&self) -> Command {
+        command(self.home())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // What fails here leaves processes behind, which is said; the figures are taken already.
+        if let Err(error) = self.command().args(["stop", "--all", "--force"]).output() {
+            eprintln!("stop the sessions: {error}");
+        }
+        let ended = ProcessRef::of_child(self.pid()).and_then(|process| process.signal(15));
+        if let Err(error) = ended.map(|_| ()).and_then(|()| self.child.wait().map(|_| ())) {
+            eprintln!("end the daemon: {error}");
+        }
+    }
+}
+
+fn command(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(key, _)| !key.to_string_lossy().starts_with("AGENTCTL_")))
+        .env("AGENTCTL_HOME", home)
+        .env("AGENTCTL_NO_AUTOSTART", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// One connection that stays open.
+pub(crate) struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    pub(crate) fn get(&mut self, path: &str) -> Outcome<Value> {
+        self.request("GET", path, "")
+    }
+
+    /// Launches a command; its record once the leader runs.
+    pub(crate) fn launch(&mut self, command: &[&str]) -> Outcome<Value> {
+        let body = json!({"adapter": "exec", "command": command, "cwd": "/"});
+        self.request("POST", "/v1/sessions", &body.to_string())
+    }
+
+    fn request(&mut self, method: &str, path: &str, body: &str) -> Outcome<Value> {
+        let length = body.len();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let status = self.line()?;
+        let mut length = 0;
+        loop {
+            let header = self.line()?.to_ascii_lowercase();
+            if header.is_empty() {
+                break;
+            }
+            if let Some(value) = header.strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+        }
+        let mut answer = vec![0; length];
+        self.stream.read_exact(&mut answer)?;
+        if status.split(' ').nth(1).is_none_or(|code| !code.starts_with('2')) {
+            return Err(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&answer)).into());
+        }
+        Ok(serde_json::from_slice(&answer)?)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// The open stream of events, past its head.
+    pub(crate) fn into_events(mut self) -> Outcome<BufReader<UnixStream>> {
+        self.stream.get_mut().write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        while !self.line()?.is_empty() {}
+        Ok(self.stream)
+    }
+}

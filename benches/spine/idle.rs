@@ -1,0 +1,71 @@
+//! What sessions cost that do nothing: wake-ups, processor time, memory.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::daemon::Daemon;
+use crate::proc::{self, Activity, Memory};
+use crate::report::{Report, Spread};
+
+/// After the last launch, until threads that wait for work have gone home.
+const SETTLE: Duration = Duration::from_secs(12);
+
+/// More than this in a minute is no idleness.
+const SWITCHES_MAX: u64 = 10;
+
+pub(crate) fn memory_when_empty(daemon: &Daemon, report: &mut Report) -> Outcome<()> {
+    daemon_memory("no session", &proc::memory(daemon.pid())?, report);
+    Ok(())
+}
+
+fn daemon_memory(when: &str, memory: &Memory, report: &mut Report) {
+    let megabytes = |kilobytes: u64| kilobytes as f64 / 1_024.0;
+    let (rss, pss, anon) = (megabytes(memory.rss_kb), megabytes(memory.pss_kb), megabytes(memory.anon_kb));
+    let words = format!("RSS {rss:.1} MB (PSS {pss:.1}, of that anonymous {anon:.1}; {} threads)", memory.threads);
+    report.figure(&format!("daemon, {when}: memory"), rss, words, Some(("RSS < 20 MB".into(), rss < 20.0)));
+}
+
+/// Whether everyone was idle.
+pub(crate) fn measure(daemon: &Daemon, sessions: usize, seconds: u64, report: &mut Report) -> Outcome<bool> {
+    thread::sleep(SETTLE);
+    let shims = proc::children(daemon.pid())?;
+    if shims.len() != sessions {
+        return Err(format!("{} shims run for {sessions} sessions", shims.len()).into());
+    }
+    daemon_memory(&format!("{sessions} sessions"), &proc::memory(daemon.pid())?, report);
+    let (_, mut before) = activity(daemon.pid(), &shims)?;
+    thread::sleep(Duration::from_secs(seconds));
+    let (_, mut after) = activity(daemon.pid(), &shims)?;
+    let (daemons, shims_own) = (after.remove(0).since(&before.remove(0)), {
+        let parts = after.iter().zip(&before).map(|(after, before)| after.since(before));
+        parts.fold(Activity::default(), |sum, part| sum.and(&part))
+    });
+    let both = daemons.and(&shims_own);
+    let calm = both.ticks == 0 && both.switches < SWITCHES_MAX;
+    for (who, activity) in [("daemon", &daemons), ("all shims", &shims_own)] {
+        let words = format!("{} ticks, {} switches", activity.ticks, activity.switches);
+        let aim = format!("0 ticks, < {SWITCHES_MAX} switches");
+        let met = activity.ticks == 0 && activity.switches < SWITCHES_MAX;
+        let name = format!("{who}, idle for {seconds} s with {sessions} sessions");
+        report.figure(&name, activity.switches as f64, words, Some((aim, met)));
+    }
+    shim_memory(&shims, report)?;
+    Ok(calm)
+}
+
+/// The daemon's activity, then each shim's; and when.
+fn activity(daemon: u32, shims: &[u32]) -> Outcome<(u64, Vec<Activity>)> {
+    let all = std::iter::once(&daemon).chain(shims).map(|pid| proc::activity(*pid)).collect::<Outcome<_>>()?;
+    Ok((proc::mono_ns(), all))
+}
+
+fn shim_memory(shims: &[u32], report: &mut Report) -> Outcome<()> {
+    let memories = shims.iter().map(|pid| proc::memory(*pid)).collect::<Outcome<Vec<_>>>()?;
+    let pss = Spread::of(memories.iter().map(|memory| memory.pss_kb).collect());
+    let anon = Spread::of(memories.iter().map(|memory| memory.anon_kb).collect());
+    let words = format!("PSS median {} kB, most {} kB (anonymous {} kB)", pss.p50, pss.max, anon.p50);
+    let name = format!("shim, {} running: memory each", shims.len());
+    report.figure(&name, pss.max as f64, words, Some(("PSS < 150 kB".into(), pss.max < 150)));
+    Ok(())
+}
