@@ -109,7 +109,8 @@ impl Client {
 
     fn request(&mut self, method: &str, path: &str, body: &str) -> Outcome<Value> {
         let length = body.len();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
         self.stream.get_mut().write_all(request.as_bytes())?;
         let status = self.line()?;
         let mut length = 0;

@@ -61,7 +61,8 @@ pub(crate) fn measure(daemon: &Daemon, durability: &str, count: usize, report: &
         fs::write(&stamp, [0; 8])?;
         let record = client.launch(&[leader, DIE_WHEN_TOLD, text(&gate)?, text(&stamp)?])?;
         let id = record["id"].as_str().ok_or("a record with an id")?.to_owned();
-        let pid = record["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).ok_or("a pid")?;
+        let pid =
+            record["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).ok_or("a pid")?;
         let watched = floor.watch(pid, n)?;
         let mut gate = File::options().read(true).write(true).open(gate)?;
         thread::sleep(CALM);

@@ -22,7 +22,8 @@ pub(crate) fn memory_when_empty(daemon: &Daemon, report: &mut Report) -> Outcome
 fn daemon_memory(when: &str, memory: &Memory, report: &mut Report) {
     let megabytes = |kilobytes: u64| kilobytes as f64 / 1_024.0;
     let (rss, pss, anon) = (megabytes(memory.rss_kb), megabytes(memory.pss_kb), megabytes(memory.anon_kb));
-    let words = format!("RSS {rss:.1} MB (PSS {pss:.1}, of that anonymous {anon:.1}; {} threads)", memory.threads);
+    let words =
+        format!("RSS {rss:.1} MB (PSS {pss:.1}, of that anonymous {anon:.1}; {} threads)", memory.threads);
     report.figure(&format!("daemon, {when}: memory"), rss, words, Some(("RSS < 20 MB".into(), rss < 20.0)));
 }
 
@@ -56,7 +57,8 @@ pub(crate) fn measure(daemon: &Daemon, sessions: usize, seconds: u64, report: &m
 
 /// The daemon's activity, then each shim's; and when.
 fn activity(daemon: u32, shims: &[u32]) -> Outcome<(u64, Vec<Activity>)> {
-    let all = std::iter::once(&daemon).chain(shims).map(|pid| proc::activity(*pid)).collect::<Outcome<_>>()?;
+    let all =
+        std::iter::once(&daemon).chain(shims).map(|pid| proc::activity(*pid)).collect::<Outcome<_>>()?;
     Ok((proc::mono_ns(), all))
 }
 

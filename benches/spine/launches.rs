@@ -35,7 +35,12 @@ pub(crate) fn measure(daemon: &Daemon, sessions: usize, report: &mut Report) -> 
     let rest = sessions - sessions / 2;
     let took = at_once(daemon, rest)?;
     let rate = rest as f64 / (took as f64 / 1e9);
-    report.figure(&format!("launches through the API, {AT_ONCE} at once"), rate, format!("{rate:.0}/s"), None);
+    report.figure(
+        &format!("launches through the API, {AT_ONCE} at once"),
+        rate,
+        format!("{rate:.0}/s"),
+        None,
+    );
     Ok(())
 }
 
@@ -132,7 +137,9 @@ pub(crate) fn command_line(daemon: &Daemon, count: usize, report: &mut Report) -
             })?);
         }
     }
-    for (name, times) in ["/bin/true", "agentctl --version", "agentctl list, 200 sessions"].into_iter().zip(took) {
+    for (name, times) in
+        ["/bin/true", "agentctl --version", "agentctl list, 200 sessions"].into_iter().zip(took)
+    {
         report.times(name, &Spread::of(times));
     }
     Ok(())

@@ -43,7 +43,8 @@ pub(crate) fn activity(pid: u32) -> Outcome<Activity> {
     let mut switches = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let status = fs::read_to_string(task?.path().join("status"))?;
-        switches += field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
+        switches +=
+            field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
     }
     Ok(Activity { ticks, switches })
 }

@@ -20,7 +20,8 @@ pub(crate) struct Spread {
 impl Spread {
     pub(crate) fn of(mut values: Vec<u64>) -> Self {
         values.sort_unstable();
-        let at = |percent: usize| values.get((values.len() * percent / 100).min(values.len().saturating_sub(1)));
+        let at =
+            |percent: usize| values.get((values.len() * percent / 100).min(values.len().saturating_sub(1)));
         let [p50, p90, p99, max] = [50, 90, 99, 100].map(|percent| at(percent).copied().unwrap_or(0));
         Self { p50, p90, p99, max, count: values.len() }
     }
@@ -95,7 +96,8 @@ fn machine(quick: bool) -> Value {
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let git = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    let commit = git.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let commit =
+        git.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     json!({
         "cpu": model.trim_start_matches([' ', '\t', ':']),
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::agent::AgentReport;
-use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong};
+use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
 use super::outbox::{AttemptResult, Endpoint};
 use super::reattach::{Found, OrderFound, Seen, ShimFound};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
@@ -114,6 +114,8 @@ struct World {
     replies: u64,
     waits: BTreeMap<u64, RunId>,
     disk_full: bool,
+    /// The daemon has not yet looked at everything that an earlier life left.
+    recovering: bool,
     /// Steps whose records cannot be made durable yet.
     stalled: VecDeque<(Vec<Record>, u64, Vec<Effect>)>,
     /// Crashes so far, by (phase before, phase after, where).
@@ -171,6 +173,7 @@ impl World {
             replies: 0,
             waits: BTreeMap::new(),
             disk_full: false,
+            recovering: false,
             stalled: VecDeque::new(),
             crashes: BTreeSet::new(),
             crash_rate,
@@ -219,6 +222,7 @@ impl World {
         }
         supervisor.replayed(0);
         self.daemon = Some(supervisor);
+        self.recovering = true;
         let ids: Vec<_> = self.runs.keys().copied().collect();
         for id in ids {
             let Some(daemon) = &self.daemon else { return };
@@ -232,6 +236,7 @@ impl World {
                 }
             }
         }
+        self.recovering = false;
         self.feed(Event::Recovered);
     }
 
@@ -819,6 +824,12 @@ impl World {
     fn check_bounds(&self, daemon: &Supervisor) {
         for session in daemon.sessions() {
             let told = daemon.may_tell(session);
+            if told && session.run.verdict.is_some() {
+                let id = session.run_id();
+                let durable =
+                    self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
+                assert!(durable, "a verdict may be told before it is durable");
+            }
             if session.run.verdict.is_some() && !told {
                 assert_eq!(session.status(told).word(), "running", "a verdict is told before it is durable");
             }
@@ -839,6 +850,10 @@ impl World {
     }
 
     fn check_record(&mut self, record: &Record) {
+        if let Record::StopRequested { run, cause: StopCause::Deadline, .. } = record {
+            let ended = self.runs[run].exit_file.is_some();
+            assert!(!ended || !self.recovering, "a deadline is acted on before the exit files are read");
+        }
         let Record::Ended { run, verdict } = record else { return };
         let again =
             self.journal.iter().any(|r| matches!(r, Record::Ended { run: earlier, .. } if earlier == run));
