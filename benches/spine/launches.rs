@@ -66,6 +66,9 @@ fn at_once(daemon: &Daemon, count: usize) -> Outcome<u64> {
 /// Without any daemon: from the order to the word that the leader runs.
 fn raw_spawns(count: usize) -> Outcome<Vec<u64>> {
     let home = tempfile::tempdir()?;
+    for dir in ["exits", "sessions"] {
+        create_private_dir(&home.path().join(dir))?;
+    }
     let program = ShimProgram::open(Path::new(env!("CARGO_BIN_EXE_agentctl-shim")))?;
     (0..count).map(|_| raw_spawn(home.path(), &program)).collect()
 }
@@ -73,9 +76,7 @@ fn raw_spawns(count: usize) -> Outcome<Vec<u64>> {
 fn raw_spawn(home: &Path, program: &ShimProgram) -> Outcome<u64> {
     let id = RunId { session: SessionId(Uuid::new_v4()), run: 1 };
     let files = RunFiles::in_home(home, id);
-    for dir in [files.exits_dir(), home.join("sessions"), files.dir().to_owned()] {
-        create_private_dir(&dir)?;
-    }
+    create_private_dir(files.dir())?;
     fs::write(files.dir().join(files.env_name()), b"PATH=/usr/bin:/bin\0")?;
     files.write_launch(&order(&files))?;
     let mut shim = None;

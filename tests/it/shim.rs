@@ -227,5 +227,5 @@ fn found<T>(read: Result<T, FileError>) -> Option<T> {
 
 /// Whether this very process has been reaped or is a zombie.
 fn is_gone(pid: u32) -> bool {
-    identity::stat(pid).map_or(true, |stat| stat.state == 'Z')
+    identity::stat(pid).map_or(true, |stat| stat.state == b'Z')
 }

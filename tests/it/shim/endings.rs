@@ -37,7 +37,7 @@ fn deaths_by_signal_arrive_exactly() {
 fn a_stopped_leader_has_not_ended() {
     let mut shim = Session::gated("kill -STOP $$; echo continued; read x <gate; exit 9").start();
     let pid = until("the leader", || found(shim.files().read_leader())).process.pid;
-    until("the stop", || identity::stat(pid).ok().filter(|stat| stat.state == 'T'));
+    until("the stop", || identity::stat(pid).ok().filter(|stat| stat.state == b'T'));
     assert!(matches!(shim.files().read_exit(), Err(FileError::Missing { .. })));
     let leader = identity::open_handle(shim.leader_handle().expect("a handle")).expect("the leader");
     pidfd_send_signal(&leader, Signal::CONT).expect("a signal");

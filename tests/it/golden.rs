@@ -1,0 +1,124 @@
+//! Records as the journal keeps them: what was written once must be readable for ever.
+//!
+//! `tests/fixtures/journal/v1/records.jsonl` holds one line of each kind. A change of a line is a change of the
+//! format and needs a new version; `AGENTCTL_BLESS=1` writes lines for new kinds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use agentctl::core::agent::Tokens;
+use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
+use agentctl::core::record::{DeliveryEnd, DeliveryId, EventKind, Record, RequestKey};
+use agentctl::core::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
+use agentctl::core::vocab::{
+    HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
+};
+
+const GOLDEN: &str = "tests/fixtures/journal/v1/records.jsonl";
+
+fn session() -> SessionId {
+    "0b0f7a52-6f6e-4a3c-9d53-1f1c7a1f1c11".parse().expect("an id")
+}
+
+fn now() -> Now {
+    Now { wall: Wall(1_773_289_314_644_000), mono: Mono(123_456_789_000) }
+}
+
+fn spec() -> Spec {
+    Spec {
+        adapter: "opencode".into(),
+        command: vec![],
+        cwd: "/home/dev/project".into(),
+        model: Some("fake/fake-1".into()),
+        prompt: Some("make the tests pass".into()),
+        name: Some("tests".into()),
+        group: None,
+        spec: None,
+        labels: BTreeMap::from([("team".into(), "a".into())]),
+        meta: BTreeMap::from([("openclaw_callback_agent_id".into(), "7".into())]),
+        timeout: Some(Duration::from_secs(10_800)),
+        grace: Duration::from_secs(10),
+        leftovers: Leftovers::Kill,
+        wants_report: true,
+        private: false,
+    }
+}
+
+fn verdict() -> Verdict {
+    Verdict {
+        outcome: Outcome::Failed,
+        reason: Reason::ExitCode(42),
+        status: Some(WaitStatus::exited(42)),
+        ended: Some(EndTime { at: now(), exact: true }),
+        decided: now(),
+        evidence: vec![entry()],
+        usage: Some(Usage { cpu_us: 1_000, max_rss_bytes: 4_096 }),
+        message: Some("the model said no".into()),
+        tokens: Some(Tokens { r#in: 1, out: 2, cache_read: 3, cache_write: 4 }),
+        cost_usd: Some(0.25),
+    }
+}
+
+fn entry() -> EvidenceEntry {
+    EvidenceEntry { prong: Prong::ExitFile, at: now().wall, detail: "wait status 0x2a00".into() }
+}
+
+fn records() -> Vec<Record> {
+    let run = RunId { session: session(), run: 1 };
+    let (at, wall) = (now(), now().wall);
+    let deadline = Some(Deadline { mono: Mono(5), wall: Wall(6) });
+    let host = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 4_026_531_836 };
+    let handle = Some(PidHandle { kind: 254, bytes: 77 });
+    let id = DeliveryId { seq: 3, endpoint: "default".into() };
+    let request = Some(RequestKey { key: "k".into(), digest: "d".into() });
+    vec![
+        Record::Created {
+            session: session(),
+            at,
+            host,
+            origin: Origin::Launched,
+            spec: Box::new(spec()),
+            deadline,
+            request,
+        },
+        Record::Started { run, leader: ProcessId { pid: 7, handle, start_ticks: 8 }, at },
+        Record::DeadlineSet { run, deadline: None },
+        Record::StopRequested { run, cause: StopCause::Deadline, at },
+        Record::StatusLearned { run, status: WaitStatus::killed(9), via: Prong::PidfdInfo, at },
+        Record::NativeId { session: session(), id: "ses_1".into() },
+        Record::Ended { run, verdict: Box::new(verdict()) },
+        Record::LateEvidence { run, entry: entry() },
+        Record::TreeSettled { run, leftovers: LeftoverCount::Unknown, usage: None, at },
+        Record::TreeSettled { run, leftovers: LeftoverCount::Known(0), usage: None, at },
+        Record::Event { seq: 3, kind: EventKind::Stopped, run: Some(run), at: wall, fires_at: None },
+        Record::DeliveryQueued { id: id.clone(), run, kind: EventKind::Error, at: wall },
+        Record::AttemptFailed { id: id.clone(), attempt: 1, at: wall, retry_in_ms: 5_000, held: true, error: "500".into() },
+        Record::DeliveryOver { id, at: wall, how: DeliveryEnd::Superseded },
+        Record::Pruned { session: session() },
+    ]
+}
+
+#[test]
+fn every_kind_of_record_is_written_as_ever_and_still_understood() {
+    let written: Vec<String> =
+        records().iter().map(|record| serde_json::to_string(record).expect("a record")).collect();
+    if std::env::var_os("AGENTCTL_BLESS").is_some() {
+        std::fs::create_dir_all(Path::new(GOLDEN).parent().expect("a directory")).expect("a directory");
+        std::fs::write(GOLDEN, written.join("\n") + "\n").expect("the golden file");
+    }
+    let golden = std::fs::read_to_string(GOLDEN).expect("the golden file");
+    let lines: Vec<&str> = golden.lines().collect();
+    assert_eq!(written, lines);
+    for (line, record) in lines.iter().zip(records()) {
+        let read: Record = serde_json::from_str(line).expect("a line of the golden file");
+        assert_eq!(read, record);
+    }
+}
+
+#[test]
+fn a_record_with_keys_of_a_newer_version_is_understood() {
+    let line = r#"{"t":"native_id","session":"0b0f7a52-6f6e-4a3c-9d53-1f1c7a1f1c11","id":"ses_1","newer":1}"#;
+    let read: Record = serde_json::from_str(line).expect("an old reader takes new data");
+    assert_eq!(read, Record::NativeId { session: session(), id: "ses_1".into() });
+}
