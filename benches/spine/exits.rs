@@ -134,7 +134,7 @@ impl Floor {
     fn run(epoll: impl AsFd, tell: &Sender<(usize, u64)>) -> Outcome<()> {
         let mut events = Vec::with_capacity(8);
         loop {
-            epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+            rustix::io::retry_on_intr(|| epoll::wait(&epoll, spare_capacity(&mut events), None))?;
             let at = mono_ns();
             for event in events.drain(..) {
                 let number = event.data;

@@ -219,6 +219,11 @@ fn status_words(session: &SessionView) -> String {
 pub(crate) fn verdict_line(session: &SessionView) -> String {
     let id: String = session.id.chars().take(8).collect();
     let outcome = session.outcome.as_deref().unwrap_or("not ended").replace('_', " ");
+    let message = session.meta.get("message").and_then(|value| value.as_str());
+    let message = message.map(|text| format!(": {}", one_line(text))).unwrap_or_default();
+    if session.outcome.as_deref() == Some("launch_failed") {
+        return format!("agentctl: session {id} was not launched{message}");
+    }
     let how = match (session.exit_code, &session.signal) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("killed by {signal}"),
@@ -234,7 +239,5 @@ pub(crate) fn verdict_line(session: &SessionView) -> String {
         .unwrap_or_default();
     let prongs: Vec<_> = session.evidence.iter().map(|entry| entry.prong.as_str()).collect();
     let evidence = if prongs.is_empty() { "none".to_owned() } else { prongs.join(", ") };
-    let message = session.meta.get("message").and_then(|value| value.as_str());
-    let message = message.map(|text| format!(": {}", one_line(text))).unwrap_or_default();
     format!("agentctl: session {id} {outcome}, {how}{reason}{lasted} [evidence: {evidence}]{message}")
 }

@@ -86,13 +86,15 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
     };
-    let head = |text: &String| text.chars().take(limits::PROMPT_CHARS_MAX).collect();
+    // What listings show of the task: an agent's prompt, or the command itself.
+    let task = ask.prompt.clone().unwrap_or_else(|| ask.command.join(" "));
+    let head: String = task.chars().take(limits::PROMPT_CHARS_MAX).collect();
     let spec = Spec {
         adapter: adapter.name.to_owned(),
         command: if ask.private { Vec::new() } else { ask.command },
         cwd,
         model,
-        prompt: ask.prompt.as_ref().filter(|_| !ask.private).map(head),
+        prompt: (!ask.private && !head.is_empty()).then_some(head),
         name: ask.name,
         group: ask.group,
         spec: ask.spec,
@@ -349,6 +351,8 @@ fn withdraw(daemon: &Rc<Daemon>, id: RunId, why: String) {
     tracing::error!(session = %id.session, "{why}");
     let files = daemon.home.run_files(id);
     match files.abandon() {
+        // A shim came all the same: it owns the launch, and its files say how it went.
+        Ok(false) if files.read_claimed().is_ok() => super::reattach::look_again(daemon, id),
         Ok(_) => daemon.send(Event::Evidence(id, Evidence::LaunchFailed(LaunchError::Setup(why)))),
         Err(error) => {
             let why = format!("{why}; and the launch order could not be taken back: {error}");

@@ -125,6 +125,8 @@ struct Pending {
 
 /// Runs the daemon until it is told to stop. Sessions live on.
 pub fn run(options: Options) -> Result<(), DaemonError> {
+    // Whatever is made in the home is ours alone; a session gets the mask of its caller.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let lock = options.home.prepare()?;
     let env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))

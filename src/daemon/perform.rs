@@ -215,7 +215,8 @@ pub(super) fn watch_shim(daemon: &Rc<Daemon>, id: RunId, shim: &ProcessRef) {
     });
 }
 
-async fn shim_ended(daemon: Rc<Daemon>, id: RunId) {
+/// The shim has ended, or seems to have: its last word, and the proof by its lock.
+pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId) {
     let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
     if let Some(shim) = shim
         && let Err(error) = shim.reap()

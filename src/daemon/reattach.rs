@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use tokio::task::spawn_local;
+
 use crate::core::Event;
 use crate::core::fuse::Evidence;
 use crate::core::reattach::{Found, OrderFound, Seen, ShimFound};
@@ -49,9 +51,19 @@ pub(super) async fn recover(daemon: &Rc<Daemon>) {
     }
 }
 
+/// Looks at a run of this life whose launch went astray.
+pub(super) fn look_again(daemon: &Rc<Daemon>, id: RunId) {
+    let host = daemon.sys.host().clone();
+    reattach(daemon, id, &host);
+}
+
 fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     let reach = reach(daemon.sys.host(), host);
     let (found, handles) = gather(daemon, id, reach);
+    if found.shim == ShimFound::Lives && handles.shim.is_none() && reach == Reach::Here {
+        // It held its lock a moment ago and cannot be held by us: most likely it has just ended.
+        spawn_local(perform::shim_ended(Rc::clone(daemon), id));
+    }
     if let Some(leader) = &handles.leader {
         perform::watch_leader(daemon, id, leader);
     }

@@ -93,7 +93,14 @@ fn records() -> Vec<Record> {
         Record::TreeSettled { run, leftovers: LeftoverCount::Known(0), usage: None, at },
         Record::Event { seq: 3, kind: EventKind::Stopped, run: Some(run), at: wall, fires_at: None },
         Record::DeliveryQueued { id: id.clone(), run, kind: EventKind::Error, at: wall },
-        Record::AttemptFailed { id: id.clone(), attempt: 1, at: wall, retry_in_ms: 5_000, held: true, error: "500".into() },
+        Record::AttemptFailed {
+            id: id.clone(),
+            attempt: 1,
+            at: wall,
+            retry_in_ms: 5_000,
+            held: true,
+            error: "500".into(),
+        },
         Record::DeliveryOver { id, at: wall, how: DeliveryEnd::Superseded },
         Record::Pruned { session: session() },
     ]

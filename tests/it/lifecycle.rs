@@ -63,7 +63,8 @@ fn every_exit_code_arrives_as_it_is_also_over_128() {
 #[test]
 fn death_by_every_signal_is_told_by_its_name() {
     let daemon = Daemon::new();
-    let ids = DEADLY.map(|(number, name)| (number, name, daemon.launch(&[], &format!("kill -{number} $$; exit 99"))));
+    let ids = DEADLY
+        .map(|(number, name)| (number, name, daemon.launch(&[], &format!("kill -{number} $$; exit 99"))));
     for (number, name, id) in &ids {
         let verdict = json!(["error", "failed", null, name, name.to_lowercase(), 128 + number]);
         ended_as(&daemon, id, &verdict);
@@ -206,8 +207,9 @@ impl Daemon {
 fn two_hundred_sessions_that_end_in_the_same_instant_all_end_right() {
     let daemon = Daemon::new();
     let gate = daemon.gate("gate");
-    let ids: Vec<_> =
-        (0..200).map(|n: i32| (n % 100, daemon.post_launch(&format!("{}; exit {}", gate.wait(), n % 100)))).collect();
+    let ids: Vec<_> = (0..200)
+        .map(|n: i32| (n % 100, daemon.post_launch(&format!("{}; exit {}", gate.wait(), n % 100))))
+        .collect();
     gate.open();
     let mut wait = vec!["wait", "--json", "--timeout", "100s"];
     wait.extend(ids.iter().map(|(_, id)| id.as_str()));
