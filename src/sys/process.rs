@@ -122,10 +122,11 @@ impl ProcessRef {
             Ok(None) => return Found::Gone,
             Err(error) => return Found::Unknown(format!("cannot open process {}: {error}", id.pid)),
         };
-        match process.has_ended() {
-            Some(false) => Found::Alive(process),
-            Some(true) => Found::Ended(process),
-            None => Found::Unknown(format!("cannot poll process {}", id.pid)),
+        match (process.is_reaped(), process.has_ended()) {
+            (Some(true), _) => Found::Gone,
+            (Some(false), Some(false)) => Found::Alive(process),
+            (Some(false), Some(true)) => Found::Ended(process),
+            (None, _) | (_, None) => Found::Unknown(format!("cannot poll process {}", id.pid)),
         }
     }
 
@@ -183,6 +184,16 @@ impl ProcessRef {
                 pidfd::shows(fd.as_fd(), PollFlags::IN | PollFlags::HUP, Timespec::default()).ok()
             }
             Held::Number => portable::liveness(&self.id).ok().map(|now| now != Liveness::Alive),
+        }
+    }
+
+    /// Whether it was reaped, as far as its pidfd shows (POLLHUP). A handle goes on to open as long as anybody is in
+    /// the session or the process group that the process led, so being able to open it proves nothing (measured).
+    #[cfg(target_os = "linux")]
+    fn is_reaped(&self) -> Option<bool> {
+        match &self.held {
+            Held::Pidfd(fd) => pidfd::shows(fd.as_fd(), PollFlags::HUP, Timespec::default()).ok(),
+            Held::Number => portable::liveness(&self.id).ok().map(|now| now == Liveness::Gone),
         }
     }
 
@@ -249,7 +260,7 @@ impl ProcessRef {
     }
 }
 
-/// `None`: the handle is stale, that is, the process has been reaped.
+/// `None`: the handle is stale, so the process has been reaped. One that opens may have been reaped as well.
 #[cfg(target_os = "linux")]
 fn open_by_handle(id: &ProcessId, handle: PidHandle) -> io::Result<Option<ProcessRef>> {
     match identity::open_handle(handle) {

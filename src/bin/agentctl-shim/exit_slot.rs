@@ -24,6 +24,8 @@ pub(crate) struct ExitSlot {
     unpublished: PathBuf,
     published: PathBuf,
     exits: PathBuf,
+    /// The unpublished file, opened ahead of the end, when every microsecond is somebody's waiting.
+    file: Option<File>,
 }
 
 impl ExitSlot {
@@ -33,12 +35,21 @@ impl ExitSlot {
             unpublished: files.unpublished_exit_path(),
             published: files.exit_path(),
             exits: files.exits_dir(),
+            file: None,
         }
+    }
+
+    /// Opens the file now rather than at the end of the run.
+    pub(crate) fn opened(mut self) -> Self {
+        // What fails now is tried again, and reported, when there is something to write.
+        self.file = self.open().ok();
+        self
     }
 
     /// Sets disk space aside, so that the end of the run can be written whatever happens to the disk meanwhile.
     pub(crate) fn reserve(&self) -> io::Result<()> {
-        match fallocate(self.open()?, FallocateFlags::empty(), 0, RESERVE_BYTES) {
+        // The space and not the length, or publishing would have to cut the file.
+        match fallocate(self.open()?, FallocateFlags::KEEP_SIZE, 0, RESERVE_BYTES) {
             // A file system that cannot promise space is no reason not to launch.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(error) => Err(error.into()),
@@ -46,25 +57,28 @@ impl ExitSlot {
     }
 
     /// Writes the file and publishes it. After an error it is complete but unpublished, and one may try again.
-    pub(crate) fn publish(&self, content: &[u8]) -> io::Result<()> {
-        let file = self.open()?;
+    pub(crate) fn publish(&mut self, content: &[u8]) -> io::Result<()> {
+        // After an error the file may be another one, or none: the next attempt opens it again.
+        let file = self.file.take().map_or_else(|| self.open(), Ok)?;
         file.write_all_at(content, 0)?;
-        file.set_len(content.len() as u64)?;
+        if file.metadata()?.len() > content.len() as u64 {
+            file.set_len(content.len() as u64)?;
+        }
         loop {
             match rename_new(&self.unpublished, &self.published) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.reject()?,
-                result => return result,
+                Err(error) => return Err(error),
+                Ok(()) => break,
             }
         }
+        self.file = Some(file);
+        Ok(())
     }
 
     /// Makes a published file survive a power loss. Nobody waits for this: see `supervise`.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        match File::open(&self.published) {
-            Ok(file) => file.sync_all()?,
-            // The daemon has already read and filed it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(file) = &self.file {
+            file.sync_all()?;
         }
         File::open(&self.exits)?.sync_all()
     }

@@ -150,3 +150,25 @@ fn this_host_is_described_by_trying() {
         found.pidfs_handles
     );
 }
+
+/// The pid of a session leader stays in use while anybody is in its session, and with it the handle.
+#[test]
+fn a_reaped_session_leader_is_gone_though_its_session_lives_on() {
+    let mut leader = Command::new("setsid")
+        .args(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!; read -r gate"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("setsid starts");
+    let mut line = String::new();
+    let stdout = leader.stdout.take().expect("a pipe");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("the child's number");
+    let rest = ProcessRef::by_number(line.trim().parse().expect("a number")).expect("the child");
+    let id = *ProcessRef::of_child(leader.id()).expect("our child").id();
+    assert!(matches!(ProcessRef::find(&id), Found::Alive(_)));
+    drop(leader.stdin.take());
+    leader.wait().expect("reaped");
+    let found = ProcessRef::find(&id);
+    rest.signal(9).expect("the child is signalled");
+    assert!(matches!(found, Found::Gone), "{found:?}");
+}
