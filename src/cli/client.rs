@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,9 +22,9 @@ use tokio::time::timeout;
 
 use crate::daemon::Home;
 use crate::limits;
-use crate::wire::api::Problem;
+use crate::wire::api::{Problem, SERVER_NAME};
 
-use super::Failure;
+use super::{Failure, render};
 
 /// Where the daemon is asked.
 #[derive(Clone, Debug)]
@@ -118,6 +119,7 @@ impl Client {
         let request = request.body(Full::new(body.unwrap_or_default()));
         let request = request.map_err(|error| Unanswered::Broken(error.to_string()))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
+        compare_versions(&answer);
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -213,6 +215,16 @@ fn start_daemon(home: &Home) -> Result<u32, String> {
         "ready" => Ok(pid),
         "" => Err(format!("the daemon ended at once; see {}", home.path().join("daemon.log").display())),
         why => Err(why.to_owned()),
+    }
+}
+
+/// Says once when the daemon is of another version.
+fn compare_versions(answer: &Response<Incoming>) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let daemon = answer.headers().get(hyper::header::SERVER).and_then(|name| name.to_str().ok());
+    if daemon != Some(SERVER_NAME) && !SAID.swap(true, Ordering::Relaxed) {
+        let daemon = daemon.unwrap_or("of an unknown version");
+        render::say(&format!("the daemon is {daemon}, this command {SERVER_NAME}; run: agentctl daemon restart"));
     }
 }
 

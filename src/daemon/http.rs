@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -90,7 +90,9 @@ impl Fault {
 
 /// Answers one request.
 pub(super) async fn handle(daemon: Rc<Daemon>, request: Request<Incoming>) -> Response<Answer> {
-    route(&daemon, request).await.unwrap_or_else(|fault| problem(&fault))
+    let mut answer = route(&daemon, request).await.unwrap_or_else(|fault| problem(&fault));
+    answer.headers_mut().insert(SERVER, HeaderValue::from_static(api::SERVER_NAME));
+    answer
 }
 
 async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
@@ -481,13 +483,13 @@ pub(super) fn json_answer<T: serde::Serialize + ?Sized>(status: StatusCode, valu
 pub(super) fn whole(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Answer> {
     let mut answer = Response::new(Answer::Whole(Full::new(body)));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 
 fn flow(kind: &'static str, chunks: mpsc::Receiver<io::Result<Bytes>>) -> Response<Answer> {
     let mut answer = Response::new(Answer::Flow(chunks));
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 

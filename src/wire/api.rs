@@ -16,6 +16,9 @@ use crate::core::vocab::{Leftovers, Wall};
 
 use super::time::rfc3339;
 
+/// How the daemon names itself in every answer; a client of another version says so.
+pub const SERVER_NAME: &str = concat!("agentctl/", env!("CARGO_PKG_VERSION"));
+
 /// What `POST /v1/sessions` takes.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

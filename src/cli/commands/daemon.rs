@@ -92,11 +92,5 @@ async fn status(client: &Client, json: bool) -> Result<u8, Failure> {
         lines.push("  Note:            with durability normal, power loss may undo the last seconds".into());
     }
     render::out(&format!("{}\n", lines.join("\n")))?;
-    if version != env!("CARGO_PKG_VERSION") {
-        render::say(&format!(
-            "the daemon is of version {version}, this command of {}; run: agentctl daemon restart",
-            env!("CARGO_PKG_VERSION")
-        ));
-    }
     Ok(0)
 }
