@@ -1,4 +1,4 @@
-//! Configuration: as written ([`RawConfig`]) and as meant ([`Config`]). Flags > environment > file > defaults.
+//! Configuration: as written (`RawConfig`) and as meant ([`Config`]). Flags > environment > file > defaults.
 //!
 //! A file that cannot be read or understood is an error with its place in the file, never a silent
 //! default. Secrets have no `Debug`.

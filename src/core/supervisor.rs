@@ -1,6 +1,6 @@
 //! The supervisor: holds all sessions, routes each event to what it concerns, and applies records.
 //!
-//! [`Supervisor::step`] decides; [`Supervisor::apply`] is the one mutator of durable state, used live
+//! [`Supervisor::step`] decides; `Supervisor::apply` is the one mutator of durable state, used live
 //! and on replay. What a step decides about a run lives in `steps.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
