@@ -35,13 +35,10 @@ pub(crate) fn measure(daemon: &Daemon, sessions: usize, seconds: u64, report: &m
         return Err(format!("{} shims run for {sessions} sessions", shims.len()).into());
     }
     daemon_memory(&format!("{sessions} sessions"), &proc::memory(daemon.pid())?, report);
-    let (_, mut before) = activity(daemon.pid(), &shims)?;
+    let before = activity(daemon.pid(), &shims)?;
     thread::sleep(Duration::from_secs(seconds));
-    let (_, mut after) = activity(daemon.pid(), &shims)?;
-    let (daemons, shims_own) = (after.remove(0).since(&before.remove(0)), {
-        let parts = after.iter().zip(&before).map(|(after, before)| after.since(before));
-        parts.fold(Activity::default(), |sum, part| sum.and(&part))
-    });
+    let after = activity(daemon.pid(), &shims)?;
+    let [daemons, shims_own] = [after[0].since(&before[0]), after[1].since(&before[1])];
     let both = daemons.and(&shims_own);
     let calm = both.ticks == 0 && both.switches < SWITCHES_MAX;
     for (who, activity) in [("daemon", &daemons), ("all shims", &shims_own)] {
@@ -55,11 +52,13 @@ pub(crate) fn measure(daemon: &Daemon, sessions: usize, seconds: u64, report: &m
     Ok(calm)
 }
 
-/// The daemon's activity, then each shim's; and when.
-fn activity(daemon: u32, shims: &[u32]) -> Outcome<(u64, Vec<Activity>)> {
-    let all =
-        std::iter::once(&daemon).chain(shims).map(|pid| proc::activity(*pid)).collect::<Outcome<_>>()?;
-    Ok((proc::mono_ns(), all))
+/// The daemon's activity, and that of all shims together.
+fn activity(daemon: u32, shims: &[u32]) -> Outcome<[Activity; 2]> {
+    let mut all = Activity::default();
+    for shim in shims {
+        all = all.and(&proc::activity(*shim)?);
+    }
+    Ok([proc::activity(daemon)?, all])
 }
 
 fn shim_memory(shims: &[u32], report: &mut Report) -> Outcome<()> {

@@ -464,6 +464,9 @@ impl Fuse {
         if matches!(self.tree, TreeSeen::NotLooked | TreeSeen::Left(_)) {
             return Decision::Wait(Need::TreeEnd);
         }
+        if self.report == ReportSeen::Wanted {
+            return Decision::Wait(Need::Report);
+        }
         let (outcome, reason) = match stop.cause {
             StopCause::Requested => (Outcome::Cancelled, Reason::StopRequested),
             StopCause::Deadline => (Outcome::TimedOut, Reason::Deadline),
@@ -474,6 +477,11 @@ impl Fuse {
     fn decide_natural(&self, ended: EndTime) -> Decision {
         let end =
             |outcome, reason| Decision::End(End { outcome, reason, ended: Some(ended), status: self.status });
+        // Also where the status alone decides: the same look finds the native id, without which nobody can resume
+        // the session, and what it used.
+        if self.report == ReportSeen::Wanted {
+            return Decision::Wait(Need::Report);
+        }
         let Some(status) = self.status else {
             let reason = if self.rebooted { Reason::HostRebooted } else { Reason::StatusUnknown };
             return end(Outcome::Lost, reason);

@@ -178,3 +178,23 @@ fn exit_0_is_a_success_only_with_the_agents_word() {
     let unreadable = AgentReport::Unreadable("gone".into());
     assert_eq!(outcome(Some(unreadable)), Ok((Outcome::Failed, "agent_report_unreadable".into())));
 }
+
+#[test]
+fn every_end_of_an_agent_waits_for_its_words_and_none_but_exit_0_listens_to_them() {
+    let killed = WaitStatus(9);
+    let stop = StopMark { cause: StopCause::Requested, at: at(1).mono };
+    for (status, stop, expected) in [
+        (killed, None, (Outcome::Failed, "sigkill")),
+        (WaitStatus::exited(3), None, (Outcome::Failed, "exit_code_3")),
+        (WaitStatus::exited(0), Some(stop), (Outcome::Cancelled, "stop_requested")),
+    ] {
+        let mut fuse = Fuse { stop, ..Fuse::new(ReportSeen::Wanted) };
+        fuse.take(&Evidence::Started(LEADER), at(1));
+        fuse.take(&exit_file(status, LeaderSeen::Reaped), at(2));
+        fuse.take(&Evidence::TreeGone(None), at(3));
+        assert_eq!(fuse.decide(), Decision::Wait(Need::Report));
+        fuse.take(&Evidence::Report(AgentReport::Error(Some("a word".into()))), at(4));
+        let Decision::End(end) = fuse.decide() else { panic!("{fuse:?}") };
+        assert_eq!((end.outcome, end.reason.word().as_str()), expected);
+    }
+}

@@ -260,8 +260,12 @@ impl Session {
 
     /// The verdict that `end` and everything gathered so far make.
     pub fn verdict(&self, end: &End, now: Now) -> Verdict {
+        // What an agent said before a signal ended it does not explain that end.
+        let by_itself = matches!(end.outcome, Outcome::Completed | Outcome::Failed)
+            && end.status.is_some_and(|status| status.code().is_some());
         let message = match (&self.run.fuse.failed, &self.run.fuse.report) {
             (Some(error), _) => Some(error.message()),
+            (None, _) if !by_itself => None,
             (None, ReportSeen::Given(AgentReport::Error(text))) => text.clone(),
             (None, ReportSeen::Given(AgentReport::Unreadable(why))) => Some(why.clone()),
             (None, ReportSeen::Given(AgentReport::Success | AgentReport::Missing))

@@ -165,7 +165,7 @@ impl Collector for Numbers {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
-        let bounds = DURATION_BOUNDS_S.into_iter().chain([f64::MAX]);
+        let bounds = DURATION_BOUNDS_S.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(c.durations).collect();
         let count = c.durations.iter().sum();
         let mut histogram = encoder.encode_descriptor(

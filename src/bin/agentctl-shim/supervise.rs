@@ -1,6 +1,6 @@
 //! The life of a run after its launch: reap, publish the leader's end, end or await the rest, say when all are gone.
 //!
-//! One loop over two questions: who has ended, and which alarm is due? There are four alarms: the deadline that a
+//! One loop over two questions: who has ended, and which alarm is due? There are three alarms: the deadline that a
 //! daemon should have enforced, the next step of ending the tree, the next attempt to publish. Sleeps in between,
 //! without any periodic wake-up. Refuses to know what the outcome of the run is: the exit file holds raw facts.
 //!
@@ -29,10 +29,6 @@ const REST_GRACE_MAX: Duration = Duration::from_secs(2);
 
 /// When to look again at a deadline file that could not be read.
 const DEADLINE_RETRY: Duration = Duration::from_secs(60);
-
-/// How long after its publication the exit file is synced to disk. The daemon commits the verdict in that moment,
-/// and two commits at once to one disk wait for each other.
-const SYNC_AFTER: Duration = Duration::from_millis(10);
 
 /// Pauses between attempts to publish.
 const PUBLISH_PAUSES: Pauses = Pauses { next: Duration::from_millis(100), max: Duration::from_secs(5) };
@@ -75,9 +71,7 @@ enum Publication {
     NotYet,
     /// It could not be published so far.
     Trying { content: Vec<u8>, at: Mono, pauses: Pauses },
-    /// It is in `exits/`, and not on disk for certain before that is seen to.
-    Unsynced { at: Mono },
-    /// It is on disk, or there is nobody left to read it.
+    /// It is in `exits/`, or there is nobody left to read it.
     Over,
 }
 
@@ -86,7 +80,6 @@ enum Alarm {
     Deadline,
     Kill(KillStep),
     Publish,
-    Sync,
 }
 
 /// How a leader, or the attempt to have one, ended.
@@ -201,6 +194,9 @@ impl Supervisor {
                 Some((_, KillStep::Term)) | None => self.push_tree(KillStep::Term, kernel::now().mono),
             }
         }
+        if matches!(self.publication, Publication::Over) {
+            self.sync();
+        }
     }
 
     fn launch_failed(&mut self, failed: Failed) {
@@ -225,7 +221,6 @@ impl Supervisor {
         };
         let publish = match &self.publication {
             Publication::Trying { at, .. } => Some((*at, Alarm::Publish)),
-            Publication::Unsynced { at } => Some((*at, Alarm::Sync)),
             Publication::NotYet | Publication::Over => None,
         };
         [deadline, killing, publish].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -235,8 +230,12 @@ impl Supervisor {
         match alarm {
             Alarm::Deadline => self.look_at_deadline(now),
             Alarm::Kill(step) => self.push_tree(step, now),
-            Alarm::Publish => self.try_to_publish(),
-            Alarm::Sync => self.sync(),
+            Alarm::Publish => {
+                self.try_to_publish();
+                if matches!(self.publication, Publication::Over) {
+                    self.sync();
+                }
+            }
         }
     }
 
@@ -324,7 +323,7 @@ impl Supervisor {
     fn try_to_publish(&mut self) {
         let Publication::Trying { content, at, pauses } = &mut self.publication else { return };
         match self.exit_slot.publish(content) {
-            Ok(()) => self.publication = Publication::Unsynced { at: kernel::now().mono.after(SYNC_AFTER) },
+            Ok(()) => self.publication = Publication::Over,
             Err(error) if self.ownership.is_deleted() => self.give_up_publishing(&error),
             Err(error) => {
                 complain(format_args!("failed to publish the exit file, trying again: {error}"));
@@ -338,11 +337,10 @@ impl Supervisor {
         self.publication = Publication::Over;
     }
 
-    fn sync(&mut self) {
+    fn sync(&self) {
         if let Err(error) = self.exit_slot.sync() {
             complain(format_args!("failed to sync the exit file: {error}"));
         }
-        self.publication = Publication::Over;
     }
 
     /// Nothing is left: says so, and takes the cgroup away.

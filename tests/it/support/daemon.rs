@@ -20,6 +20,7 @@ pub(crate) struct Builder {
     config: Value,
     env: Vec<(String, String)>,
     arguments: Vec<String>,
+    parent: PathBuf,
 }
 
 /// A running daemon.
@@ -49,9 +50,15 @@ impl Builder {
         self
     }
 
+    /// Its home is made in this directory.
+    pub(crate) fn within(mut self, parent: &Path) -> Self {
+        self.parent = parent.to_owned();
+        self
+    }
+
     /// Starts it and waits until it answers.
     pub(crate) fn start(self) -> Daemon {
-        let home = tempfile::Builder::new().prefix("agentctl-").tempdir().expect("a home");
+        let home = tempfile::Builder::new().prefix("agentctl-").tempdir_in(&self.parent).expect("a home");
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("a private home");
         fs::write(home.path().join("config.json"), self.config.to_string()).expect("a configuration");
         let mut daemon = Daemon { home, child: None, env: self.env, arguments: self.arguments };
@@ -67,6 +74,7 @@ impl Daemon {
             config: json!({"metrics_addr": null, "durability": "normal"}),
             env: Vec::new(),
             arguments: Vec::new(),
+            parent: std::env::temp_dir(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! A webhook receiver on loopback that does what its script says, and remembers all that it was sent.
 //!
-//! Each request takes the next turn of the script; without one it is answered with 200. It can be stopped and
-//! started again on the same port, which stays its own meanwhile: connections are then refused.
+//! Each webhook takes the next turn of the script when it comes for the first time; what comes again, or finds the
+//! script at its end, is answered with 200. So retries never take a turn that was meant for another, however slow
+//! the machine. It can be stopped and started again on the same port, which stays its own meanwhile: connections are
+//! then refused.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,7 +19,7 @@ use serde_json::Value;
 
 use super::wait::until;
 
-/// What becomes of one request.
+/// What becomes of the first request of a webhook.
 #[derive(Clone, Debug)]
 pub(crate) enum Turn {
     Answer(Answer),
@@ -210,8 +212,10 @@ fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         let turn = {
             // Together, so that the order of requests is the order of turns.
             let mut all = lock(&shared.received);
+            let known = |id| all.iter().any(|earlier| earlier.header("webhook-id") == Some(id));
+            let repeated = received.header("webhook-id").is_some_and(known);
             all.push(received);
-            lock(&shared.turns).pop_front()
+            if repeated { None } else { lock(&shared.turns).pop_front() }
         };
         match turn.unwrap_or(Turn::status(200)) {
             Turn::Answer(answer) => answer_with(stream, &answer)?,

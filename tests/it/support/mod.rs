@@ -1,6 +1,10 @@
 //! What tests share: scripted endpoints and programs, and ways to reach the real ones.
 
 pub(crate) mod daemon;
+pub(crate) mod endpoint;
 pub(crate) mod fake_llm;
+pub(crate) mod openmetrics;
+pub(crate) mod orgloop;
+pub(crate) mod play;
 pub(crate) mod real_opencode;
 pub(crate) mod wait;

@@ -86,7 +86,8 @@ impl Metrics {
 /// Name with labels, and value.
 #[track_caller]
 fn sample(line: &str) -> (&str, &str) {
-    let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("neither comment nor sample: {line:?}"));
+    let (name, value) =
+        line.rsplit_once(' ').unwrap_or_else(|| panic!("neither comment nor sample: {line:?}"));
     let plain = name.split('{').next().unwrap_or_default();
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
     assert!(!plain.is_empty() && plain.chars().all(good), "{line:?}");
@@ -111,8 +112,7 @@ impl Family {
             _ => return false,
         };
         let plain = sample.split('{').next().unwrap_or_default();
-        self.help.is_some()
-            && plain.strip_prefix(&self.name).is_some_and(|suffix| suffixes.contains(&suffix))
+        self.help.is_some() && plain.strip_prefix(&self.name).is_some_and(|suffix| suffixes.contains(&suffix))
     }
 }
 

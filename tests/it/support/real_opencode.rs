@@ -20,6 +20,8 @@ impl RealOpencode {
     /// that skips itself in CI proves nothing.
     pub(crate) fn find(test: &str) -> Option<Self> {
         let Some(prefix) = env::var_os("AGENTCTL_TEST_AGENTS").filter(|value| !value.is_empty()) else {
+            let in_ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
+            assert!(!in_ci, "{test}: CI without AGENTCTL_TEST_AGENTS; run .ci/install-agents and set it");
             // Not a print macro, whose text the test harness would keep to itself; one write, so that tests at
             // the same time do not mix theirs.
             let how = "set AGENTCTL_TEST_AGENTS and run .ci/install-agents for the real opencode";

@@ -156,8 +156,8 @@ fn this_host_is_described_by_trying() {
 fn a_reaped_session_leader_is_gone_though_its_session_lives_on() {
     let mut leader = Command::new("setsid")
         .args(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!; read -r gate"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("setsid starts");
     let mut line = String::new();
