@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const BODY_BYTES_MAX: usize = 32 << 20;
 /// Bodies being read at once, together.
 pub const BODIES_BYTES_MAX: usize = 128 << 20;
+/// A body of up to this size is read whatever others take.
+pub const BODY_BYTES_FREE: usize = 64 << 10;
 /// Head of one API request.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Open API connections; the next one waits in the backlog, so that accept never meets EMFILE.

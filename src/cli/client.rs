@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::daemon::Home;
 use crate::limits;
@@ -92,11 +92,26 @@ impl Client {
     ) -> Result<Response<Incoming>, Unanswered> {
         match self.send_once(&method, path, body.clone(), key).await {
             Err(Unanswered::Nobody(_)) if self.autostart => {
-                self.start().await.map_err(|why| Unanswered::Nobody(io::Error::other(why)))?;
+                if let Err(why) = self.start().await {
+                    self.started_by_another(why).await?;
+                }
                 self.send_once(&method, path, body, key).await
             }
             answer => answer,
         }
+    }
+
+    /// Another command may have started a daemon in the same moment: then that one answers soon.
+    async fn started_by_another(&self, why: String) -> Result<(), Unanswered> {
+        let mut tries = limits::DAEMON_START_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
+        while tries > 0 && self.home.as_ref().is_some_and(|home| !home.is_free()) {
+            if UnixStream::connect(&self.socket).await.is_ok() {
+                return Ok(());
+            }
+            sleep(RETRY_PAUSE).await;
+            tries -= 1;
+        }
+        Err(Unanswered::Nobody(io::Error::other(why)))
     }
 
     async fn send_once(
@@ -224,7 +239,9 @@ fn compare_versions(answer: &Response<Incoming>) {
     let daemon = answer.headers().get(hyper::header::SERVER).and_then(|name| name.to_str().ok());
     if daemon != Some(SERVER_NAME) && !SAID.swap(true, Ordering::Relaxed) {
         let daemon = daemon.unwrap_or("of an unknown version");
-        render::say(&format!("the daemon is {daemon}, this command {SERVER_NAME}; run: agentctl daemon restart"));
+        render::say(&format!(
+            "the daemon is {daemon}, this command {SERVER_NAME}; run: agentctl daemon restart"
+        ));
     }
 }
 

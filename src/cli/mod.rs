@@ -313,7 +313,10 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// Carries out a command other than `daemon run`; the exit code.
 pub fn run(command: Command) -> Result<u8, Failure> {
     if let Command::Completions { shell } = &command {
-        clap_complete::generate(*shell, &mut Cli::command(), "agentctl", &mut io::stdout());
+        // Into memory first: the generator panics when nobody reads any more.
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Cli::command(), "agentctl", &mut script);
+        render::out_bytes(false, &script)?;
         return Ok(0);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

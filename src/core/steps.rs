@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use super::fuse::{Decision, End, Evidence, ExitHow, Need, Prong, ShimSeen, StopCause, Taken, TreeSeen};
+use super::fuse::{
+    Decision, End, Evidence, ExitHow, Need, Outcome, Prong, ShimSeen, StopCause, Taken, TreeSeen,
+};
 use super::outbox::AttemptResult;
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
 use super::refusal::Refusal;
@@ -13,7 +15,7 @@ use super::session::{Deadline, EvidenceEntry, LeftoverCount, Phase, Session, Sto
 use super::supervisor::{Supervisor, WaitFor, Waiter};
 use super::timers::Timer;
 use super::vocab::{Leftovers, Now, RunId, SessionId, Usage, Wall};
-use super::{Effect, Reply, ReplyTo, Step};
+use super::{Effect, JournalHealth, Reply, ReplyTo, Step};
 
 /// SIGTERM and SIGKILL, by number.
 const TERM: u8 = 15;
@@ -196,10 +198,27 @@ impl Supervisor {
         self.record(now, Record::Ended { run: id, verdict: Box::new(verdict) }, out);
         self.publish(now, EventKind::of(end.outcome), id, None, out);
         out.effects.push(Effect::Archive(id));
+        if end.outcome == Outcome::LaunchFailed {
+            self.refuse_launch(id, out);
+        }
         for timer in [Timer::Deadline(id), Timer::Warning(id), Timer::ShimStuck(id), Timer::ReportLate(id)] {
             self.timers.clear(&timer);
         }
         self.settle_tree(now, id, out);
+    }
+
+    /// While records cannot be made durable, who launched would wait for as long.
+    fn refuse_launch(&mut self, id: RunId, out: &mut Step) {
+        let JournalHealth::Failing(why) = &self.journal else { return };
+        let refusal = Refusal::JournalFailing(why.clone());
+        let Some(waiters) = self.waiters.get_mut(&id.session) else { return };
+        waiters.retain(|waiter| {
+            let launching = waiter.what == WaitFor::Launch;
+            if launching {
+                out.effects.push(Effect::Reply(waiter.to, Reply::Refused(refusal.clone())));
+            }
+            !launching
+        });
     }
 
     /// After the verdict: the rest of the tree.
@@ -482,6 +501,7 @@ impl Supervisor {
             self.advance(now, id, out);
             if self.sessions.get(&id.session).is_some_and(|s| s.run.verdict.is_some()) {
                 self.settle_tree(now, id, out);
+                self.count_kept(id, out);
             }
         }
         let endpoints: Vec<_> =
@@ -490,6 +510,15 @@ impl Supervisor {
             self.start_attempts(now, &endpoint, out);
         }
         self.arm_retention(now);
+    }
+
+    /// How many leftovers are kept is in no record; a living shim tells only when the last has gone.
+    fn count_kept(&mut self, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        let kept = session.spec.leftovers == Leftovers::Keep && !session.run.tree_settled;
+        if kept && !std::mem::replace(&mut session.run.asked.tree, true) {
+            out.effects.push(Effect::AskTree(id));
+        }
     }
 
     /// The crash may have fallen between the record of a stop and its signal: TERM goes out again, and

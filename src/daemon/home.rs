@@ -132,7 +132,7 @@ impl Home {
             .mode(0o600)
             .open(&path)
             .map_err(io("open the lock file"))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !locked(&file) {
             let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
             let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
             return Err(HomeError::Taken { path: self.path.clone(), pid });
@@ -142,6 +142,15 @@ impl Home {
             .map_err(io("write the lock file"))?;
         Ok(HomeLock { _file: file })
     }
+}
+
+/// Whoever only asks whether the home is free holds the lock for an instant: that is waited out.
+fn locked(file: &File) -> bool {
+    const LOOKS: u32 = 5;
+    (0..LOOKS).any(|look| {
+        std::thread::sleep(std::time::Duration::from_millis(if look == 0 { 0 } else { 20 }));
+        flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 fn private_dir(path: &Path) -> Result<(), HomeError> {

@@ -10,14 +10,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -126,12 +126,12 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
         }
         (&Method::POST, ["v1", "sessions", id, "stop"]) => {
             let session = resolve(daemon, id)?;
-            let stop: api::Stop = read_json(request).await?.0;
+            let stop: api::Stop = read_json(daemon, request).await?.0;
             ask(daemon, Ask::Stop { session, force: stop.force }).await
         }
         (&Method::POST, ["v1", "sessions", id, "extend"]) => {
             let session = resolve(daemon, id)?;
-            let extend: api::Extend = read_json(request).await?.0;
+            let extend: api::Extend = read_json(daemon, request).await?.0;
             let by = (extend.by_ms > 0).then(|| Duration::from_millis(extend.by_ms));
             ask(daemon, Ask::Extend { session, by }).await
         }
@@ -166,24 +166,54 @@ impl Query {
     }
 }
 
-async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<(T, Bytes), Fault> {
-    let limited = Limited::new(request.into_body(), limits::BODY_BYTES_MAX);
-    let body = timeout(limits::BODY_TIMEOUT, limited.collect()).await;
-    let body = body.map_err(|_| Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?;
-    let body = body.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            let most = limits::BODY_BYTES_MAX;
-            Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {most} bytes"))
-        } else {
-            Fault::new(StatusCode::BAD_REQUEST, format!("read the body: {error}"))
-        }
-    })?;
-    let bytes = body.to_bytes();
+async fn read_json<T: DeserializeOwned>(
+    daemon: &Daemon,
+    request: Request<Incoming>,
+) -> Result<(T, Bytes), Fault> {
+    let (bytes, _place) = timeout(limits::BODY_TIMEOUT, read_body(daemon, request.into_body()))
+        .await
+        .map_err(|_| Fault::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))??;
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
     let value = serde_json::from_slice(text).map_err(|error| {
         Fault::new(StatusCode::BAD_REQUEST, format!("the body is not what is expected: {error}"))
     })?;
     Ok((value, bytes))
+}
+
+/// A body, bounded by itself and together with all others; its place among those goes with the permit.
+async fn read_body(
+    daemon: &Daemon,
+    mut body: Incoming,
+) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Fault> {
+    let too_large = || {
+        let most = limits::BODY_BYTES_MAX;
+        Fault::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {most} bytes"))
+    };
+    // Said in advance: not a byte of it is read.
+    if body.size_hint().lower() > limits::BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut held: Option<SemaphorePermit<'_>> = None;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| Fault::new(StatusCode::BAD_REQUEST, format!("read the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        bytes.extend_from_slice(&data);
+        if bytes.len() > limits::BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        let owed = bytes.len().saturating_sub(limits::BODY_BYTES_FREE)
+            - held.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let more = daemon.bodies.try_acquire_many(u32::try_from(owed).unwrap_or(u32::MAX)).map_err(|_| {
+            Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too many large bodies are being read; try again")
+        })?;
+        match &mut held {
+            Some(held) => held.merge(more),
+            None => held = Some(more),
+        }
+    }
+    Ok((bytes.into(), held))
 }
 
 fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
@@ -237,7 +267,7 @@ async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Hand
             format!("an idempotency key has 1 to {most} characters"),
         ));
     }
-    let (launch, body): (api::Launch, Bytes) = read_json(request).await?;
+    let (launch, body): (api::Launch, Bytes) = read_json(daemon, request).await?;
     let session = SessionId(Uuid::new_v4());
     let prepared = launch::prepare(daemon, session, launch);
     let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;

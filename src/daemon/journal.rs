@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::{Connection, OpenFlags, Transaction, params};
@@ -313,6 +313,16 @@ fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
     Ok(records)
 }
 
+/// What is committed together.
+struct Batch {
+    rows: Vec<Row>,
+    upto: u64,
+    /// With a verdict in it.
+    vital: bool,
+    /// Somebody waits until this was tried.
+    flushed: Option<Sender<()>>,
+}
+
 struct Writer {
     db: Connection,
     reserve: Reserve,
@@ -345,36 +355,39 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            self.commit_or_wait(&rows, upto, vital, flushed.is_some());
-            if let Some(done) = flushed {
-                let _nobody_waits = done.send(());
-            }
+            self.commit_or_wait(inbox, Batch { rows, upto, vital, flushed });
         }
     }
 
     /// Returns once the rows are durable; or after one try, when the daemon waits to end.
-    fn commit_or_wait(&mut self, rows: &[Row], upto: u64, vital: bool, once: bool) {
-        loop {
-            match self.commit(rows) {
-                Ok(()) => {
-                    self.failing = false;
-                    self.reserve.refill();
-                    (self.tell)(Written::Upto(upto));
-                    return;
-                }
-                Err(error) => {
-                    if vital && is_full(&error) && self.reserve.free() {
-                        continue;
-                    }
-                    if !std::mem::replace(&mut self.failing, true) {
-                        (self.tell)(Written::Failing(error.to_string()));
-                    }
-                    if once {
-                        return;
-                    }
-                    std::thread::sleep(limits::JOURNAL_RETRY_EVERY);
-                }
+    fn commit_or_wait(&mut self, inbox: &Receiver<Job>, mut batch: Batch) {
+        while let Err(error) = self.commit(&batch.rows) {
+            if batch.vital && is_full(&error) && self.reserve.free() {
+                continue;
             }
+            if !std::mem::replace(&mut self.failing, true) {
+                (self.tell)(Written::Failing(error.to_string()));
+            }
+            if let Some(done) = batch.flushed {
+                let _nobody_waits = done.send(());
+                return;
+            }
+            // A verdict may come meanwhile, and for that there is the reserve.
+            match inbox.recv_timeout(limits::JOURNAL_RETRY_EVERY) {
+                Ok(Job::Commit { rows, upto, vital }) => {
+                    batch.rows.extend(rows);
+                    (batch.upto, batch.vital) = (upto, batch.vital || vital);
+                }
+                Ok(Job::Flush(done)) => batch.flushed = Some(done),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        self.failing = false;
+        self.reserve.refill();
+        (self.tell)(Written::Upto(batch.upto));
+        if let Some(done) = batch.flushed {
+            let _nobody_waits = done.send(());
         }
     }
 

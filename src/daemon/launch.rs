@@ -322,6 +322,9 @@ fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<OwnedMutexG
     if let Some(leader) = leader_id {
         daemon.send(Event::Evidence(id, Evidence::Started(leader)));
         super::follow::parse(daemon, id);
+    } else if !failed {
+        perform::await_leader(daemon, id);
+        super::follow::parse(daemon, id);
     }
 }
 

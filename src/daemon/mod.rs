@@ -31,6 +31,7 @@ pub use home::{Home, HomeError};
 
 use crate::adapters;
 use crate::config::{Config, ConfigError};
+use crate::core::fuse::{Evidence, LaunchError, Outcome};
 use crate::core::outbox::Endpoint;
 use crate::core::record::{EventKind, Record};
 use crate::core::vocab::{RunId, SessionId};
@@ -94,6 +95,8 @@ pub(crate) struct Daemon {
     pub(crate) handles: RefCell<HashMap<RunId, Handles>>,
     pub(crate) parcels: RefCell<HashMap<SessionId, Parcel>>,
     pub(crate) launches: Semaphore,
+    /// Bytes of request bodies that may still come into memory.
+    pub(crate) bodies: Semaphore,
     pub(crate) first_starts: launch::Turns,
     /// Rung once, when the verdict of a session that somebody follows is durable.
     pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
@@ -241,6 +244,7 @@ impl Daemon {
             handles: RefCell::default(),
             parcels: RefCell::default(),
             launches: Semaphore::new(limits::LAUNCHES_AT_ONCE_MAX),
+            bodies: Semaphore::new(limits::BODIES_BYTES_MAX),
             first_starts: launch::Turns::default(),
             ends: RefCell::default(),
             started: now,
@@ -285,7 +289,8 @@ impl Daemon {
                 tracing::error!(
                     "the journal cannot be written ({why}); launches are refused, sessions go on"
                 );
-                self.take(Event::Journal(JournalHealth::Failing(why)));
+                self.take(Event::Journal(JournalHealth::Failing(why.clone())));
+                self.withdraw_launches(&why);
                 self.perform_exempt();
             }
         }
@@ -310,7 +315,7 @@ impl Daemon {
                     |record| if let Record::Ended { run, .. } = record { Some(run.session) } else { None },
                 )
                 .collect();
-            self.journal.commit(rendered.rows, upto, !pending.ended.is_empty());
+            self.journal.commit(rendered.rows, upto, records.iter().any(is_vital));
         }
         if self.durable.get() >= upto {
             self.perform_all(pending);
@@ -363,6 +368,22 @@ impl Daemon {
         }
     }
 
+    /// With a failing journal: launches that are not durable yet are not to happen later, when nobody
+    /// expects them any more.
+    fn withdraw_launches(self: &Rc<Self>, why: &str) {
+        let mut withdrawn = Vec::new();
+        for pending in self.pending.borrow_mut().iter_mut() {
+            let is_spawn = |effect: &mut Effect| matches!(effect, Effect::Spawn(_));
+            withdrawn.extend(pending.effects.extract_if(.., is_spawn));
+        }
+        for effect in withdrawn {
+            let Effect::Spawn(id) = effect else { continue };
+            self.parcels.borrow_mut().remove(&id.session);
+            let error = LaunchError::Setup(format!("the journal could not be written: {why}"));
+            self.take(Event::Evidence(id, Evidence::LaunchFailed(error)));
+        }
+    }
+
     pub(crate) fn answer(&self, to: ReplyTo, reply: Reply) {
         if let Some(waiting) = self.replies.borrow_mut().remove(&to) {
             // A client that left does not need the answer.
@@ -409,6 +430,11 @@ impl Daemon {
         let core = self.core.borrow();
         adapters::find(&core.session(id)?.spec.adapter)
     }
+}
+
+/// Verdicts of what ran are worth the reserve; a launch that failed is not.
+fn is_vital(record: &Record) -> bool {
+    matches!(record, Record::Ended { verdict, .. } if verdict.outcome != Outcome::LaunchFailed)
 }
 
 /// Tells the core when somebody stops waiting.

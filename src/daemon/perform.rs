@@ -23,6 +23,10 @@ use crate::wire::session_dir::{self, Cause, ExitFile, FileError, ShimLock, Stage
 
 use super::{Daemon, DaemonError, deliver, follow, launch};
 
+/// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
+const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
+const LEADER_LOOK_LAST: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A shim between its death and its child's exec keeps its lock for so long at most, look by look.
 const LOCK_LOOKS_MAX: u32 = 100;
 const LOCK_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
@@ -385,6 +389,31 @@ fn rescan(daemon: &Rc<Daemon>, id: RunId) {
     daemon.evidence(id, Evidence::Rescanned);
 }
 
+/// A shim that nobody listens to has claimed its launch and not made its leader yet: it writes down who that
+/// is before it may run. Ends with the launch, one way or the other.
+pub(super) fn await_leader(daemon: &Rc<Daemon>, id: RunId) {
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let files = daemon.home.run_files(id);
+        let mut pause = LEADER_LOOK_FIRST;
+        while is_launching(&daemon, id) {
+            if let Ok(leader) = files.read_leader() {
+                adopt_leader(&daemon, id, &leader.process);
+                daemon.evidence(id, Evidence::Started(leader.process));
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LEADER_LOOK_LAST);
+        }
+    });
+}
+
+fn is_launching(daemon: &Daemon, id: RunId) -> bool {
+    let core = daemon.core.borrow();
+    let run = core.session(id.session).map(|session| &session.run);
+    run.is_some_and(|run| run.number == id.run && run.verdict.is_none() && run.fuse.leader.is_none())
+}
+
 /// Holds and watches a leader that is known by its identity.
 pub(super) fn adopt_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessId) {
     match ProcessRef::find(leader) {
@@ -441,6 +470,10 @@ fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
                     return;
                 }
             };
+            if left.is_empty() && shim_lives(&daemon, id) {
+                // It says so itself, with what the tree used.
+                return;
+            }
             if left.is_empty() {
                 remove_cgroup(&daemon, id);
                 daemon.evidence(id, Evidence::TreeGone(None));
@@ -450,6 +483,12 @@ fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
             all_ended(&daemon, left).await;
         }
     });
+}
+
+fn shim_lives(daemon: &Daemon, id: RunId) -> bool {
+    let handles = daemon.handles.borrow();
+    let shim = handles.get(&id).and_then(|handles| handles.shim.as_ref());
+    shim.is_some_and(|shim| shim.has_ended() == Some(false))
 }
 
 /// A dead shim does not remove its cgroup.

@@ -60,6 +60,7 @@ pub(super) fn look_again(daemon: &Rc<Daemon>, id: RunId) {
 fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     let reach = reach(daemon.sys.host(), host);
     let (found, handles) = gather(daemon, id, reach);
+    let in_the_making = found.shim == ShimFound::Lives && found.leader.is_none() && reach == Reach::Here;
     if found.shim == ShimFound::Lives && handles.shim.is_none() && reach == Reach::Here {
         // It held its lock a moment ago and cannot be held by us: most likely it has just ended.
         spawn_local(perform::shim_ended(Rc::clone(daemon), id));
@@ -73,6 +74,9 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     daemon.handles.borrow_mut().insert(id, handles);
     for evidence in found.evidence() {
         daemon.take(Event::Evidence(id, evidence));
+    }
+    if in_the_making {
+        perform::await_leader(daemon, id);
     }
     if let Some(why) = reach.limit() {
         daemon.take(Event::Evidence(id, Evidence::CannotTell(why.to_owned())));

@@ -30,16 +30,19 @@ fn an_empty_list_says_so_and_is_an_empty_array() {
 #[test]
 fn the_table_shows_a_session_a_line() {
     let daemon = Daemon::new();
-    let gate = daemon.gate("gate");
-    let id = daemon.launch(&["--cwd", "/usr", "--name", "build"], &gate.wait());
-    let pid = daemon.status(&id)["pid"].to_string();
+    let launched = daemon.json(["launch", "--json", "--cwd", "/usr", "--", "sleep", "1000"]);
+    let id = launched["id"].as_str().expect("an id");
+    let pid = daemon.status(id)["pid"].to_string();
     let width = pid.len().max(3);
     let table = stdout(&daemon.run(["list"]));
-    let age = table.split_whitespace().find(|word| word.ends_with('s') && word[..1].parse::<u8>().is_ok()).expect("an age");
+    let age = table
+        .split_whitespace()
+        .find(|word| word.ends_with('s') && word[..1].parse::<u8>().is_ok())
+        .expect("an age");
     let expected = format!(
         "ID        Status   Adapter  Model  CWD   {:width$}  Started  Prompt\n\
-         --------  -------  -------  -----  ----  {}  -------  ------\n\
-         {}  running  exec     -      /usr  {:width$}  {age} ago   build\n",
+         --------  -------  -------  -----  ----  {}  -------  ----------\n\
+         {}  running  exec     -      /usr  {:width$}  {age} ago   sleep 1000\n",
         "PID",
         "-".repeat(width),
         &id[..8],
@@ -67,16 +70,43 @@ fn list_json_is_a_bare_array_of_whole_records() {
     let live = daemon.launch(&["--label", "team=red"], &gate.wait());
     let over = daemon.launch(&[], "exit 1");
     daemon.ended(&over);
-    let ids = |list: Value| -> Vec<Value> { list.as_array().expect("an array").iter().map(|s| s["id"].clone()).collect() };
+    let ids = |list: Value| -> Vec<Value> {
+        list.as_array().expect("an array").iter().map(|s| s["id"].clone()).collect()
+    };
     assert_eq!(ids(daemon.json(["list", "--json"])), [json!(live)]);
     assert_eq!(ids(daemon.json(["list", "-a", "--json"])), [json!(live), json!(over)]);
     assert_eq!(ids(daemon.json(["list", "--status", "error", "--json"])), [json!(over)]);
     assert_eq!(ids(daemon.json(["list", "--label", "team=red", "--json"])), [json!(live)]);
     assert_eq!(ids(daemon.json(["list", "--label", "team=blue", "--json"])), Vec::<Value>::new());
     let keys = [
-        "id", "run", "origin", "adapter", "status", "phase", "outcome", "exitCode", "signal", "reason", "evidence",
-        "startedAt", "stoppedAt", "timeoutAt", "pid", "cwd", "model", "prompt", "group", "name", "spec", "nativeId",
-        "logPath", "tokens", "cost", "usage", "leftovers", "meta",
+        "id",
+        "run",
+        "origin",
+        "adapter",
+        "status",
+        "phase",
+        "outcome",
+        "exitCode",
+        "signal",
+        "reason",
+        "evidence",
+        "startedAt",
+        "stoppedAt",
+        "timeoutAt",
+        "pid",
+        "cwd",
+        "model",
+        "prompt",
+        "group",
+        "name",
+        "spec",
+        "nativeId",
+        "logPath",
+        "tokens",
+        "cost",
+        "usage",
+        "leftovers",
+        "meta",
     ];
     let record = daemon.status(&live);
     let missing: Vec<_> = keys.iter().filter(|key| record.get(key).is_none()).collect();
@@ -87,7 +117,11 @@ fn list_json_is_a_bare_array_of_whole_records() {
 fn an_unknown_session_is_an_answer_of_no() {
     let daemon = Daemon::new();
     for verb in ["status", "logs", "peek", "stop"] {
-        assert_eq!(whole(&daemon.run([verb, "nosuch"])), said(1, "", "Session not found: nosuch\n"), "{verb}");
+        assert_eq!(
+            whole(&daemon.run([verb, "nosuch"])),
+            said(1, "", "Session not found: nosuch\n"),
+            "{verb}"
+        );
     }
     assert_eq!(whole(&daemon.run(["extend", "nosuch", "1h"])), said(1, "", "Session not found: nosuch\n"));
     assert_eq!(whole(&daemon.run(["wait", "nosuch"])), said(125, "", "Session not found: nosuch\n"));
@@ -109,7 +143,11 @@ fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
         &[],
     ] {
         let output = daemon.run(words);
-        assert_eq!((output.status.code(), stdout(&output)), (Some(2), String::new()), "{words:?}: {output:?}");
+        assert_eq!(
+            (output.status.code(), stdout(&output)),
+            (Some(2), String::new()),
+            "{words:?}: {output:?}"
+        );
         assert!(!stderr(&output).is_empty());
     }
 }
@@ -118,7 +156,14 @@ fn wrong_usage_exits_with_2_and_prints_nothing_on_stdout() {
 fn without_a_daemon_every_command_exits_with_3_and_names_the_remedy() {
     let mut daemon = Daemon::new();
     daemon.kill();
-    for words in [&["list"][..], &["status", "x"], &["stop", "x"], &["launch", "--", "true"], &["events"], &["daemon", "status"]] {
+    for words in [
+        &["list"][..],
+        &["status", "x"],
+        &["stop", "x"],
+        &["launch", "--", "true"],
+        &["events"],
+        &["daemon", "status"],
+    ] {
         let (code, out, err) = whole(&daemon.run(words));
         assert_eq!((code, out.as_str()), (3, ""), "{words:?}: {err}");
         assert!(err.contains("agentctl daemon start"), "{words:?}: {err}");
@@ -150,7 +195,8 @@ fn wait_of_several_exits_with_the_first_that_is_not_0_in_the_order_named() {
     assert_eq!(daemon.code(&["wait", &good, &slow, &bad]), Some(5));
     assert_eq!(daemon.code(&["wait", &bad, &slow]), Some(6));
     let records = daemon.json(["wait", "--json", &bad, &good, &slow]);
-    let order: Vec<_> = records.as_array().expect("a list").iter().map(|record| record["id"].clone()).collect();
+    let order: Vec<_> =
+        records.as_array().expect("a list").iter().map(|record| record["id"].clone()).collect();
     assert_eq!(order, [json!(bad), json!(good), json!(slow)]);
 }
 
@@ -219,9 +265,15 @@ fn events_follow_what_happens_and_end_quietly_with_their_reader() {
     let first = daemon.launch(&[], "exit 0");
     daemon.ended(&first);
     let agentctl = env!("CARGO_BIN_EXE_agentctl");
-    let script = format!("{agentctl} events --since 0 --no-follow | head -n 1; {agentctl} events --since 0 | head -n 3");
+    let script = format!(
+        "{agentctl} events --since 0 --no-follow | head -n 1; {agentctl} events --since 0 | head -n 3"
+    );
     let mut command = Command::new("sh");
-    command.args(["-c", &script]).env("AGENTCTL_HOME", daemon.home()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-c", &script])
+        .env("AGENTCTL_HOME", daemon.home())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let child = command.spawn().expect("a shell");
     // The third event is still to come; each more lets the follower find that nobody reads any more.
     let second = daemon.launch(&[], "exit 0");
@@ -237,7 +289,14 @@ fn a_closed_pipe_is_no_panic() {
     let daemon = Daemon::new();
     let id = daemon.launch(&[], "echo hello");
     daemon.ended(&id);
-    for words in [&["list", "-a"][..], &["list", "-a", "--json"], &["status", &id], &["logs", &id], &["logs", "--raw", &id], &["completions", "bash"]] {
+    for words in [
+        &["list", "-a"][..],
+        &["list", "-a", "--json"],
+        &["status", &id],
+        &["logs", &id],
+        &["logs", "--raw", &id],
+        &["completions", "bash"],
+    ] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let output = daemon.command(words).stdout(writer).output().expect("the command line runs");
@@ -267,7 +326,8 @@ fn an_interrupted_run_stops_its_session() {
     let daemon = Daemon::new();
     for number in [2, 15] {
         let gate = daemon.gate(&format!("gate{number}"));
-        let (mut child, id) = running(&daemon, &format!("r{number}"), &[], &format!("echo up; {}", gate.wait()));
+        let (mut child, id) =
+            running(&daemon, &format!("r{number}"), &[], &format!("echo up; {}", gate.wait()));
         hears(&mut child, "up");
         signal(&child, number);
         let output = output_of("run to end", child);
@@ -306,7 +366,8 @@ fn a_run_that_is_hung_up_or_killed_leaves_its_session_running() {
     let daemon = Daemon::new();
     for number in [1, 9] {
         let gate = daemon.gate(&format!("gate{number}"));
-        let (mut child, id) = running(&daemon, &format!("r{number}"), &[], &format!("echo up; {}; exit 3", gate.wait()));
+        let (mut child, id) =
+            running(&daemon, &format!("r{number}"), &[], &format!("echo up; {}; exit 3", gate.wait()));
         hears(&mut child, "up");
         signal(&child, number);
         output_of("run to end", child);
@@ -351,8 +412,11 @@ struct Alone(TempDir);
 impl Alone {
     fn new() -> Self {
         let home = tempfile::Builder::new().prefix("agentctl-").tempdir().expect("a home");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(home.path(), private).expect("a private home");
         let alone = Self(home);
-        std::fs::write(alone.0.path().join("config.json"), r#"{"metrics_addr": null}"#).expect("a configuration");
+        std::fs::write(alone.0.path().join("config.json"), r#"{"metrics_addr": null}"#)
+            .expect("a configuration");
         alone
     }
 
@@ -388,14 +452,30 @@ fn a_command_starts_the_daemon_that_it_needs_and_the_daemon_can_be_stopped_and_r
     let list: Value = serde_json::from_slice(&alone.run(&["list", "-a", "--json"]).stdout).expect("a list");
     assert_eq!(list[0]["exitCode"], 4);
     assert_eq!(whole(&alone.run(&["daemon", "stop"])), said(0, "Daemon stopped\n", ""));
-    assert_eq!(alone.command(&["daemon", "status"]).env("AGENTCTL_NO_AUTOSTART", "1").output().expect("it runs").status.code(), Some(3));
+    assert_eq!(
+        alone
+            .command(&["daemon", "status"])
+            .env("AGENTCTL_NO_AUTOSTART", "1")
+            .output()
+            .expect("it runs")
+            .status
+            .code(),
+        Some(3)
+    );
 }
 
 #[test]
 fn commands_at_once_start_one_daemon() {
     let alone = Alone::new();
     let children: Vec<_> = (0..6)
-        .map(|_| alone.command(&["list", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs"))
+        .map(|_| {
+            alone
+                .command(&["list", "--json"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("it runs")
+        })
         .collect();
     for child in children {
         let output = output_of("list to end", child);
@@ -434,7 +514,8 @@ fn completions_are_printed_for_shells() {
 #[test]
 fn a_launch_with_the_same_key_is_the_same_session() {
     let daemon = Daemon::new();
-    let launch = |body: &Value| daemon.http("POST", "/v1/sessions", "Idempotency-Key: once\r\n", &body.to_string());
+    let launch =
+        |body: &Value| daemon.http("POST", "/v1/sessions", "Idempotency-Key: once\r\n", &body.to_string());
     let body = json!({"adapter": "exec", "command": ["sh", "-c", "exit 3"], "cwd": "/"});
     let ids = [0, 1].map(|_| {
         let (status, answer) = launch(&body);
@@ -464,7 +545,10 @@ fn stop_selects_by_label_and_all() {
     let daemon = Daemon::new();
     let gate = daemon.gate("gate");
     let [red, blue] = ["team=red", "team=blue"].map(|label| daemon.launch(&["--label", label], &gate.wait()));
-    assert_eq!(whole(&daemon.run(["stop", "--label", "team=red"])), said(0, &format!("Stopped session {}\n", &red[..8]), ""));
+    assert_eq!(
+        whole(&daemon.run(["stop", "--label", "team=red"])),
+        said(0, &format!("Stopped session {}\n", &red[..8]), "")
+    );
     assert_eq!(daemon.status(&blue)["status"], "running");
     assert_eq!(daemon.code(&["stop", "--all"]), Some(0));
     assert_eq!(daemon.status(&blue)["outcome"], "cancelled");
@@ -476,7 +560,9 @@ fn prune_forgets_what_has_ended_and_nothing_else() {
     let gate = daemon.gate("gate");
     let live = daemon.launch(&[], &gate.wait());
     let over = daemon.launch(&[], "exit 0");
-    daemon.until_status(&over, "the end of its tree", |record| record["evidence"].to_string().contains("tree_gone"));
+    daemon.until_status(&over, "the end of its tree", |record| {
+        record["evidence"].to_string().contains("tree_gone")
+    });
     assert_eq!(whole(&daemon.run(["prune"])), said(0, "Pruned 1 dead/stale sessions\n", ""));
     let left = daemon.json(["list", "-a", "--json"]);
     assert_eq!((left.as_array().map(Vec::len), &left[0]["id"]), (Some(1), &json!(live)));

@@ -59,10 +59,15 @@ impl Daemon {
         let all = self.json(["list", "-a", "--json"]);
         let table = self.run(["list", "-a"]);
         for id in ids {
-            let of_all = all.as_array().expect("a list").iter().find(|session| session["id"] == *id).expect("listed");
+            let of_all =
+                all.as_array().expect("a list").iter().find(|session| session["id"] == *id).expect("listed");
             for record in [of_all, &self.status(id)] {
                 let seen = (&record["status"], &record["phase"], &record["outcome"], &record["stoppedAt"]);
-                assert_eq!(seen, (&json!("running"), &json!("running"), &Value::Null, &Value::Null), "{record:#}");
+                assert_eq!(
+                    seen,
+                    (&json!("running"), &json!("running"), &Value::Null, &Value::Null),
+                    "{record:#}"
+                );
             }
             assert!(String::from_utf8_lossy(&table.stdout).contains(&id[..8]));
         }
@@ -85,8 +90,10 @@ fn sessions_that_end_while_the_daemon_is_down_keep_code_and_time() {
     let mut daemon = Daemon::new();
     let (gate, later) = (daemon.gate("gate"), daemon.gate("later"));
     let names: Vec<_> = (1..=8_u8).map(|n| (n, format!("s{n}"))).collect();
-    let down: Vec<_> =
-        names.iter().map(|(n, name)| (*n, name, daemon.launch(&[], &ends_with(&daemon, &gate, name, *n)))).collect();
+    let down: Vec<_> = names
+        .iter()
+        .map(|(n, name)| (*n, name, daemon.launch(&[], &ends_with(&daemon, &gate, name, *n))))
+        .collect();
     let live = daemon.launch(&[], &ends_with(&daemon, &later, "live", 99));
     daemon.kill();
     let ended = clock::now().mono;
@@ -168,7 +175,8 @@ fn a_code_that_nobody_saw_is_lost_and_never_invented() {
     let record = daemon.ended(&id);
     // Where nobody has reaped it yet, its zombie tells.
     if record["outcome"] == "lost" {
-        let verdict = (&record["exitCode"], &record["signal"], &record["exitStatus"], &record["meta"]["stoppedAtNote"]);
+        let verdict =
+            (&record["exitCode"], &record["signal"], &record["exitStatus"], &record["meta"]["stoppedAtNote"]);
         assert_eq!(verdict, (&Value::Null, &Value::Null, &json!(125), &json!("no later than")), "{record:#}");
     } else {
         assert_eq!(record["exitCode"], 7, "{record:#}");
@@ -194,14 +202,19 @@ fn shim_and_leader_killed_together_is_death_by_that_signal() {
 fn a_stop_works_on_the_tree_of_a_dead_shim() {
     let daemon = Daemon::new();
     let (gate, pid) = (daemon.gate("gate"), daemon.path("pid"));
-    let child = format!("(setsid sh -c 'trap \"\" TERM; echo $$ >{pid}; {}' &); {}", gate.wait(), gate.wait());
+    let child =
+        format!("(setsid sh -c 'trap \"\" TERM; echo $$ >{pid}; {}' &); {}", gate.wait(), gate.wait());
     let id = daemon.launch(&["--grace", "300ms"], &child);
     let child = written_pid(&pid);
     daemon.kill_shim(&id);
     let output = daemon.run(["stop", &id]);
     assert!(output.status.success() && is_gone(child), "{output:?}\n{}", daemon.log());
     let record = daemon.status(&id);
-    assert_eq!((&record["outcome"], &record["signal"]), (&json!("cancelled"), &json!("SIGTERM")), "{record:#}");
+    assert_eq!(
+        (&record["outcome"], &record["signal"]),
+        (&json!("cancelled"), &json!("SIGTERM")),
+        "{record:#}"
+    );
 }
 
 impl Daemon {
@@ -223,14 +236,19 @@ fn a_stop_goes_on_after_the_daemon_was_killed_in_it() {
     let id = daemon.launch(&["--grace", "2s"], &format!("trap '' TERM; echo up; {}", gate.wait()));
     until("the trap", || daemon.stdout(&id).contains("up").then_some(()));
     let leader = daemon.leader(&id);
-    let mut stop = daemon.command(["stop", &id]).stderr(Stdio::null()).spawn().expect("the command line runs");
+    let mut stop =
+        daemon.command(["stop", &id]).stderr(Stdio::null()).spawn().expect("the command line runs");
     daemon.until_status(&id, "the stop", |record| record["phase"] == "stopping");
     daemon.kill();
     stop.wait().expect("our own child");
     assert_eq!(leader.has_ended(), Some(false), "killed within its grace");
     daemon.start();
     let record = daemon.ended(&id);
-    assert_eq!((&record["outcome"], &record["signal"]), (&json!("cancelled"), &json!("SIGKILL")), "{record:#}");
+    assert_eq!(
+        (&record["outcome"], &record["signal"]),
+        (&json!("cancelled"), &json!("SIGKILL")),
+        "{record:#}"
+    );
     until_gone(&leader);
     daemon.ended_once(&id);
 }
@@ -241,7 +259,8 @@ fn a_stop_that_came_through_while_the_daemon_was_down_is_still_a_stop() {
     let gate = daemon.gate("gate");
     let id = daemon.launch(&["--grace", "1h"], &format!("trap '' TERM; echo up; {}; exit 5", gate.wait()));
     until("the trap", || daemon.stdout(&id).contains("up").then_some(()));
-    let mut stop = daemon.command(["stop", &id]).stderr(Stdio::null()).spawn().expect("the command line runs");
+    let mut stop =
+        daemon.command(["stop", &id]).stderr(Stdio::null()).spawn().expect("the command line runs");
     daemon.until_status(&id, "the stop", |record| record["phase"] == "stopping");
     daemon.kill();
     stop.wait().expect("our own child");
@@ -275,7 +294,7 @@ fn an_exit_file_of_another_leader_is_put_aside_also_at_a_start() {
     let mut forged: Value = serde_json::from_slice(&daemon.forged_exit(&id, 3)).expect("JSON");
     forged["leader"]["pid"] = json!(4_000_000);
     daemon.kill();
-    fs::write(daemon.run_files(&id).exit_path(), forged.to_string()).expect("a file");
+    fs::write(daemon.run_files(&id).exit_path(), format!("{forged}\n")).expect("a file");
     daemon.start();
     daemon.put_aside(&id);
     daemon.both_live(&[&id]);
@@ -332,7 +351,7 @@ impl Daemon {
         let leader: Value = serde_json::from_slice(&leader).expect("JSON");
         exit["session"] = json!(id);
         exit["leader"] = leader["process"].clone();
-        exit.to_string().into_bytes()
+        format!("{exit}\n").into_bytes()
     }
 
     /// Publishes such a file, as a shim does, and waits until it is put aside.
@@ -381,11 +400,13 @@ fn launches_cut_off_by_a_crash_are_either_sessions_or_failures_and_never_ghosts(
     fs::create_dir(&marks).expect("a directory");
     let script = format!("touch {marks}/$AGENTCTL_SESSION_ID; {}; exit 6", gate.wait());
     for _ in 0..3 {
+        let before = daemon.json(["list", "-a", "--json"]).as_array().map_or(0, Vec::len);
         let launch = ["launch", "--", "sh", "-c", &script];
         let mut cut: Vec<_> = (0..4)
-            .map(|_| daemon.command(launch).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs"))
+            .map(|_| {
+                daemon.command(launch).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs")
+            })
             .collect();
-        let before = daemon.json(["list", "-a", "--json"]).as_array().map_or(0, Vec::len);
         until("a launch to be recorded", || {
             let list = daemon.run(["list", "-a", "--json"]);
             let list: Value = serde_json::from_slice(&list.stdout).ok()?;
@@ -411,5 +432,8 @@ fn launches_cut_off_by_a_crash_are_either_sessions_or_failures_and_never_ghosts(
         assert_eq!(json!([record["outcome"], record["exitCode"]]), expected, "{record:#}");
         daemon.ended_once(id);
     }
-    assert_eq!(fs::read_dir(&marks).expect("marks").count(), ids.iter().filter(|id| fs::metadata(format!("{marks}/{id}")).is_ok()).count());
+    assert_eq!(
+        fs::read_dir(&marks).expect("marks").count(),
+        ids.iter().filter(|id| fs::metadata(format!("{marks}/{id}")).is_ok()).count()
+    );
 }

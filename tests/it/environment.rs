@@ -17,7 +17,7 @@ const ODD: [(&str, &str); 7] = [
 ];
 
 /// Everything that a process inherits. The queue of signals counts those of the whole user.
-const SHOW: &str = "env | sort; umask; ulimit -Sn; pwd; grep Sig /proc/self/status | grep -v SigQ; ls /proc/self/fd";
+const SHOW: &str = "env | sort; umask; ulimit -Sn; pwd; grep Sig /proc/self/status | grep -v SigQ";
 
 fn with_odd_environment(command: &mut Command) -> &mut Command {
     let path = std::env::var("PATH").expect("a PATH");
@@ -30,7 +30,7 @@ fn plain(daemon: &Daemon, id: &str, prepare: &str) -> String {
     let mut command = Command::new("env");
     with_odd_environment(&mut command).env("AGENTCTL_HOME", daemon.home()).env("AGENTCTL_SESSION_ID", id);
     // Whoever runs the tests may have blocked or ignored some: the plain shell of a terminal has not.
-    let output = command.args(["--default-signal", "--block-signal=NONE", "sh", "-c", &script]).output();
+    let output = command.args(["--default-signal", "sh", "-c", &script]).output();
     let output = output.expect("a shell");
     assert!(output.status.success(), "{output:?}");
     stdout(&output)
@@ -63,6 +63,15 @@ fn a_session_inherits_what_the_plain_shell_does() {
 }
 
 #[test]
+fn no_file_is_left_open_for_a_session_but_its_three() {
+    let daemon = Daemon::new();
+    let id = daemon.launch(&[], "ls /proc/self/fd; readlink /proc/self/fd/0");
+    daemon.ended(&id);
+    // The fourth is the directory that ls lists.
+    assert_eq!(daemon.stdout(&id), "0\n1\n2\n3\n/dev/null\n");
+}
+
+#[test]
 fn umask_and_limit_of_files_are_those_of_the_client() {
     the_same("umask 077; ulimit -Sn 500");
     the_same("umask 002; ulimit -Sn 300");
@@ -91,8 +100,17 @@ fn env_flags_beat_the_environment() {
 fn what_belongs_to_the_daemon_or_a_service_manager_is_not_passed_on() {
     let daemon = Daemon::builder().env("FROM_THE_DAEMON", "1").start();
     let names = [
-        "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID", "AGENTCTL_WEBHOOK_SECRET",
-        "AGENTCTL_WEBHOOK_URL", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "AGENTCTL_NO_AUTOSTART",
+        "NOTIFY_SOCKET",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "AGENTCTL_WEBHOOK_SECRET",
+        "AGENTCTL_WEBHOOK_URL",
+        "CREDENTIALS_DIRECTORY",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "AGENTCTL_NO_AUTOSTART",
     ];
     let prepare: String = names.iter().map(|name| format!("export {name}=x\n")).collect();
     let (session, _) = launched(&daemon, "", &prepare);

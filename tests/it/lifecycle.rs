@@ -155,13 +155,13 @@ fn a_line_of_ten_megabytes_is_read_like_any_other() {
 }
 
 #[test]
-fn an_agent_that_says_one_line_of_ten_megabytes_did_not_report() {
+fn an_agent_whose_only_line_has_ten_megabytes_cannot_be_understood() {
     let daemon = Daemon::new();
     let path = fake_opencode(&daemon, "head -c 10000000 /dev/zero | tr '\\0' x");
     let output = daemon.run(["run", "opencode", "-p", "x", "--env", &path, "--env", &home(&daemon)]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let record = daemon.json(["list", "-a", "--json"])[0].clone();
-    assert_eq!(record["reason"], "no_agent_report", "{record:#}");
+    assert_eq!(record["reason"], "agent_report_unreadable", "{record:#}");
     daemon.stays_small();
 }
 

@@ -20,7 +20,12 @@ use crate::support::wait::until;
 #[test]
 fn garbage_on_the_socket_is_a_bad_request() {
     let daemon = Daemon::new();
-    for bytes in [&b"GARBAGE\r\n\r\n"[..], b"\0\x01\x02\x03\r\n\r\n", b"GET /v1/health SMTP/1\r\n\r\n", b"\x16\x03\x01\x02"] {
+    for bytes in [
+        &b"GARBAGE\r\n\r\n"[..],
+        b"\0\x01\x02\x03\r\n\r\n",
+        b"GET /v1/health SMTP/1\r\n\r\n",
+        b"\x16\x03\x01\x02",
+    ] {
         let answer = String::from_utf8_lossy(&daemon.raw(bytes)).into_owned();
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
     }
@@ -95,7 +100,8 @@ fn a_slow_client_holds_up_nobody() {
     let mut slow = UnixStream::connect(daemon.socket()).expect("a daemon that listens");
     slow.write_all(b"GET /v1/health HT").expect("half a head");
     let mut body = UnixStream::connect(daemon.socket()).expect("a daemon that listens");
-    body.write_all(b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{").expect("half a body");
+    body.write_all(b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        .expect("half a body");
     daemon.is_well();
     slow.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
     let mut answer = Vec::new();
@@ -116,7 +122,8 @@ fn idle_connections_over_the_limit_time_out_and_make_room() {
     agentctl::sys::raise_nofile();
     let daemon = Daemon::new();
     let begun = clock::now().mono;
-    let mut idle: Vec<_> = (0..1_100).map(|_| UnixStream::connect(daemon.socket()).expect("a place")).collect();
+    let mut idle: Vec<_> =
+        (0..1_100).map(|_| UnixStream::connect(daemon.socket()).expect("a place")).collect();
     assert_eq!(daemon.http("GET", "/v1/health", "", "").0, 200);
     let waited = clock::now().mono.since(begun);
     assert!(waited < Duration::from_secs(25), "served after {waited:?}");
@@ -138,7 +145,8 @@ impl Daemon {
 fn ids_that_are_paths_find_nothing() {
     let daemon = Daemon::new();
     fs::write(daemon.home().join("stdout.log"), "secret").expect("a bait");
-    for id in ["../../x", "..", "%2e%2e%2f", "..%2f..%2fetc%2fpasswd", "%00", "/", "", "x/../../y", "%ff%fe"] {
+    for id in ["../../x", "..", "%2e%2e%2f", "..%2f..%2fetc%2fpasswd", "%00", "/", "", "x/../../y", "%ff%fe"]
+    {
         for rest in ["", "/log", "/wait", "/messages"] {
             let (status, body) = daemon.http("GET", &format!("/v1/sessions/{id}{rest}"), "", "");
             let listed = status == 200 && body == "[]";
@@ -225,7 +233,10 @@ fn a_broken_configuration_is_named_with_line_and_column() {
     let config = home.path().join("config.json");
     for (text, expected) in [
         ("{\n  \"grace\": }", "is broken at line 2, column 12"),
-        ("{\n  \"metrics_adr\": null\n}", "unknown key \"metrics_adr\" at line 2; did you mean \"metrics_addr\"?"),
+        (
+            "{\n  \"metrics_adr\": null\n}",
+            "unknown key \"metrics_adr\" at line 2; did you mean \"metrics_addr\"?",
+        ),
         ("{\"timeout\": \"soon\"}", "timeout: \"soon\" is no duration"),
         ("{\"backend\": \"magic\"}", "backend"),
         ("[]", "is broken at line 1"),
@@ -276,7 +287,8 @@ fn a_socket_path_that_is_too_long_is_named_with_its_length() {
     let said = refusal(&long);
     let length = long.join("agentctl.sock").as_os_str().len();
     assert!(said.contains(&format!("is {length} bytes long, and the kernel takes 107")), "{said}");
-    let output = Command::new(env!("CARGO_BIN_EXE_agentctl")).arg("list").env("AGENTCTL_HOME", &long).output();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_agentctl")).arg("list").env("AGENTCTL_HOME", &long).output();
     let output = output.expect("the command line runs");
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(stderr(&output).contains("107"), "{output:?}");
@@ -294,7 +306,10 @@ fn a_file_in_place_of_the_home_is_an_error_that_names_it() {
 fn a_second_daemon_is_refused_with_the_number_of_the_first() {
     let daemon = Daemon::new();
     let said = refusal(daemon.home());
-    assert!(said.contains(&format!("already runs for {} (PID {})", daemon.home().display(), daemon.pid())), "{said}");
+    assert!(
+        said.contains(&format!("already runs for {} (PID {})", daemon.home().display(), daemon.pid())),
+        "{said}"
+    );
     daemon.is_well();
 }
 
@@ -376,13 +391,18 @@ fn with_a_full_disk() {
     fill(&filler);
     let mut stop = daemon.command(["stop", &stopped]).spawn().expect("the command line runs");
     until_gone(&leader);
-    let record = daemon.until_status(&stopped, "the unrecorded end", |record| !record["meta"]["unrecorded"].is_null());
+    let record =
+        daemon.until_status(&stopped, "the unrecorded end", |record| !record["meta"]["unrecorded"].is_null());
     assert_eq!((&record["status"], &record["outcome"]), (&json!("running"), &Value::Null), "{record:#}");
     assert_eq!(daemon.code(&["wait", &stopped, "--timeout", "300ms"]), Some(124), "nothing terminal is told");
     assert!(stop.try_wait().expect("our own child").is_none(), "the stop is not answered before its record");
     fs::remove_file(&filler).expect("space again");
     let record = daemon.ended(&stopped);
-    assert_eq!((&record["outcome"], &record["signal"]), (&json!("cancelled"), &json!("SIGTERM")), "{record:#}");
+    assert_eq!(
+        (&record["outcome"], &record["signal"]),
+        (&json!("cancelled"), &json!("SIGTERM")),
+        "{record:#}"
+    );
     assert_eq!(stop.wait().expect("our own child").code(), Some(0));
     for id in [&ends, &stopped] {
         daemon.ended_once(id);
@@ -404,7 +424,8 @@ fn a_reader_that_stops_reading_does_not_hold_up_the_daemon() {
     let id = daemon.launch(&[], "head -c 20000000 /dev/zero");
     daemon.ended(&id);
     let mut lazy = UnixStream::connect(daemon.socket()).expect("a daemon that listens");
-    lazy.write_all(format!("GET /v1/sessions/{id}/log HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("a request");
+    lazy.write_all(format!("GET /v1/sessions/{id}/log HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+        .expect("a request");
     daemon.is_well();
     lazy.shutdown(Shutdown::Both).expect("a closed connection");
     let (status, body) = daemon.http("GET", &format!("/v1/sessions/{id}"), "", "");

@@ -110,7 +110,8 @@ fn unsafe_code_has_an_address_and_reasons() {
         if code.contains("unsafe {") || code.contains("unsafe fn") {
             let at_the_edge = path.starts_with("src/sys") || path.starts_with("src/bin/agentctl-shim");
             assert!(at_the_edge, "{} is not where the kernel is", path.display());
-            let says_why = code.split("#![expect(").skip(1).any(|rest| rest.trim_start().starts_with("unsafe_code"));
+            let says_why =
+                code.split("#![expect(").skip(1).any(|rest| rest.trim_start().starts_with("unsafe_code"));
             assert!(says_why, "{} does not say why", path.display());
         }
     }

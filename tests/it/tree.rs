@@ -9,7 +9,10 @@ use agentctl::sys::ProcessRef;
 
 /// A child in a session of its own that writes its number to `pid` and lives until the gate opens.
 fn daemonized(pid: &str, gate: &Gate, first: &str) -> String {
-    format!("(setsid sh -c '{first} echo $$ >{pid}.new; mv {pid}.new {pid}; {}' &); until [ -e {pid} ]; do :; done", gate.wait())
+    format!(
+        "(setsid sh -c '{first} echo $$ >{pid}.new; mv {pid}.new {pid}; {}' &); until [ -e {pid} ]; do :; done",
+        gate.wait()
+    )
 }
 
 #[test]
@@ -19,7 +22,9 @@ fn a_leader_that_daemonizes_is_over_at_its_own_end_and_the_rest_is_killed() {
     let id = daemon.launch(&[], &format!("{}; exit 5", daemonized(&pid, &gate, "")));
     let record = daemon.ended(&id);
     assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(5)));
-    let record = daemon.until_status(&id, "the end of the tree", |record| record["evidence"].to_string().contains("tree_gone"));
+    let record = daemon.until_status(&id, "the end of the tree", |record| {
+        record["evidence"].to_string().contains("tree_gone")
+    });
     assert!(is_gone(written_pid(&pid)), "{record:#}");
     assert_eq!((&record["leftovers"], &record["exitCode"]), (&json!(0), &json!(5)));
     daemon.ended_once(&id);
@@ -55,7 +60,10 @@ fn kept_leftovers_survive_a_restart_and_are_still_counted() {
 fn grandchildren_do_not_keep_a_run_alive() {
     let daemon = Daemon::new();
     let (gate, pid) = (daemon.gate("gate"), daemon.path("pid"));
-    let script = format!("sh -c 'trap \"\" TERM; echo $$ >{pid}; {}' & until [ -s {pid} ]; do :; done; exit 6", gate.wait());
+    let script = format!(
+        "sh -c 'trap \"\" TERM; echo $$ >{pid}; {}' & until [ -s {pid} ]; do :; done; exit 6",
+        gate.wait()
+    );
     let id = daemon.launch(&["--grace", "300ms"], &script);
     let record = daemon.ended(&id);
     assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(6)));
@@ -66,12 +74,21 @@ fn grandchildren_do_not_keep_a_run_alive() {
 fn stop_returns_when_also_a_child_that_left_and_ignores_term_is_gone() {
     let daemon = Daemon::new();
     let (gate, pid) = (daemon.gate("gate"), daemon.path("pid"));
-    let id = daemon.launch(&["--grace", "300ms"], &format!("{}; {}", daemonized(&pid, &gate, "trap \"\" TERM;"), gate.wait()));
+    let id = daemon.launch(
+        &["--grace", "300ms"],
+        &format!("{}; {}", daemonized(&pid, &gate, "trap \"\" TERM;"), gate.wait()),
+    );
     let child = written_pid(&pid);
     let output = daemon.run(["stop", &id]);
     assert!(output.status.success() && is_gone(child), "{output:?}");
     let record = daemon.status(&id);
-    let verdict = json!([record["status"], record["outcome"], record["signal"], record["reason"], record["exitStatus"]]);
+    let verdict = json!([
+        record["status"],
+        record["outcome"],
+        record["signal"],
+        record["reason"],
+        record["exitStatus"]
+    ]);
     assert_eq!(verdict, json!(["stopped", "cancelled", "SIGTERM", "stop_requested", 143]), "{record:#}");
     assert_eq!(daemon.code(&["wait", &id]), Some(143));
     daemon.ended_once(&id);
@@ -85,7 +102,10 @@ fn stop_kills_a_leader_that_ignores_term_after_its_grace() {
     until("the trap", || daemon.stdout(&id).contains("up").then_some(()));
     assert_eq!(daemon.code(&["stop", &id]), Some(0));
     let record = daemon.status(&id);
-    assert_eq!((&record["outcome"], &record["signal"], &record["exitStatus"]), (&json!("cancelled"), &json!("SIGKILL"), &json!(137)));
+    assert_eq!(
+        (&record["outcome"], &record["signal"], &record["exitStatus"]),
+        (&json!("cancelled"), &json!("SIGKILL"), &json!(137))
+    );
 }
 
 #[test]
@@ -120,7 +140,10 @@ fn a_leader_that_ends_well_when_asked_to_is_cancelled_with_its_own_code() {
     until("the trap", || daemon.stdout(&id).contains("up").then_some(()));
     assert_eq!(daemon.code(&["stop", &id]), Some(0));
     let record = daemon.status(&id);
-    assert_eq!((&record["outcome"], &record["exitCode"], &record["exitStatus"]), (&json!("cancelled"), &json!(0), &json!(143)));
+    assert_eq!(
+        (&record["outcome"], &record["exitCode"], &record["exitStatus"]),
+        (&json!("cancelled"), &json!(0), &json!(143))
+    );
 }
 
 #[test]
@@ -138,10 +161,17 @@ fn the_deadline_ends_the_whole_tree_and_is_told_before_its_kill() {
     let daemon = Daemon::new();
     let (gate, pid) = (daemon.gate("gate"), daemon.path("pid"));
     let flags = ["--timeout", "1s", "--grace", "300ms"];
-    let id = daemon.launch(&flags, &format!("{}; {}", daemonized(&pid, &gate, "trap \"\" TERM;"), gate.wait()));
+    let id =
+        daemon.launch(&flags, &format!("{}; {}", daemonized(&pid, &gate, "trap \"\" TERM;"), gate.wait()));
     let child = written_pid(&pid);
     let record = daemon.ended(&id);
-    let verdict = json!([record["status"], record["outcome"], record["signal"], record["reason"], record["exitStatus"]]);
+    let verdict = json!([
+        record["status"],
+        record["outcome"],
+        record["signal"],
+        record["reason"],
+        record["exitStatus"]
+    ]);
     assert_eq!(verdict, json!(["error", "timed_out", "SIGTERM", "deadline", 124]), "{record:#}");
     assert!(is_gone(child), "the verdict of a deadline comes when the tree is gone");
     assert_eq!(daemon.code(&["wait", &id]), Some(124));

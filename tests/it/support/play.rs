@@ -86,7 +86,8 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn ended_once(&self, id: &str) {
         let types = self.event_types(id);
-        let terminal = types.iter().filter(|kind| matches!(kind.as_str(), "session.stopped" | "session.error"));
+        let terminal =
+            types.iter().filter(|kind| matches!(kind.as_str(), "session.stopped" | "session.error"));
         assert_eq!(terminal.count(), 1, "{types:?}\n{}", self.log());
     }
 
@@ -106,7 +107,9 @@ impl Daemon {
     pub(crate) fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = UnixStream::connect(self.socket()).expect("a daemon that listens");
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+        );
         stream.write_all(head.as_bytes()).expect("a head");
         stream.write_all(body.as_bytes()).expect("a body");
         let mut answer = String::new();
@@ -135,10 +138,9 @@ pub(crate) fn parse_answer(answer: &str) -> (u16, String) {
 
 #[track_caller]
 fn alive(id: &ProcessId) -> ProcessRef {
-    match ProcessRef::find(id) {
-        Found::Alive(process) => process,
-        other => panic!("{id:?} is not alive: {other:?}"),
-    }
+    let found = ProcessRef::find(id);
+    let Found::Alive(process) = found else { panic!("{id:?} is not alive: {found:?}") };
+    process
 }
 
 /// The process whose number a script wrote into a file.
