@@ -458,11 +458,12 @@ fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
     spawn_local(async move {
         loop {
             let look = TreeLook::of(&daemon, id);
+            let shim = look.shim.clone();
             let seen = spawn_blocking(move || look.members()).await;
             let left = match seen {
-                Ok(Tree::Known(left)) => left,
-                Ok(Tree::Unknown(why)) => {
-                    daemon.evidence(id, Evidence::TreeUnknown(why));
+                Ok(Tree::Known(left)) if !left.is_empty() => left,
+                Ok(nothing) => {
+                    report_end_of_tree(&daemon, id, shim.as_ref(), nothing);
                     return;
                 }
                 Err(panicked) => {
@@ -470,15 +471,6 @@ fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
                     return;
                 }
             };
-            if left.is_empty() && shim_lives(&daemon, id) {
-                // It says so itself, with what the tree used.
-                return;
-            }
-            if left.is_empty() {
-                remove_cgroup(&daemon, id);
-                daemon.evidence(id, Evidence::TreeGone(None));
-                return;
-            }
             daemon.evidence(id, Evidence::TreeLeft(u32::try_from(left.len()).unwrap_or(u32::MAX)));
             all_ended(&daemon, left).await;
         }
@@ -489,6 +481,23 @@ fn shim_lives(daemon: &Daemon, id: RunId) -> bool {
     let handles = daemon.handles.borrow();
     let shim = handles.get(&id).and_then(|handles| handles.shim.as_ref());
     shim.is_some_and(|shim| shim.has_ended() == Some(false))
+}
+
+/// Nothing is seen of a tree, or nothing can be. The shim's own word, that wait(2) has nobody left, beats both.
+fn report_end_of_tree(daemon: &Daemon, id: RunId, shim: Option<&ProcessRef>, seen: Tree) {
+    if shim.is_some_and(|shim| shim.has_ended() == Some(false)) {
+        // It lives and will say so itself.
+        return;
+    }
+    let evidence = match (daemon.home.run_files(id).read_tree(), seen) {
+        (Ok(tree), _) => Evidence::TreeGone(Some(tree.usage)),
+        (Err(_), Tree::Unknown(why)) => Evidence::TreeUnknown(why),
+        (Err(_), Tree::Known(_)) => {
+            remove_cgroup(daemon, id);
+            Evidence::TreeGone(None)
+        }
+    };
+    daemon.evidence(id, evidence);
 }
 
 /// A dead shim does not remove its cgroup.

@@ -107,7 +107,9 @@ fn sessions_that_end_while_the_daemon_is_down_keep_code_and_time() {
     daemon.start();
     for (code, name, id) in &down {
         let record = daemon.status(id);
-        assert_eq!(record["phase"], "ended", "right after the restart: {record:#}");
+        // Known with the first answer; told as soon as it is committed.
+        let known = matches!(record["phase"].as_str(), Some("ending" | "ended"));
+        assert!(known, "right after the restart: {record:#}");
         daemon.ended_at_its_own_time(id, name, *code);
         daemon.ended_once(id);
     }

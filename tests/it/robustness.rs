@@ -320,12 +320,20 @@ fn a_damaged_journal_is_refused_and_left_alone() {
     daemon.terminate();
     let journal = daemon.home().join("journal.db");
     let kept = fs::read(&journal).expect("a journal");
+    // What SQLite would repair the damage with.
+    for name in ["journal.db-wal", "journal.db-shm"] {
+        let _none_left = fs::rename(daemon.home().join(name), daemon.home().join(format!("{name}.aside")));
+    }
     let damaged = vec![b'x'; kept.len()];
     fs::write(&journal, &damaged).expect("a journal");
     assert!(refusal(daemon.home()).contains("journal.db"));
     assert_eq!(fs::read(&journal).expect("a journal"), damaged);
     fs::write(&journal, kept).expect("a journal");
+    for name in ["journal.db-wal", "journal.db-shm"] {
+        let _none_left = fs::rename(daemon.home().join(format!("{name}.aside")), daemon.home().join(name));
+    }
     daemon.start();
+    assert_eq!(daemon.json(["list", "-a", "--json"]).as_array().map(Vec::len), Some(1));
 }
 
 /// A test that skips itself says so loudly: print macros are kept quiet by the test harness.
@@ -370,6 +378,8 @@ fn with_a_full_disk() {
     let daemon = Daemon::builder().within(Path::new(&disk)).start();
     let gate = daemon.gate("gate");
     let ends = daemon.launch(&["--name", "ends"], &format!("{}; exit 5", gate.wait()));
+    let late = daemon.gate("late");
+    let unrecorded = daemon.launch(&["--name", "unrecorded"], &format!("{}; exit 6", late.wait()));
     let stopped = daemon.launch(&["--name", "stopped", "--grace", "300ms"], "exec sleep 1000");
     let leader = daemon.leader(&stopped);
     let filler = Path::new(&disk).join("filler");
@@ -391,12 +401,16 @@ fn with_a_full_disk() {
     fill(&filler);
     let mut stop = daemon.command(["stop", &stopped]).spawn().expect("the command line runs");
     until_gone(&leader);
+    late.open();
     let record =
-        daemon.until_status(&stopped, "the unrecorded end", |record| !record["meta"]["unrecorded"].is_null());
+        daemon.until_status(&unrecorded, "its end", |record| !record["meta"]["unrecorded"].is_null());
     assert_eq!((&record["status"], &record["outcome"]), (&json!("running"), &Value::Null), "{record:#}");
-    assert_eq!(daemon.code(&["wait", &stopped, "--timeout", "300ms"]), Some(124), "nothing terminal is told");
+    for id in [&unrecorded, &stopped] {
+        assert_eq!(daemon.code(&["wait", id, "--timeout", "300ms"]), Some(124), "nothing terminal is told");
+    }
     assert!(stop.try_wait().expect("our own child").is_none(), "the stop is not answered before its record");
     fs::remove_file(&filler).expect("space again");
+    assert_eq!(daemon.ended(&unrecorded)["exitCode"], 6);
     let record = daemon.ended(&stopped);
     assert_eq!(
         (&record["outcome"], &record["signal"]),
@@ -404,7 +418,7 @@ fn with_a_full_disk() {
         "{record:#}"
     );
     assert_eq!(stop.wait().expect("our own child").code(), Some(0));
-    for id in [&ends, &stopped] {
+    for id in [&ends, &unrecorded, &stopped] {
         daemon.ended_once(id);
     }
     daemon.is_well();
