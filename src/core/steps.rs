@@ -262,6 +262,10 @@ impl Supervisor {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         let policy = session.spec.leftovers;
         let taken = session.run.fuse.take(evidence, now);
+        if taken == Taken::New && *evidence == Evidence::ShimGone {
+            // Whatever was asked while it lived was left to it to answer.
+            session.run.asked.tree = false;
+        }
         if taken == Taken::Disagrees {
             self.counters.disagreements += 1;
         }

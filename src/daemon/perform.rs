@@ -477,12 +477,6 @@ fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
     });
 }
 
-fn shim_lives(daemon: &Daemon, id: RunId) -> bool {
-    let handles = daemon.handles.borrow();
-    let shim = handles.get(&id).and_then(|handles| handles.shim.as_ref());
-    shim.is_some_and(|shim| shim.has_ended() == Some(false))
-}
-
 /// Nothing is seen of a tree, or nothing can be. The shim's own word, that wait(2) has nobody left, beats both.
 fn report_end_of_tree(daemon: &Daemon, id: RunId, shim: Option<&ProcessRef>, seen: Tree) {
     if shim.is_some_and(|shim| shim.has_ended() == Some(false)) {
