@@ -278,5 +278,30 @@ pub(crate) fn may_retry(why: &Unanswered) -> bool {
     }
 }
 
+/// How long a broken conversation is taken up again: through a restart of the daemon, and not for ever.
+pub(crate) struct Patience {
+    tries: u128,
+    first: bool,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self { tries: limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis(), first: true }
+    }
+
+    /// Returns after a pause when it is worth asking again; else the failure. Nobody there at the very first
+    /// is an answer. While a connection holds, tries are not used up: a long session is no silent daemon.
+    pub(crate) async fn after(&mut self, client: &Client, why: Unanswered) -> Result<(), Failure> {
+        let nobody = matches!(why, Unanswered::Nobody(_));
+        if (self.first && nobody) || !may_retry(&why) || self.tries == 0 {
+            return Err(client.failure(why));
+        }
+        self.first = false;
+        self.tries -= u128::from(nobody);
+        sleep(RETRY_PAUSE).await;
+        Ok(())
+    }
+}
+
 /// The pause between two looks for a restarted daemon.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);

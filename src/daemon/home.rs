@@ -59,11 +59,6 @@ impl Home {
         Ok(Self { path })
     }
 
-    /// This directory.
-    pub fn at(path: PathBuf) -> Self {
-        Self { path }
-    }
-
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -5,11 +5,8 @@ use std::rc::Rc;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Response};
-use tokio::time::sleep;
 
-use crate::limits;
-
-use super::super::client::{Client, RETRY_PAUSE, Unanswered, may_retry, segment};
+use super::super::client::{Client, Patience, Unanswered, segment};
 use super::super::render;
 use super::super::{Failure, LogsArgs};
 use super::NO_BODY;
@@ -46,8 +43,7 @@ pub(super) async fn follow_raw(client: Rc<Client>, id: String, stream: &'static 
 
 async fn follow(client: &Client, id: &str, stream: &str, to_stderr: bool) -> Result<(), Failure> {
     let mut place = 0;
-    let mut tries = limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
-    let mut first = true;
+    let mut patience = Patience::new();
     loop {
         let path = format!("/v1/sessions/{}/log?stream={stream}&follow=1&from={place}", segment(id));
         let copied = match client.send(Method::GET, &path, None, None).await {
@@ -56,14 +52,8 @@ async fn follow(client: &Client, id: &str, stream: &str, to_stderr: bool) -> Res
         };
         match copied {
             Ok(()) => return Ok(()),
-            Err(why) if first && matches!(why, Unanswered::Nobody(_)) => return Err(client.failure(why)),
-            Err(why) if may_retry(&why) && tries > 0 => {
-                tries = if matches!(why, Unanswered::Nobody(_)) { tries - 1 } else { tries };
-            }
-            Err(why) => return Err(client.failure(why)),
+            Err(why) => patience.after(client, why).await?,
         }
-        first = false;
-        sleep(RETRY_PAUSE).await;
     }
 }
 

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use hyper::Method;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::limits;
 use crate::wire::api::SessionView;
 
-use super::super::client::{Client, RETRY_PAUSE, Unanswered, decode, may_retry, segment, whole};
+use super::super::client::{Client, Patience, decode, segment, whole};
 use super::super::render;
 use super::super::{Failure, WaitArgs};
 use super::view;
@@ -64,8 +63,7 @@ pub(super) async fn ended(client: &Client, id: &str) -> Result<SessionView, Fail
 }
 
 async fn asked_again(client: &Client, path: &str) -> Result<Value, Failure> {
-    let mut tries = limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
-    let mut first = true;
+    let mut patience = Patience::new();
     loop {
         let answer = match client.send(Method::GET, path, None, None).await {
             Ok(answer) => whole(answer).await,
@@ -73,14 +71,7 @@ async fn asked_again(client: &Client, path: &str) -> Result<Value, Failure> {
         };
         match answer {
             Ok(bytes) => return decode(&bytes),
-            Err(why) if first && matches!(why, Unanswered::Nobody(_)) => return Err(client.failure(why)),
-            Err(why) if may_retry(&why) && tries > 0 => {
-                // While a connection holds, tries are not used up: a long session is not a silent daemon.
-                tries = if matches!(why, Unanswered::Nobody(_)) { tries - 1 } else { tries };
-            }
-            Err(why) => return Err(client.failure(why)),
+            Err(why) => patience.after(client, why).await?,
         }
-        first = false;
-        sleep(RETRY_PAUSE).await;
     }
 }
