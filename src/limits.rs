@@ -52,6 +52,8 @@ pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(15);
 pub const COMMIT_BATCH_MAX: usize = 1_000;
 /// A failing journal is tried again so often.
 pub const JOURNAL_RETRY_EVERY: Duration = Duration::from_secs(1);
+/// Length of SQLite's write-ahead log: a thousand pages of 4 KiB with their headers, after which it starts over.
+pub const JOURNAL_LOG_BYTES: u64 = 32 + 1_000 * (4_096 + 24);
 /// Space kept back for verdicts on a full disk.
 pub const JOURNAL_RESERVE_BYTES: u64 = 4 << 20;
 /// Longest path of a Unix socket, with its closing NUL (sun_path, unix(7)).

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use agentctl::limits;
 use rusqlite::Connection;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
@@ -190,6 +191,10 @@ impl Committer {
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.execute_batch("CREATE TABLE floor (n INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT")?;
+        // A log of full length, as the journal has: the least that a commit can cost.
+        let log = File::options().append(true).open(home.join("floor.db-wal"))?;
+        (&log).write_all(&vec![0; usize::try_from(limits::JOURNAL_LOG_BYTES)?])?;
+        log.sync_all()?;
         // As much as a verdict and its event.
         Ok(Self { db, body: json!({ "body": "x".repeat(2_000) }).to_string() })
     }

@@ -5,6 +5,7 @@
 //! become durable in order. When one cannot be written it is kept and tried again, and the daemon is told.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -137,11 +138,15 @@ impl Journal {
         let loaded = load(path, &db)?;
         let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
         let reserve = Reserve::beside(path);
+        let log = log_of(path);
         let (jobs, inbox) = channel();
         // It ends when the journal is dropped and its last batch is written.
         std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || Writer { db, reserve, tell: Box::new(tell), failing: false }.run(&inbox))
+            .spawn(move || {
+                lay_out_log(&log);
+                Writer { db, reserve, tell: Box::new(tell), failing: false }.run(&inbox)
+            })
             .map_err(JournalError::Thread)?;
         let reader = Arc::new(Mutex::new(reader));
         Ok((Self { path: path.to_owned(), epoch, jobs, reader }, loaded))
@@ -249,6 +254,35 @@ fn configure(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
+}
+
+/// SQLite's write-ahead log of a journal.
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
+
+/// Gives the log its full length before the first commit. A commit that makes its file longer has to commit the
+/// file system's journal as well, with whatever other processes changed there in the same moment; one that
+/// overwrites laid-out blocks is a write and a flush. What follows a log's last frame is never read (it carries no
+/// valid checksum), and SQLite locks other files than this one, so opening it here disturbs nobody.
+fn lay_out_log(path: &Path) {
+    let laid_out = File::options().write(true).open(path).and_then(|log| {
+        let mut at = log.metadata()?.len();
+        let zeros = [0; 64 << 10];
+        while at < limits::JOURNAL_LOG_BYTES {
+            let length =
+                zeros.len().min(usize::try_from(limits::JOURNAL_LOG_BYTES - at).unwrap_or(usize::MAX));
+            log.write_all_at(&zeros[..length], at)?;
+            at += length as u64;
+        }
+        log.sync_all()
+    });
+    if let Err(error) = laid_out {
+        // It grows by and by instead.
+        tracing::debug!("lay out {}: {error}", path.display());
+    }
 }
 
 fn epoch(db: &Connection) -> rusqlite::Result<String> {
@@ -544,6 +578,31 @@ mod tests {
         assert_eq!(loaded.records[0], fact);
         assert!(matches!(&loaded.records[1], Record::DeliveryQueued { kind: EventKind::Stopped, .. }));
         assert!(matches!(&loaded.records[3], Record::AttemptFailed { attempt: 2, held: true, .. }));
+    }
+
+    #[test]
+    fn the_log_has_its_full_length_before_the_first_commit_and_survives_a_crash_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let (journal, _, told) = open(&path).unwrap();
+        journal.flush();
+        let length = || std::fs::metadata(log_of(&path)).unwrap().len();
+        assert_eq!(length(), limits::JOURNAL_LOG_BYTES);
+        for n in 1..=50 {
+            let fact = Record::NativeId { session: session(n), id: "x".repeat(1_000) };
+            let body = serde_json::to_string(&fact).unwrap();
+            let upto = u64::try_from(n).unwrap();
+            journal.commit(vec![Row::Fact { session: session(n), body }], upto, false);
+            assert_eq!(told.recv().unwrap(), Written::Upto(upto));
+        }
+        assert_eq!(length(), limits::JOURNAL_LOG_BYTES, "fifty commits moved no end of the file");
+
+        // As a crash leaves it: nothing was folded back into the database, and the log is read again.
+        let crashed = dir.path().join("crashed.db");
+        std::fs::copy(&path, &crashed).unwrap();
+        std::fs::copy(log_of(&path), log_of(&crashed)).unwrap();
+        let (_crashed, loaded, _) = open(&crashed).unwrap();
+        assert_eq!(loaded.records.len(), 50);
     }
 
     #[test]
