@@ -20,11 +20,11 @@ use crate::adapters::{self, Adapter, Ask, EnvLook, FirstStart};
 use crate::core::Event;
 use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::session::Spec;
-use crate::core::vocab::{RunId, SessionId};
+use crate::core::vocab::{Mono, RunId, SessionId};
 use crate::sys::ProcessRef;
 use crate::sys::cgroup::{self, CgroupMode};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, next_message};
-use crate::wire::session_dir::{self, Deadline, LaunchOrder, RunFiles, Version};
+use crate::wire::session_dir::{self, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
 use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
 
@@ -364,14 +364,42 @@ fn withdraw(daemon: &Rc<Daemon>, id: RunId, why: String) {
     }
 }
 
-/// Writes the deadline where the shim reads it.
-pub(super) fn write_deadline(daemon: &Daemon, id: RunId, at: Option<crate::core::vocab::Mono>) {
+/// Writes the deadline where the shim reads it, and tells a shim that lives.
+pub(super) fn write_deadline(daemon: &Daemon, id: RunId, at: Option<Mono>) {
     let files = daemon.home.run_files(id);
     let deadline = Deadline { v: Version, mono_ns: at, boot: daemon.sys.host().boot.clone() };
-    let written = session_dir::create_private_dir(files.dir()).and_then(|()| files.write_deadline(&deadline));
+    let made = match session_dir::create_private_dir(files.dir()) {
+        // A deadline that is moved: the session has its directory.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    let written = made.and_then(|()| files.write_deadline(&deadline));
     if let Err(error) = written {
         // The daemon's own timer is the normal path; the shim's late one is lost.
         tracing::error!(session = %id.session, "write the deadline for the shim: {error}");
+        return;
+    }
+    let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
+    if let Some(shim) = shim
+        && let Err(error) = shim.signal(DEADLINE_MOVED)
+    {
+        tracing::warn!(session = %id.session, "tell the shim of its deadline: {error}");
+    }
+}
+
+/// Writes the deadline of a living run again if a crash fell between its record and its file.
+pub(super) fn check_deadline(daemon: &Daemon, id: RunId) {
+    let recorded = {
+        let core = daemon.core.borrow();
+        let Some(session) = core.session(id.session).filter(|s| s.run_id() == id && s.run.verdict.is_none())
+        else {
+            return;
+        };
+        session.run.deadline.map(|deadline| deadline.mono)
+    };
+    let written = daemon.home.run_files(id).read_deadline();
+    if written.is_ok_and(|deadline| deadline.mono_ns != recorded) {
+        write_deadline(daemon, id, recorded);
     }
 }
 

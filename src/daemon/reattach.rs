@@ -81,6 +81,9 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     if let Some(why) = reach.limit() {
         daemon.take(Event::Evidence(id, Evidence::CannotTell(why.to_owned())));
     }
+    if reach == Reach::Here {
+        launch::check_deadline(daemon, id);
+    }
     follow::parse(daemon, id);
 }
 

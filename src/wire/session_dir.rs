@@ -8,6 +8,7 @@
 //! In order of time, in the session directory:
 //!
 //! 1. `launch.<run>.json`, `env.<run>`, `prompt.<run>`, `deadline`: the daemon's order ([`LaunchOrder`], [`Deadline`]).
+//!    `deadline` is written again whenever it is moved, and the shim is told by a signal ([`DEADLINE_MOVED`]).
 //! 2. `shim.<run>.json`: the shim's name ([`ShimIdentity`]), locked with flock(2) for as long as the shim lives.
 //! 3. `claimed.<run>.json` or `abandoned.<run>.json`: the order again, renamed by the side that owns the launch now.
 //! 4. `leader.<run>.json`: the leader's name ([`LeaderIdentity`]), written before the leader may exec.
@@ -40,6 +41,9 @@ mod tests;
 
 /// Mode of every file here, whatever the umask.
 pub const FILE_MODE: u32 = 0o600;
+/// The signal (SIGURG) that tells a shim that its deadline file is another one: harmless to whoever does not expect
+/// it, and to any process that it does not concern. A hint; the file is what counts.
+pub const DEADLINE_MOVED: u8 = 23;
 /// Mode of every directory here, whatever the umask.
 pub const DIR_MODE: u32 = 0o700;
 

@@ -49,7 +49,7 @@ fn ends_with(daemon: &Daemon, gate: &Gate, name: &str, code: u8) -> String {
 impl Daemon {
     /// All views agree that these sessions, and no others, run.
     #[track_caller]
-    fn both_live(&self, ids: &[&str]) {
+    pub(crate) fn both_live(&self, ids: &[&str]) {
         let listed = self.json(["list", "--json"]);
         let mut listed: Vec<_> = listed.as_array().expect("a list").iter().map(|s| s["id"].clone()).collect();
         let mut wanted: Vec<_> = ids.iter().map(|id| json!(id)).collect();
@@ -75,7 +75,7 @@ impl Daemon {
 
     /// Its own code, and the time that the session itself wrote down.
     #[track_caller]
-    fn ended_at_its_own_time(&self, id: &str, name: &str, code: u8) {
+    pub(crate) fn ended_at_its_own_time(&self, id: &str, name: &str, code: u8) {
         let record = self.ended(id);
         assert_eq!(record["exitCode"], code, "{record:#}");
         let stamp = fs::read_to_string(self.path(&format!("{name}.stamp"))).expect("a stamp");

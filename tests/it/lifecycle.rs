@@ -157,7 +157,7 @@ fn a_line_of_ten_megabytes_is_read_like_any_other() {
 #[test]
 fn an_agent_whose_only_line_has_ten_megabytes_cannot_be_understood() {
     let daemon = Daemon::new();
-    let path = fake_opencode(&daemon, "head -c 10000000 /dev/zero | tr '\\0' x");
+    let path = daemon.fake_agent("opencode", "head -c 10000000 /dev/zero | tr '\\0' x");
     let output = daemon.run(["run", "opencode", "-p", "x", "--env", &path, "--env", &home(&daemon)]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let record = daemon.json(["list", "-a", "--json"])[0].clone();
@@ -168,7 +168,7 @@ fn an_agent_whose_only_line_has_ten_megabytes_cannot_be_understood() {
 #[test]
 fn a_prompt_of_five_megabytes_reaches_the_agent_whole() {
     let daemon = Daemon::new();
-    let path = fake_opencode(&daemon, "wc -c; ls -l /proc/self/fd/0 >&2");
+    let path = daemon.fake_agent("opencode", "wc -c; ls -l /proc/self/fd/0 >&2");
     let prompt = daemon.path("prompt");
     fs::write(&prompt, "p".repeat(5_000_000)).expect("a prompt");
     let flags = ["--prompt-file", &prompt, "--env", &path, "--env", &home(&daemon)];
@@ -176,16 +176,6 @@ fn a_prompt_of_five_megabytes_reaches_the_agent_whole() {
     assert_eq!((output.status.code(), stdout(&output).trim()), (Some(1), "5000000"), "{}", stderr(&output));
     let record = daemon.json(["list", "-a", "--json"])[0].clone();
     assert_eq!(record["prompt"].as_str().map(str::len), Some(200));
-}
-
-/// A program of that name in a directory of its own; the `PATH=` that finds it.
-fn fake_opencode(daemon: &Daemon, script: &str) -> String {
-    let bin = daemon.path("bin");
-    fs::create_dir(&bin).expect("a directory");
-    let program = format!("{bin}/opencode");
-    fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
-    format!("PATH={bin}:{}", std::env::var("PATH").expect("a PATH"))
 }
 
 fn home(daemon: &Daemon) -> String {

@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod environment;
 mod golden;
+mod incident;
 mod lifecycle;
 mod opencode;
 mod real_opencode;

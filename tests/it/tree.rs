@@ -192,6 +192,27 @@ fn an_extended_deadline_is_the_one_that_counts() {
 }
 
 #[test]
+fn a_moved_deadline_holds_without_a_daemon() {
+    let mut daemon = Daemon::new();
+    let gate = daemon.gate("gate");
+    let kept = daemon.launch(&["--timeout", "2s", "--grace", "100ms"], &format!("{}; exit 8", gate.wait()));
+    let id = daemon.launch(&["--timeout", "0", "--grace", "100ms"], "exec sleep 1000");
+    let leader: ProcessRef = daemon.leader(&id);
+    assert_eq!(daemon.code(&["extend", &kept, "1h"]), Some(0));
+    assert_eq!(daemon.code(&["extend", &id, "3s"]), Some(0));
+    daemon.kill();
+    // The shim's time is later than the one that the other had at first.
+    until_gone(&leader);
+    daemon.start();
+    assert_eq!(daemon.status(&kept)["status"], "running");
+    gate.open();
+    assert_eq!(daemon.ended(&kept)["exitCode"], 8);
+    let record = daemon.ended(&id);
+    let verdict = (&record["outcome"], &record["signal"], &record["exitStatus"]);
+    assert_eq!(verdict, (&json!("timed_out"), &json!("SIGTERM"), &json!(124)), "{record:#}");
+}
+
+#[test]
 fn a_stopped_process_of_the_tree_does_not_hold_up_a_stop() {
     let daemon = Daemon::new();
     let id = daemon.launch(&["--grace", "300ms"], "kill -STOP $$; exit 1");

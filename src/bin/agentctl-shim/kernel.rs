@@ -9,14 +9,18 @@ use std::time::Duration;
 use std::{io, mem, ptr};
 
 use agentctl::core::vocab::{Mono, Now, Usage, WaitStatus, Wall};
+use agentctl::wire::session_dir::DEADLINE_MOVED;
 use rustix::process::Pid;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// The largest signal number of Linux.
 const SIGNAL_MAX: c_int = 64;
 
-/// Signals that keep their meaning in the shim: its own faults, and the news of its children.
-const NOT_IGNORED: [c_int; 8] = [
+/// What the shim sleeps for besides its alarms: the end of a child, and a deadline that was moved.
+const AWAITED: [c_int; 2] = [libc::SIGCHLD, DEADLINE_MOVED as c_int];
+
+/// Signals that keep their meaning in the shim: its own faults, and the news that it waits for.
+const NOT_IGNORED: [c_int; 9] = [
     libc::SIGILL,
     libc::SIGTRAP,
     libc::SIGABRT,
@@ -24,7 +28,8 @@ const NOT_IGNORED: [c_int; 8] = [
     libc::SIGFPE,
     libc::SIGSEGV,
     libc::SIGSYS,
-    libc::SIGCHLD,
+    AWAITED[0],
+    AWAITED[1],
 ];
 
 /// Both clocks, now.
@@ -59,29 +64,41 @@ pub(crate) fn ignore_signals() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Keeps SIGCHLD pending until [`wait_for_child_signal`] takes it.
-pub(crate) fn block_child_signal() {
-    let set = child_signal();
+/// Keeps the awaited signals pending until [`wait_for_signal`] takes them.
+pub(crate) fn block_awaited_signals() {
+    let set = awaited_signals();
     // SAFETY: `set` is initialised; the old mask is not asked for.
     unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
 }
 
-/// Sleeps until SIGCHLD, or until `timeout` is over. May return early: the caller looks for itself.
-pub(crate) fn wait_for_child_signal(timeout: Option<Duration>) {
-    let set = child_signal();
+/// Why a sleep was over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// The daemon has written another deadline.
+    DeadlineMoved,
+    /// A child has ended, time is over, or nothing has happened: the caller looks for itself.
+    ToLook,
+}
+
+/// Sleeps until a child ends or the deadline is moved, or until `timeout` is over.
+pub(crate) fn wait_for_signal(timeout: Option<Duration>) -> Woken {
+    let set = awaited_signals();
     let timeout = timeout.map(|timeout| libc::timespec {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: both pointers live through the call, a null timeout waits for ever, and no details are asked for.
-    unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
+    let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
+    if signal == c_int::from(DEADLINE_MOVED) { Woken::DeadlineMoved } else { Woken::ToLook }
 }
 
-fn child_signal() -> libc::sigset_t {
+fn awaited_signals() -> libc::sigset_t {
     let mut set = empty_signal_set();
-    // SAFETY: `set` is initialised and SIGCHLD is a signal.
-    unsafe { libc::sigaddset(&raw mut set, libc::SIGCHLD) };
+    for signal in AWAITED {
+        // SAFETY: `set` is initialised and these are signals.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
     set
 }
 

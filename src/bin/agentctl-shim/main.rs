@@ -3,7 +3,7 @@
 //! `agentctl-shim <session directory> <run>` claims the launch order in the directory, starts the leader, reaps
 //! whatever the tree leaves to it, publishes how the leader ended, ends or awaits what is left, and exits. It needs
 //! no daemon: all it knows comes from files (`wire/session_dir.rs`), and all it has to say goes into files.
-//! It has one thread and no event loop but one: sleep until a child ends or an alarm is due.
+//! It has one thread and no event loop but one: sleep until a child ends, the deadline is moved, or an alarm is due.
 //!
 //! In order of time: `settle` (deaf, detached, subreaper) · `claim` (own the run, take the launch) · `launch` (open,
 //! fork, become the leader) · `supervise` (reap, publish, end the tree).
@@ -60,7 +60,7 @@ fn run_files(mut arguments: impl Iterator<Item = OsString>) -> io::Result<RunFil
 /// Cuts every tie to whoever started us. What fails here was cut already.
 fn settle() {
     kernel::ignore_signals();
-    kernel::block_child_signal();
+    kernel::block_awaited_signals();
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let _ = rustix::process::chdir(Path::new("/"));

@@ -19,7 +19,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::claim::Ownership;
 use crate::exit_slot::ExitSlot;
-use crate::kernel::{self, Reap};
+use crate::kernel::{self, Reap, Woken};
 use crate::launch::{Failed, Launched, Leader, Policy};
 use crate::tree::Tree;
 use crate::{complain, daemon_link};
@@ -150,10 +150,16 @@ impl Supervisor {
                 break;
             }
             let now = kernel::now().mono;
-            match self.next_alarm() {
-                Some((at, alarm)) if at <= now => self.ring(alarm, now),
-                Some((at, _)) => kernel::wait_for_child_signal(Some(at.since(now))),
-                None => kernel::wait_for_child_signal(None),
+            let woken = match self.next_alarm() {
+                Some((at, alarm)) if at <= now => {
+                    self.ring(alarm, now);
+                    continue;
+                }
+                Some((at, _)) => kernel::wait_for_signal(Some(at.since(now))),
+                None => kernel::wait_for_signal(None),
+            };
+            if woken == Woken::DeadlineMoved {
+                self.deadline_moved();
             }
         }
         self.finish();
@@ -236,6 +242,13 @@ impl Supervisor {
                     self.sync();
                 }
             }
+        }
+    }
+
+    /// A hint: without it the file is read again when the old deadline comes, which may be late or never.
+    fn deadline_moved(&mut self) {
+        if self.leader.is_some() && self.cause != Cause::Deadline {
+            self.deadline = self.next_look(kernel::now().mono, self.deadline.is_some());
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use agentctl::core::vocab::Leftovers;
 use agentctl::wire::session_dir::{Cause, LaunchOrder};
 
+use rustix::process::Signal;
+
 use super::{Session, mono, write_deadline};
 
 /// An order whose shim acts soon after the deadline.
@@ -49,6 +51,20 @@ fn an_extended_deadline_is_heeded() {
     let (exit, _) = shim.finish();
     assert_eq!(exit.cause, Cause::Deadline);
     assert!(exit.ended.mono_ns >= extended.after(Duration::from_millis(300)));
+}
+
+#[test]
+fn a_deadline_given_later_or_moved_closer_is_heeded_at_once() {
+    let far = mono().after(Duration::from_secs(3_600));
+    for first in [None, Some(far)] {
+        let session = Session::script("echo up; exec sleep 60").order(soon).deadline(first);
+        let mut shim = session.start();
+        shim.heard("up");
+        write_deadline(shim.files(), Some(mono()));
+        shim.signal(Signal::URG);
+        let (exit, _) = shim.finish();
+        assert_eq!(exit.cause, Cause::Deadline, "first {first:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output};
@@ -56,6 +57,16 @@ impl Daemon {
     /// A path in the daemon's home, as text for a script.
     pub(crate) fn path(&self, name: &str) -> String {
         self.home().join(name).to_str().expect("a text").to_owned()
+    }
+
+    /// A program of that name in a directory of its own; the `PATH=` that finds it.
+    pub(crate) fn fake_agent(&self, name: &str, script: &str) -> String {
+        let bin = self.path("bin");
+        fs::create_dir(&bin).expect("a directory");
+        let program = format!("{bin}/{name}");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+        format!("PATH={bin}:{}", std::env::var("PATH").expect("a PATH"))
     }
 
     /// The files of a session's run.
