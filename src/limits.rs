@@ -22,6 +22,14 @@ pub const REQUESTS_MAX: usize = 2_048;
 pub const LAUNCHES_AT_ONCE_MAX: usize = 16;
 /// A shim has so long to start the leader before the launch is reported as begun but unconfirmed.
 pub const SHIM_READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Descriptors that the daemon needs for itself: journal, ring, sockets of clients and receivers.
+pub const FILES_FOR_ITSELF: u64 = 1_024 + 128;
+/// Descriptors that a session holds: pidfds of leader and shim, and one of the watch for its reaping when it ends.
+pub const FILES_PER_SESSION: u64 = 3;
+/// Processes of a session at the least: shim and leader.
+pub const PIDS_PER_SESSION: u64 = 2;
+/// Process numbers that everything else on the host may need.
+pub const PIDS_OF_THE_HOST: u64 = 1_000;
 /// Sessions supervised at once.
 pub const SESSIONS_MAX: usize = 10_000;
 /// Characters of the prompt that records keep.
@@ -54,6 +62,10 @@ pub const COMMIT_BATCH_MAX: usize = 1_000;
 pub const JOURNAL_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Length of SQLite's write-ahead log: a thousand pages of 4 KiB with their headers, after which it starts over.
 pub const JOURNAL_LOG_BYTES: u64 = 32 + 1_000 * (4_096 + 24);
+/// Less free space than this is worth a warning.
+pub const DISK_FREE_LOW_BYTES: u64 = 64 << 20;
+/// A delivery that is owed for so long is worth a warning: three attempts have failed.
+pub const DELIVERY_LATE_AFTER: Duration = Duration::from_secs(10 * 60);
 /// Space kept back for verdicts on a full disk.
 pub const JOURNAL_RESERVE_BYTES: u64 = 4 << 20;
 /// Longest path of a Unix socket, with its closing NUL (sun_path, unix(7)).

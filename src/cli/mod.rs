@@ -72,6 +72,8 @@ pub enum Command {
     Events(EventsArgs),
     /// Forget all ended sessions
     Prune(JsonFlag),
+    /// Look for what is wrong: host, daemon, journal, webhooks; exit 1 when something is
+    Doctor(JsonFlag),
     /// Run, start or stop the daemon
     #[command(subcommand)]
     Daemon(DaemonCommand),

@@ -6,7 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::core::vocab::Wall;
 use crate::sys::clock;
-use crate::wire::api::SessionView;
+use crate::wire::api::{Check, CheckState, SessionView};
 use crate::wire::time::parse_rfc3339;
 
 /// Writes to stdout. A reader that has seen enough is no error.
@@ -213,6 +213,30 @@ fn status_words(session: &SessionView) -> String {
         _ if session.phase != session.status => format!("{} ({})", session.status, session.phase),
         _ => session.status.clone(),
     }
+}
+
+/// The findings of `doctor`, a line each, the next step below.
+pub(crate) fn checks(checks: &[Check]) -> io::Result<()> {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(u16::try_from(width()).unwrap_or(u16::MAX));
+    for check in checks {
+        let word = match check.state {
+            CheckState::Ok => "ok",
+            CheckState::Note => "note",
+            CheckState::Problem => "PROBLEM",
+            CheckState::Unknown => "unknown",
+        };
+        let advice = check.advice.as_ref().map(|advice| format!("\n-> {advice}")).unwrap_or_default();
+        table.add_row([word, &check.name, &format!("{}{advice}", check.found)]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    out(&text)
 }
 
 /// The verdict in one line: what, how long, and on which evidence.

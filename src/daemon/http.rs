@@ -32,7 +32,7 @@ use crate::limits;
 use crate::wire::api::{self, Problem, SessionView};
 
 use super::hub::{Line, Next};
-use super::{Daemon, follow, launch, scrape};
+use super::{Daemon, doctor, follow, launch, scrape};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -101,6 +101,7 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
     let segments: Vec<_> = segments.iter().map(String::as_str).collect();
     match (request.method(), &segments[..]) {
         (&Method::GET, ["metrics"]) => Ok(scrape::answer(daemon)),
+        (&Method::GET, ["v1", "doctor"]) => Ok(doctor::answer(daemon).await),
         (&Method::GET, ["v1", "health"]) => Ok(json_answer(StatusCode::OK, &health(daemon))),
         (&Method::POST, ["v1", "shutdown"]) => {
             daemon.stop.notify_one();

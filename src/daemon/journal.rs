@@ -209,6 +209,15 @@ impl JournalReader {
         select.query_row(params![id.seq, id.endpoint], |row| row.get(0))
     }
 
+    /// Reads the whole file for damage, on a connection of its own: other readers go on meanwhile. What was found,
+    /// in SQLite's words.
+    pub(crate) fn check(&self) -> rusqlite::Result<Option<String>> {
+        let path = self.lock().path().unwrap_or_default().to_owned();
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        Ok((found != "ok").then_some(found))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A reader that panicked left no half-done change behind: it only reads.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -603,6 +612,34 @@ mod tests {
         std::fs::copy(log_of(&path), log_of(&crashed)).unwrap();
         let (_crashed, loaded, _) = open(&crashed).unwrap();
         assert_eq!(loaded.records.len(), 50);
+    }
+
+    #[test]
+    fn a_check_tells_a_whole_file_from_a_damaged_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let (journal, _, _) = open(&path).unwrap();
+        let body = "x".repeat(3_000);
+        let rows = (1..=100).map(|seq| Row::Event { seq, at: Wall(5), body: body.clone() });
+        journal.commit(rows.collect(), 100, false);
+        journal.flush();
+        assert_eq!(journal.reader().check().unwrap(), None);
+        // The last connection folds the log back into the file.
+        drop(journal);
+        let reader = wait_for_the_end_of_the_writer(&path);
+        let file = File::options().write(true).open(&path).unwrap();
+        let middle = file.metadata().unwrap().len() / 2 / 4_096 * 4_096;
+        file.write_all_at(&[0x5a; 4_096], middle).unwrap();
+        assert!(reader.check().unwrap().is_some());
+    }
+
+    /// Its thread closes the file a moment after the journal was dropped.
+    fn wait_for_the_end_of_the_writer(path: &Path) -> JournalReader {
+        while log_of(path).exists() {
+            std::thread::yield_now();
+        }
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        JournalReader(Arc::new(Mutex::new(db)))
     }
 
     #[test]

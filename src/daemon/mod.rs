@@ -6,6 +6,7 @@
 //! a step's effects wait for its records to be durable, and nothing terminal is told before.
 
 mod deliver;
+mod doctor;
 mod follow;
 mod home;
 mod http;

@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod clock;
 #[cfg(target_os = "linux")]
 pub mod features;
+pub mod host_limits;
 #[cfg(target_os = "linux")]
 pub mod identity;
 #[cfg(target_os = "linux")]

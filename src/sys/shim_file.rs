@@ -28,6 +28,12 @@ use super::linux::pidfd;
 /// The name of the program, beside ours.
 const NAME: &str = "agentctl-shim";
 
+/// Where the shim is looked for: beside the running program. Opened, to know that it can be.
+pub fn beside_me() -> io::Result<std::path::PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(NAME);
+    ShimProgram::open(&path).map(|_opened| path)
+}
+
 /// The shim's program, opened once when the daemon starts.
 #[derive(Debug)]
 pub struct ShimProgram {

@@ -91,6 +91,44 @@ pub struct Problem {
     pub detail: String,
 }
 
+/// One line of `GET /v1/doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    pub state: CheckState,
+    /// What was found, and what it means.
+    pub found: String,
+    /// The next step, where there is one.
+    pub advice: Option<String>,
+}
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// As it should be.
+    Ok,
+    /// Works, with less than there could be.
+    Note,
+    /// Something is wrong.
+    Problem,
+    /// It could not be found out; neither good nor bad.
+    Unknown,
+}
+
+impl Check {
+    pub fn new(name: &str, state: CheckState, found: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), state, found: found.into(), advice: None }
+    }
+
+    /// With the next step.
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
 /// The session record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

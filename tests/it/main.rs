@@ -3,6 +3,7 @@
 mod adapters;
 mod cli;
 mod crash;
+mod doctor;
 mod environment;
 mod golden;
 mod incident;

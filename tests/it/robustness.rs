@@ -109,9 +109,10 @@ fn a_slow_client_holds_up_nobody() {
 }
 
 #[test]
-fn three_hundred_idle_connections_leave_room_for_work() {
+fn a_thousand_idle_connections_leave_room_for_work() {
+    agentctl::sys::raise_nofile();
     let daemon = Daemon::new();
-    let idle: Vec<_> = (0..300).map(|_| UnixStream::connect(daemon.socket()).expect("a place")).collect();
+    let idle: Vec<_> = (0..1_000).map(|_| UnixStream::connect(daemon.socket()).expect("a place")).collect();
     daemon.is_well();
     drop(idle);
     daemon.is_well();

@@ -4,16 +4,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module, and what it may name of the crate.
-const MAY_USE: [(&str, &[&str]); 8] = [
+const MAY_USE: [(&str, &[&str]); 9] = [
     ("core", &[]),
     ("adapters", &["core"]),
     ("wire", &["core"]),
     ("sys", &["core"]),
     ("config.rs", &["core", "limits", "sys"]),
     ("limits.rs", &[]),
+    ("doctor.rs", &["wire", "sys", "limits"]),
     // The vocabulary of core, never its decisions.
-    ("cli", &["wire", "config", "limits", "daemon::Home", "sys::BackendChoice", "sys::clock", "core::vocab"]),
-    ("daemon", &["core", "adapters", "wire", "sys", "config", "limits"]),
+    (
+        "cli",
+        &[
+            "wire",
+            "config",
+            "limits",
+            "doctor",
+            "sys::BackendChoice",
+            "sys::clock",
+            "sys::features",
+            "sys::host_limits",
+            "sys::shim_file",
+            "daemon::Home",
+            "core::vocab",
+        ],
+    ),
+    ("daemon", &["core", "adapters", "wire", "sys", "config", "limits", "doctor"]),
 ];
 
 /// Text that belongs to some files only, and why.

@@ -1,6 +1,7 @@
 //! One file a verb; what they share is here.
 
 mod daemon;
+mod doctor;
 mod launch;
 mod logs;
 mod select;
@@ -33,6 +34,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Extend(args) => extend(args).await,
         Command::Events(args) => events(args).await,
         Command::Prune(args) => prune(args.json).await,
+        Command::Doctor(args) => doctor::doctor(args).await,
         Command::Daemon(command) => daemon::daemon(command).await,
         Command::Completions { .. } => unreachable!("answered without a runtime"),
     }

@@ -54,7 +54,9 @@ pub(in crate::sys) fn watch_dir(
 /// be taken for one of its successor.
 fn watch_names(dir: &Path) -> io::Result<Inotify> {
     let watch = Inotify::init()?;
-    let mask = WatchMask::MOVED_TO | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
+    // Files come by a rename; one that somebody wrote in place is to be seen as well, once it is whole.
+    let names = WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE;
+    let mask = names | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
     watch.watches().add(dir, mask)?;
     Ok(watch)
 }

@@ -1,0 +1,209 @@
+//! What the daemon finds when it looks at itself: backend, journal, disk, outbox, and sessions that need a look.
+//!
+//! Refuses to repair anything. A check that cannot be made says so; it is not a finding.
+
+use std::rc::Rc;
+
+use hyper::{Response, StatusCode};
+use tokio::task::spawn_blocking;
+
+use crate::config::Durability;
+use crate::core::session::{LeftoverCount, Session};
+use crate::core::vocab::Now;
+use crate::core::{JournalHealth, Supervisor};
+use crate::sys::{self, Backend};
+use crate::wire::api::{Check, CheckState};
+use crate::{doctor, limits};
+
+use super::Daemon;
+use super::http::{Answer, json_answer};
+use super::journal::JournalReader;
+
+/// Sessions that one line names.
+const NAMED_MAX: usize = 5;
+
+/// The answer of `GET /v1/doctor`.
+pub(super) async fn answer(daemon: &Rc<Daemon>) -> Response<Answer> {
+    let mut checks = vec![running(daemon)];
+    checks.extend(doctor::host(
+        sys::features::probe(),
+        &sys::host_limits::host_limits(),
+        &sys::host_limits::systemd(),
+        daemon.config.sessions_max,
+    ));
+    checks.push(journal(daemon));
+    checks.push(integrity(daemon.journal.reader()).await);
+    checks.push(disk(daemon));
+    checks.push(exit_files(daemon));
+    let core = daemon.core.borrow();
+    let now = sys::clock::now();
+    checks.push(outbox(&core, now));
+    checks.extend(sessions(&core));
+    drop(core);
+    json_answer(StatusCode::OK, &checks)
+}
+
+fn running(daemon: &Daemon) -> Check {
+    let started = daemon.sys.started();
+    let found = format!(
+        "version {}, PID {}, backend {} ({})",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id(),
+        started.backend,
+        started.why
+    );
+    let portable = started.backend == Backend::Portable;
+    Check::new("daemon", if portable { CheckState::Note } else { CheckState::Ok }, found)
+}
+
+fn journal(daemon: &Daemon) -> Check {
+    let core = daemon.core.borrow();
+    match core.journal() {
+        JournalHealth::Failing(why) => {
+            let found = format!("cannot be written ({why}): launches are refused, verdicts wait");
+            Check::new("journal", CheckState::Problem, found)
+                .advise(format!("free space at {}", daemon.home.path().display()))
+        }
+        JournalHealth::Well => match daemon.config.durability {
+            Durability::Full => {
+                Check::new("journal", CheckState::Ok, "durability full: commits outlive a power loss")
+            }
+            Durability::Normal => Check::new(
+                "journal",
+                CheckState::Note,
+                "durability normal: after a power loss a verdict of the last seconds may be decided again",
+            ),
+        },
+    }
+}
+
+/// Reads the whole file, beside everybody else.
+async fn integrity(reader: JournalReader) -> Check {
+    let name = "integrity";
+    match spawn_blocking(move || reader.check()).await {
+        Ok(Ok(None)) => Check::new(name, CheckState::Ok, "the journal's pages and indexes agree"),
+        Ok(Ok(Some(damage))) => Check::new(name, CheckState::Problem, format!("the journal is damaged: {damage}"))
+            .advise("stop the daemon, and keep a copy of journal.db, journal.db-wal and sessions/ before anything else"),
+        Ok(Err(error)) => Check::new(name, CheckState::Unknown, format!("the journal cannot be checked: {error}")),
+        Err(panicked) => Check::new(name, CheckState::Unknown, format!("the check ended early: {panicked}")),
+    }
+}
+
+fn disk(daemon: &Daemon) -> Check {
+    let name = "disk";
+    let home = daemon.home.path();
+    match rustix::fs::statvfs(home) {
+        Err(error) => Check::new(name, CheckState::Unknown, format!("{}: {error}", home.display())),
+        Ok(found) => {
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let text = format!("{} free at {}", bytesize::ByteSize(free), home.display());
+            if free < limits::DISK_FREE_LOW_BYTES {
+                Check::new(name, CheckState::Problem, text).advise("free some: a full disk refuses launches")
+            } else {
+                Check::new(name, CheckState::Ok, text)
+            }
+        }
+    }
+}
+
+/// Files that were put aside, by this daemon or an earlier one.
+fn exit_files(daemon: &Daemon) -> Check {
+    let (name, exits) = ("exit files", daemon.home.exits());
+    let entries = match std::fs::read_dir(&exits) {
+        Ok(entries) => entries,
+        Err(error) => {
+            return Check::new(
+                name,
+                CheckState::Problem,
+                format!("{} cannot be read: {error}", exits.display()),
+            )
+            .advise("make it readable; until then ends are known by pidfd alone");
+        }
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    match names.filter(|name| name.to_string_lossy().contains(".rejected")).count() {
+        0 => Check::new(name, CheckState::Ok, "none was put aside"),
+        count => {
+            Check::new(name, CheckState::Problem, format!("{count} put aside: not whole, or contradicted"))
+                .advise(format!("see who writes to {}, then remove its *.rejected", exits.display()))
+        }
+    }
+}
+
+/// What is owed, and whether the oldest has waited for long.
+fn outbox(core: &Supervisor, now: Now) -> Check {
+    let owed = core.outbox();
+    let name = "webhooks";
+    let Some((id, oldest)) = owed.iter().next() else {
+        return Check::new(name, CheckState::Ok, "nothing is owed");
+    };
+    let age = now.wall.since(oldest.queued);
+    let last = oldest.last_error.as_deref().unwrap_or("no attempt has failed");
+    let waiting = humantime::format_duration(std::time::Duration::from_secs(age.as_secs()));
+    let found = format!("{} owed, the oldest for {waiting} to {} ({last})", owed.len(), id.endpoint);
+    if age > limits::DELIVERY_LATE_AFTER {
+        Check::new(name, CheckState::Problem, found).advise("see whether the receiver answers")
+    } else {
+        Check::new(name, CheckState::Ok, found)
+    }
+}
+
+/// Sessions that somebody should look at, a line for each kind.
+fn sessions(core: &Supervisor) -> Vec<Check> {
+    let named = |wanted: &dyn Fn(&Session) -> bool| {
+        let ids: Vec<_> = core.sessions().filter(|session| wanted(session)).map(|s| s.id.short()).collect();
+        let mut text = ids.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+        if ids.len() > NAMED_MAX {
+            text.push_str(&format!(" and {} more", ids.len() - NAMED_MAX));
+        }
+        (!ids.is_empty()).then_some((ids.len(), text))
+    };
+    let mut checks = vec![Check::new(
+        "sessions",
+        CheckState::Ok,
+        format!("{} supervised, {} in all", core.live(), core.sessions().count()),
+    )];
+    let mut add = |name: &str, state, found: Option<(usize, String)>, means: &str, advice: &str| {
+        if let Some((count, ids)) = found {
+            checks.push(Check::new(name, state, format!("{count} {means}: {ids}")).advise(advice));
+        }
+    };
+    let ended = |session: &Session| session.run.verdict.is_some();
+    add(
+        "leftovers",
+        CheckState::Note,
+        named(&|s| ended(s) && !s.run.tree_settled),
+        "ended, with processes of the tree still there",
+        "agentctl stop ID ends them",
+    );
+    add(
+        "unknown trees",
+        CheckState::Note,
+        named(&|s| ended(s) && s.run.leftovers == LeftoverCount::Unknown),
+        "ended, and whether anything of the tree is left cannot be told",
+        "look for processes with AGENTCTL_SESSION_ID=ID in their environment",
+    );
+    add(
+        "unverified",
+        CheckState::Problem,
+        named(&|s| !ended(s) && s.run.unverified.is_some()),
+        "with a check that could not be made",
+        "agentctl status ID says which",
+    );
+    add(
+        "unrecorded",
+        CheckState::Problem,
+        named(&|s| ended(s) && !core.may_tell(s)),
+        "ended, and not told before the journal can be written",
+        "see the journal above",
+    );
+    let counters = core.counters();
+    if counters.disagreements > 0 {
+        let found = format!("{} pieces of evidence against a status already known", counters.disagreements);
+        checks.push(
+            Check::new("evidence", CheckState::Problem, found)
+                .advise("a bug of agentctl or the host: see the log"),
+        );
+    }
+    checks
+}
