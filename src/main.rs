@@ -4,8 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use agentctl::cli::{self, Cli, Command, DaemonCommand};
-use agentctl::daemon::{self, FnOnceReady, Home, Options};
+use agentctl::daemon::{self, Home, Options, Starter};
 use agentctl::sys::BackendChoice;
+use agentctl::sys::service::ServiceManager;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -34,9 +35,14 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
     }
     log_to_stderr();
     abort_on_panic();
-    let ready: Box<dyn FnOnceReady> = if detach { Box::new(TellParent) } else { Box::new(SayNothing) };
+    let starter = match ServiceManager::find() {
+        // A command's own surroundings may name a manager, which knows nothing of a daemon in the background.
+        _ if detach => Starter::Command(|| tell_parent("ready")),
+        Some(manager) => Starter::Manager(manager),
+        None => Starter::Person,
+    };
     let home = Home::from_env().map_err(|error| (1, error.to_string()))?;
-    let result = daemon::run(Options { home, backend, ready });
+    let result = daemon::run(Options { home, backend, starter });
     match result {
         Ok(()) => Ok(0),
         Err(error) => {
@@ -49,22 +55,6 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
 }
 
 /// The command that started this daemon waits for its first line.
-#[derive(Debug)]
-struct TellParent;
-
-impl FnOnceReady for TellParent {
-    fn ready(self: Box<Self>) {
-        tell_parent("ready");
-    }
-}
-
-#[derive(Debug)]
-struct SayNothing;
-
-impl FnOnceReady for SayNothing {
-    fn ready(self: Box<Self>) {}
-}
-
 fn tell_parent(line: &str) {
     let mut stdout = std::io::stdout();
     // It may have been interrupted; the daemon stays.

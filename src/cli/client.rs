@@ -90,14 +90,35 @@ impl Client {
         body: Option<Bytes>,
         key: Option<&str>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        match self.send_once(&method, path, body.clone(), key).await {
+        match self.send_to_one_that_lives(&method, path, body.clone(), key).await {
             Err(Unanswered::Nobody(_)) if self.autostart => {
                 if let Err(why) = self.start().await {
                     self.started_by_another(why).await?;
                 }
-                self.send_once(&method, path, body, key).await
+                self.send_to_one_that_lives(&method, path, body, key).await
             }
             answer => answer,
+        }
+    }
+
+    /// A daemon that is being restarted breaks off before it answers: its successor is asked. What is asked may be
+    /// asked twice, since launches carry a key and the rest comes to the same; save the request to end.
+    async fn send_to_one_that_lives(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Bytes>,
+        key: Option<&str>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut again = if path == "/v1/shutdown" { 0 } else { ASK_AGAIN_MAX };
+        loop {
+            match self.send_once(method, path, body.clone(), key).await {
+                Err(Unanswered::Broken(_)) if again > 0 => {
+                    again -= 1;
+                    sleep(RETRY_PAUSE).await;
+                }
+                answer => return answer,
+            }
         }
     }
 
@@ -302,6 +323,9 @@ impl Patience {
         Ok(())
     }
 }
+
+/// A daemon that breaks off every answer is asked so often again.
+const ASK_AGAIN_MAX: u32 = 5;
 
 /// The pause between two looks for a restarted daemon.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);

@@ -93,8 +93,14 @@ impl Home {
         RunFiles::in_home(&self.path, id)
     }
 
-    /// Makes what is missing, checks what is there, and takes the lock.
-    pub fn prepare(&self) -> Result<HomeLock, HomeError> {
+    /// The file whose lock is the home's.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.path.join("daemon.lock")
+    }
+
+    /// Makes what is missing, checks what is there, and takes the lock. `line` is written into the lock file below our
+    /// process number, for whoever finds the home taken.
+    pub fn prepare(&self, line: &str) -> Result<HomeLock, HomeError> {
         private_dir(&self.path)?;
         check_owner(&self.path)?;
         check_local(&self.path)?;
@@ -104,17 +110,17 @@ impl Home {
         }
         private_dir(&self.exits())?;
         private_dir(&self.sessions())?;
-        self.lock()
+        self.lock(line)
     }
 
     /// Whether no daemon owns it at this moment.
     pub fn is_free(&self) -> bool {
-        let Ok(file) = File::open(self.path.join("daemon.lock")) else { return true };
+        let Ok(file) = File::open(self.lock_path()) else { return true };
         flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
     }
 
-    fn lock(&self) -> Result<HomeLock, HomeError> {
-        let path = self.path.join("daemon.lock");
+    fn lock(&self, line: &str) -> Result<HomeLock, HomeError> {
+        let path = self.lock_path();
         let io = |what| {
             let path = path.clone();
             move |source| HomeError::Io { what, path, source }
@@ -128,12 +134,12 @@ impl Home {
             .open(&path)
             .map_err(io("open the lock file"))?;
         if !locked(&file) {
-            let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-            let pid = if pid.is_empty() { "unknown".to_owned() } else { pid };
+            let said = fs::read_to_string(&path).unwrap_or_default();
+            let pid = said.lines().next().filter(|pid| !pid.is_empty()).unwrap_or("unknown").to_owned();
             return Err(HomeError::Taken { path: self.path.clone(), pid });
         }
         file.set_len(0).map_err(io("write the lock file"))?;
-        io::Write::write_all(&mut &file, format!("{}\n", std::process::id()).as_bytes())
+        io::Write::write_all(&mut &file, format!("{}\n{line}\n", std::process::id()).as_bytes())
             .map_err(io("write the lock file"))?;
         Ok(HomeLock { _file: file })
     }

@@ -18,6 +18,8 @@ mod reattach;
 mod rows;
 mod scrape;
 mod serve;
+mod service;
+mod takeover;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -38,6 +40,7 @@ use crate::core::record::{EventKind, Record};
 use crate::core::vocab::{RunId, SessionId};
 use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
 use crate::sys::cgroup::CgroupMode;
+use crate::sys::service::ServiceManager;
 use crate::sys::shim_file::ShimProgram;
 use crate::sys::{self, BackendChoice, StartError, Sys, Timer};
 use crate::{limits, wire};
@@ -72,13 +75,30 @@ pub struct Options {
     pub home: Home,
     /// Beats the configured backend.
     pub backend: Option<BackendChoice>,
-    /// Called once, when requests are answered.
-    pub ready: Box<dyn FnOnceReady>,
+    /// Who is to hear how it goes.
+    pub starter: Starter,
 }
 
-/// What is done when the daemon answers.
-pub trait FnOnceReady: std::fmt::Debug {
-    fn ready(self: Box<Self>);
+/// Who started the daemon.
+#[derive(Debug)]
+pub enum Starter {
+    /// A person, in a terminal: nobody waits for word.
+    Person,
+    /// A command that waits: called once, when requests are answered.
+    Command(fn()),
+    /// systemd, or one like it.
+    Manager(ServiceManager),
+}
+
+impl Starter {
+    /// What the home's lock file says of it.
+    fn line(&self) -> &'static str {
+        match self {
+            Self::Person => "run by hand",
+            Self::Command(_) => takeover::STARTED_BY_COMMAND,
+            Self::Manager(_) => "run by a service manager",
+        }
+    }
 }
 
 /// Everything that the tasks of the daemon share.
@@ -116,6 +136,8 @@ pub(crate) struct Daemon {
 pub(crate) enum Message {
     Event(Event),
     Written(Written),
+    /// Somebody wants to know whether the loop turns.
+    Pulse(oneshot::Sender<()>),
 }
 
 /// Effects that wait for records to be durable.
@@ -131,7 +153,8 @@ struct Pending {
 pub fn run(options: Options) -> Result<(), DaemonError> {
     // Whatever is made in the home is ours alone; a session gets the mask of its caller.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let lock = options.home.prepare()?;
+    let managed = matches!(options.starter, Starter::Manager(_));
+    let lock = takeover::prepare(&options.home, options.starter.line(), managed)?;
     let env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -142,9 +165,9 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
         tracing::warn!("orphans of a dead shim will go to PID 1: {error}");
     }
     let choice = options.backend.unwrap_or(config.backend);
-    let ready = options.ready;
+    let starter = options.starter;
     let home = options.home;
-    let result = sys::run(choice, async |sys| live(sys, home, config, shim, nofile, ready).await)?;
+    let result = sys::run(choice, async |sys| live(sys, home, config, shim, nofile, starter).await)?;
     drop(lock);
     result
 }
@@ -155,7 +178,7 @@ async fn live(
     config: Config,
     shim: ShimProgram,
     nofile: u64,
-    ready: Box<dyn FnOnceReady>,
+    starter: Starter,
 ) -> Result<(), DaemonError> {
     let (inbox, mut messages) = mpsc::unbounded_channel();
     let (journal, loaded) = open_journal(&home, &config, &inbox)?;
@@ -175,7 +198,7 @@ async fn live(
     serve::accept(&daemon, listener);
     scrape::serve(&daemon).await;
     reattach::recover(&daemon).await;
-    ready.ready();
+    let manager = service::begin(&daemon, starter);
     let ended = serve::until_signalled(&daemon);
     tokio::pin!(ended);
     loop {
@@ -193,6 +216,9 @@ async fn live(
         }
     }
     tracing::info!("agentctl daemon stops; sessions live on");
+    if let Some(manager) = manager {
+        manager.stopping();
+    }
     serve::close(&daemon);
     daemon.journal.flush();
     Ok(())
@@ -285,6 +311,10 @@ impl Daemon {
     fn receive(self: &Rc<Self>, message: Message) {
         match message {
             Message::Event(event) => self.take(event),
+            Message::Pulse(turns) => {
+                // Who asked may have given up on us.
+                let _gave_up = turns.send(());
+            }
             Message::Written(Written::Upto(upto)) => self.became_durable(upto),
             Message::Written(Written::Failing(why)) => {
                 tracing::error!(

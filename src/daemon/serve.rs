@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,12 +25,13 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::limits;
+use crate::sys::service::inherited_listener;
 
 use super::{Daemon, DaemonError, http};
 
 thread_local! {
-    /// The socket file that this daemon made, to be removed when it ends.
-    static MADE: RefCell<Option<std::path::PathBuf>> = const { RefCell::new(None) };
+    /// The socket file that this daemon made, with its inode, to be removed when it ends.
+    static MADE: RefCell<Option<(PathBuf, u64)>> = const { RefCell::new(None) };
 }
 
 /// What an old client, which speaks lines of JSON, is told.
@@ -47,6 +49,11 @@ pub(super) fn listen(daemon: &Rc<Daemon>) -> Result<UnixListener, DaemonError> {
         let path = path.clone();
         move |source| DaemonError::Io { what, path, source }
     };
+    if let Some(inherited) = inherited_listener().map_err(failed("take over the socket for"))? {
+        // Its file belongs to the service manager, which goes on listening when we end.
+        inherited.set_nonblocking(true).map_err(failed("listen at"))?;
+        return UnixListener::from_std(inherited).map_err(failed("listen at"));
+    }
     match fs::symlink_metadata(&path) {
         Ok(found) if !found.file_type().is_socket() => {
             let source = io::Error::other("it is no socket; move it away");
@@ -62,7 +69,8 @@ pub(super) fn listen(daemon: &Rc<Daemon>) -> Result<UnixListener, DaemonError> {
     }
     let listener = UnixListener::bind(&path).map_err(failed("listen at"))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
-    MADE.set(Some(path));
+    let inode = fs::symlink_metadata(&path).map_err(failed("look at"))?.ino();
+    MADE.set(Some((path, inode)));
     Ok(listener)
 }
 
@@ -169,7 +177,9 @@ pub(super) async fn until_signalled(daemon: &Rc<Daemon>) {
 
 /// Removes the socket, so that clients see at once that nobody listens.
 pub(super) fn close(_daemon: &Daemon) {
-    if let Some(path) = MADE.take() {
+    let Some((path, inode)) = MADE.take() else { return };
+    // A service manager may have put its own socket there meanwhile.
+    if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode) {
         let _gone_already = fs::remove_file(path);
     }
 }

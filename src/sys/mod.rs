@@ -16,10 +16,13 @@ pub mod host_limits;
 pub mod identity;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+pub mod lock_holder;
 mod own;
 mod portable;
 mod proc_fs;
 mod process;
+pub mod service;
 #[cfg(target_os = "linux")]
 pub mod shim_file;
 mod start;

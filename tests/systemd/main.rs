@@ -1,0 +1,301 @@
+//! The units under a real systemd, booted in namespaces of its own by `tests/systemd/host` (root and a cgroup2 mount).
+//!
+//! Twenty sessions live through everything that a service manager does to their daemon, and each gets its own verdict.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::{fs, thread};
+
+use serde_json::{Value, json};
+use wait::until;
+
+#[path = "../it/support/wait.rs"]
+mod wait;
+
+/// Sessions that live through it all.
+const FLEET: usize = 20;
+
+/// A booted guest; stopped when dropped.
+struct Guest {
+    name: &'static str,
+    _units: tempfile::TempDir,
+}
+
+/// Whose daemon it is.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// `systemctl`, and for a user's own manager `--user`.
+    systemctl: &'static str,
+    service: &'static str,
+    /// Whether commands of `systemctl` are the user's.
+    by_user: bool,
+}
+
+const USER: Kind = Kind { systemctl: "systemctl --user", service: "agentctl.service", by_user: true };
+
+const TEMPLATE: Kind = Kind { systemctl: "systemctl", service: "agentctl@dev1.service", by_user: false };
+
+impl Guest {
+    /// `None`, loudly, where there can be none; never in CI.
+    fn boot(name: &'static str) -> Option<Self> {
+        let cgroup2 = fs::read_to_string("/proc/mounts").is_ok_and(|mounts| mounts.contains(" cgroup2 "));
+        if !rustix::process::geteuid().is_root() || !cgroup2 {
+            let why = format!("{name}: skipped: a guest needs root and a cgroup2 mount");
+            assert!(std::env::var_os("CI").is_none(), "{why}");
+            let mut stderr = std::io::stderr();
+            let _nobody = writeln!(stderr, "{why}");
+            return None;
+        }
+        let units = tempfile::tempdir().expect("a directory");
+        let copy = |from: &str, to: &std::path::Path| {
+            fs::create_dir_all(to).expect("a directory");
+            for unit in fs::read_dir(from).expect("units").flatten() {
+                fs::copy(unit.path(), to.join(unit.file_name())).expect("a unit");
+            }
+        };
+        copy("systemd/system", units.path());
+        copy("systemd/user", &units.path().join("user"));
+        let guest = Self { name, _units: units };
+        guest.host(&["stop"]);
+        let program = concat!(env!("CARGO_BIN_EXE_agentctl"), ":/usr/bin/agentctl");
+        let shim = concat!(env!("CARGO_BIN_EXE_agentctl-shim"), ":/usr/bin/agentctl-shim");
+        guest.well(guest.host(&["boot", "--timeout", "120", "--bin", program, "--bin", shim]));
+        guest.well(guest.host(&["units", guest._units.path().to_str().expect("a text")]));
+        guest.root("useradd -m -s /bin/bash dev1");
+        Some(guest)
+    }
+
+    fn host(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("tests/systemd/host");
+        command.env("SYSTEMD_HOST_NAME", self.name).args(arguments).stdin(Stdio::null());
+        command.output().expect("the host script runs")
+    }
+
+    #[track_caller]
+    fn well(&self, output: Output) -> String {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let journal = self.host(&["journal", "-b", "-n", "60"]);
+            panic!(
+                "{:?}\n{text}\n{}\n{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr),
+                String::from_utf8_lossy(&journal.stdout)
+            );
+        }
+        text
+    }
+
+    /// A script as root in the guest; its stdout. It must succeed.
+    #[track_caller]
+    fn root(&self, script: &str) -> String {
+        self.well(self.host(&["run", "--", "bash", "-c", script]))
+    }
+
+    /// A script as the user, whose manager lingers.
+    #[track_caller]
+    fn user(&self, script: &str) -> String {
+        self.well(self.host(&["run", "--user", "dev1", "--", "bash", "-c", script]))
+    }
+
+    #[track_caller]
+    fn systemctl(&self, kind: Kind, words: &str) -> String {
+        let script = format!("{} {words}", kind.systemctl);
+        if kind.by_user { self.user(&script) } else { self.root(&script) }
+    }
+
+    /// A property of the service.
+    #[track_caller]
+    fn shows(&self, kind: Kind, property: &str) -> String {
+        self.systemctl(kind, &format!("show --value -p {property} {}", kind.service)).trim().to_owned()
+    }
+
+    #[track_caller]
+    fn json(&self, words: &str) -> Value {
+        let text = self.user(&format!("agentctl {words}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Waits until the service runs with another main process than `old` and answers.
+    #[track_caller]
+    fn until_another(&self, kind: Kind, old: &str) {
+        until("another daemon", || {
+            let now = self.shows(kind, "MainPID");
+            (now != "0" && now != old && self.shows(kind, "SubState") == "running").then_some(())
+        });
+    }
+
+    /// The ids of all that run, by the daemon's word.
+    #[track_caller]
+    fn running(&self) -> BTreeSet<String> {
+        let listed = self.json("list --json");
+        listed
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|s| s["id"].as_str().expect("an id").to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.host(&["stop"]);
+    }
+}
+
+/// Launches the fleet: each waits for the gate and ends with its own number. Nobody started a daemon before.
+#[track_caller]
+fn launch_fleet(guest: &Guest) -> BTreeSet<String> {
+    let script = format!(
+        "for n in $(seq {FLEET}); do \
+         agentctl launch --json --name s$n --timeout 0 -- sh -c \"read _ <gate; exit $n\" || exit; done"
+    );
+    // Somebody holds the gate: a FIFO without a writer would be at its end.
+    guest.root("mkfifo /home/dev1/gate; chown dev1: /home/dev1/gate; systemd-run -q sh -c 'exec sleep 10000 <>/home/dev1/gate'");
+    guest.user(&format!("cd; {script} >/dev/null"));
+    let fleet = guest.running();
+    assert_eq!(fleet.len(), FLEET);
+    fleet
+}
+
+/// All live, by the daemon's word and by the kernel's.
+#[track_caller]
+fn all_live(guest: &Guest, fleet: &BTreeSet<String>, after: &str) {
+    assert_eq!(&guest.running(), fleet, "after {after}");
+    let waiting = guest.root("pgrep -u dev1 -c -f '^sh -c read _ <gate'");
+    assert_eq!(waiting.trim(), FLEET.to_string(), "after {after}");
+}
+
+/// Everything that a service manager does to a service.
+fn torment(guest: &Guest, kind: Kind, fleet: &BTreeSet<String>) {
+    let main = || guest.shows(kind, "MainPID");
+    let old = main();
+    guest.systemctl(kind, &format!("restart {}", kind.service));
+    guest.until_another(kind, &old);
+    all_live(guest, fleet, "a restart");
+    for signal in ["KILL", "ABRT"] {
+        let old = main();
+        guest.root(&format!("kill -{signal} {old}"));
+        guest.until_another(kind, &old);
+        all_live(guest, fleet, signal);
+    }
+    let old = main();
+    guest.root(&format!("kill -STOP {old}"));
+    guest.until_another(kind, &old);
+    all_live(guest, fleet, "a watchdog that was not told");
+    for words in ["daemon-reload", "daemon-reexec"] {
+        let old = main();
+        guest.systemctl(kind, words);
+        all_live(guest, fleet, words);
+        assert_eq!(main(), old, "{words} does not touch the daemon");
+    }
+    guest.systemctl(kind, &format!("stop {}", kind.service));
+    assert_eq!(guest.shows(kind, "ActiveState"), "inactive");
+    // The socket still listens, and the next command starts the daemon.
+    all_live(guest, fleet, "a stop and a command");
+    assert_eq!(guest.shows(kind, "ActiveState"), "active");
+    connections_during_restarts(guest, kind);
+    all_live(guest, fleet, "restarts with clients");
+}
+
+/// A command that comes while nobody listens waits in the socket's backlog and is answered.
+fn connections_during_restarts(guest: &Guest, kind: Kind) {
+    let restarts = format!("for n in 1 2 3; do {} restart {} || exit; done", kind.systemctl, kind.service);
+    thread::scope(|scope| {
+        let restarting =
+            scope.spawn(|| if kind.by_user { guest.user(&restarts) } else { guest.root(&restarts) });
+        guest.user("for n in $(seq 30); do agentctl list --json >/dev/null || exit; done");
+        restarting.join().expect("all restarts");
+    });
+}
+
+/// The gate opens; every session ends with its own code, once.
+#[track_caller]
+fn ends_right(guest: &Guest, fleet: &BTreeSet<String>) {
+    guest.user(&format!("cd; for n in $(seq {FLEET}); do echo >gate; done"));
+    for n in 1..=FLEET {
+        let script = format!("agentctl wait s{n} --timeout 60s --json; echo $?");
+        let text = guest.user(&script);
+        let (records, code) = text.trim_end().rsplit_once('\n').expect("a record and a code");
+        let records: Value = serde_json::from_str(records).expect("JSON");
+        assert_eq!((code, &records[0]["exitCode"]), (n.to_string().as_str(), &json!(n)), "{records:#}");
+    }
+    let events = guest.user("agentctl events --since 0 --no-follow");
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for id in fleet {
+        let ends = events.iter().filter(|event| {
+            event["sessionId"] == json!(id)
+                && matches!(event["type"].as_str(), Some("session.stopped" | "session.error"))
+        });
+        assert_eq!(ends.count(), 1, "{id}");
+    }
+}
+
+/// A watchdog that runs out within the test.
+const SHORT_WATCHDOG: &str = "[Service]\nWatchdogSec=1s\n";
+
+#[test]
+fn sessions_of_the_user_unit_live_through_everything_that_happens_to_it() {
+    let Some(guest) = Guest::boot("agentctl-user") else { return };
+    guest.root(&format!(
+        "mkdir -p /etc/systemd/user/agentctl.service.d; printf '{}' >/etc/systemd/user/agentctl.service.d/test.conf",
+        SHORT_WATCHDOG.replace('\n', "\\n")
+    ));
+    guest.user("systemctl --user daemon-reload; systemctl --user enable --now agentctl.socket");
+    let fleet = launch_fleet(&guest);
+    assert!(guest.shows(USER, "StatusText").contains("sessions"), "ready was told");
+    torment(&guest, USER, &fleet);
+    ends_right(&guest, &fleet);
+}
+
+#[test]
+fn sessions_of_the_template_live_through_everything_that_happens_to_it() {
+    let Some(guest) = Guest::boot("agentctl-template") else { return };
+    guest.root(&format!(
+        "mkdir -p /etc/systemd/system/agentctl@.service.d; printf '{}' >/etc/systemd/system/agentctl@.service.d/test.conf; \
+         systemctl daemon-reload; systemd-analyze verify --man=no agentctl@dev1.service agentctl@dev1.socket; \
+         systemctl enable --now agentctl@dev1.socket",
+        SHORT_WATCHDOG.replace('\n', "\\n")
+    ));
+    let fleet = launch_fleet(&guest);
+    torment(&guest, TEMPLATE, &fleet);
+    // A stop empties the cgroup of a session, and takes it away.
+    let id = guest.json("launch --json -- sh -c 'setsid sleep 1000 & sleep 1000'")["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let count = "find /sys/fs/cgroup/system.slice/system-agentctl.slice -mindepth 2 -type d | wc -l";
+    let before: usize = guest.root(count).trim().parse().expect("a number");
+    guest.user(&format!("agentctl stop {id}"));
+    until("the cgroup to be gone", || (guest.root(count).trim() == (before - 1).to_string()).then_some(()));
+    ends_right(&guest, &fleet);
+    // The hardening is worth something, and agents' runtimes survive it.
+    let exposure = guest.root("systemd-analyze security --no-pager agentctl@dev1.service | tail -n 1");
+    let exposure: f64 = exposure
+        .split("level for")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok())
+        .expect("a level");
+    assert!(exposure <= 5.0, "{exposure}");
+    guest.user("agentctl run -- node -e 'process.exit([1, 2, 3].map(n => n * 2)[2] === 6 ? 0 : 1)'");
+}
+
+#[test]
+fn a_unit_takes_over_from_a_daemon_that_a_command_had_started() {
+    let Some(guest) = Guest::boot("agentctl-takeover") else { return };
+    // In one breath: what a command starts in a transient unit ends with that.
+    let script = "agentctl launch --json --name kept -- sleep 1000 >/dev/null; cat ~/.agentctl/daemon.lock; \
+                  systemctl --user enable -q --now agentctl.socket agentctl.service; agentctl list --json";
+    let said = guest.user(script);
+    let (lock, listed) = said.split_once('[').expect("a lock file and a list");
+    let (first, by) = lock.trim_end().split_once('\n').expect("two lines");
+    assert_eq!(by, "started by a command");
+    let listed: Value = serde_json::from_str(&format!("[{listed}")).expect("JSON");
+    assert_eq!((&listed[0]["name"], &listed[0]["status"]), (&json!("kept"), &json!("running")), "{listed:#}");
+    let second = guest.shows(USER, "MainPID");
+    assert_ne!(first, second);
+    let now = guest.root("cat /home/dev1/.agentctl/daemon.lock");
+    assert_eq!(now, format!("{second}\nrun by a service manager\n"));
+}
