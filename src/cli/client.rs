@@ -24,7 +24,7 @@ use crate::daemon::Home;
 use crate::limits;
 use crate::wire::api::{Problem, SERVER_NAME};
 
-use super::{Failure, render};
+use super::{Failure, render, units};
 
 /// Where the daemon is asked.
 #[derive(Clone, Debug)]
@@ -206,7 +206,12 @@ impl Client {
     /// Starts a daemon of this home and waits until it answers.
     pub(crate) async fn start(&self) -> Result<u32, String> {
         let home = self.home.clone().ok_or("the socket belongs to a daemon that a service manager starts")?;
-        let started = spawn_blocking(move || start_daemon(&home));
+        // Where a unit is enabled, the daemon is the service manager's to start.
+        let of_unit = std::env::var_os("AGENTCTL_HOME").is_none();
+        let started = spawn_blocking(move || match of_unit.then(units::start_enabled).flatten() {
+            Some(started) => started,
+            None => start_daemon(&home),
+        });
         match timeout(limits::DAEMON_START_TIMEOUT, started).await {
             Ok(Ok(result)) => result,
             Ok(Err(panicked)) => Err(panicked.to_string()),

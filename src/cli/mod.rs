@@ -5,6 +5,7 @@
 mod client;
 mod commands;
 mod render;
+mod units;
 
 use std::ffi::OsString;
 use std::io;
@@ -303,6 +304,21 @@ pub enum DaemonCommand {
     Status(JsonFlag),
     /// Stop the daemon and start the one installed now; sessions live on
     Restart,
+    /// Write and enable systemd units for this program
+    Install {
+        /// For this user of a server, as a system service (as root), instead of your own manager
+        #[arg(long, value_name = "USER")]
+        system: Option<String>,
+        /// Start them too
+        #[arg(long)]
+        now: bool,
+    },
+    /// Stop, disable and remove what `install` wrote; sessions live on
+    Uninstall {
+        /// The user's system service (as root)
+        #[arg(long, value_name = "USER")]
+        system: Option<String>,
+    },
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -283,6 +283,38 @@ fn sessions_of_the_template_live_through_everything_that_happens_to_it() {
 }
 
 #[test]
+fn units_are_installed_for_where_the_program_is_and_leave_sessions_alone_when_removed() {
+    let Some(guest) = Guest::boot("agentctl-install") else { return };
+    guest.root("rm -r /etc/systemd/user/agentctl.* /etc/systemd/system/agentctl@*; systemctl daemon-reload");
+    guest.user("mkdir \"$HOME/my tools\" && cp /usr/bin/agentctl /usr/bin/agentctl-shim \"$HOME/my tools/\"");
+    let installed = guest.user("\"$HOME/my tools/agentctl\" daemon install --now");
+    for line in [
+        "Wrote /home/dev1/.config/systemd/user/agentctl.service",
+        "agentctl.socket is active",
+        "agentctl.service is active",
+    ] {
+        assert!(installed.contains(line), "{installed}");
+    }
+    assert!(!installed.contains("enable-linger"), "it lingers: {installed}");
+    let program = format!("readlink /proc/{}/exe", guest.shows(USER, "MainPID"));
+    assert_eq!(guest.root(&program).trim(), "/home/dev1/my tools/agentctl");
+    let id = guest.json("launch --json -- sleep 1000")["id"].as_str().expect("an id").to_owned();
+    // Stopped altogether, it is the manager that a command starts it with.
+    guest.user("systemctl --user stop agentctl.socket agentctl.service");
+    assert!(guest.running().contains(&id));
+    assert_eq!(guest.shows(USER, "ActiveState"), "active");
+    let removed = guest.user("\"$HOME/my tools/agentctl\" daemon uninstall; ls ~/.config/systemd/user");
+    assert!(removed.contains("sessions live on") && !removed.contains("\nagentctl"), "{removed}");
+    guest.root("pgrep -u dev1 -f '^sleep 1000'");
+    // The daemon that a command now starts finds it again.
+    let listed = guest.user("agentctl list --json; agentctl stop --all --force >/dev/null");
+    assert!(listed.contains(&id), "{listed}");
+    let system = guest.root("agentctl daemon install --system dev1 --now");
+    assert!(system.contains("agentctl@dev1.service is active"), "{system}");
+    guest.root("agentctl daemon uninstall --system dev1; ! ls /etc/systemd/system/agentctl@* 2>/dev/null");
+}
+
+#[test]
 fn a_unit_takes_over_from_a_daemon_that_a_command_had_started() {
     let Some(guest) = Guest::boot("agentctl-takeover") else { return };
     // In one breath: what a command starts in a transient unit ends with that.

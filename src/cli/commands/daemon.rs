@@ -9,12 +9,16 @@ use crate::limits;
 
 use super::super::client::{Client, RETRY_PAUSE, Unanswered, whole};
 use super::super::render;
+use super::super::units::{self, Scope};
 use super::super::{DaemonCommand, Failure};
 use super::NO_BODY;
 
 pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
     let client = Client::find()?.without_autostart();
+    let scope = |system: Option<String>| system.map_or(Scope::User, Scope::System);
     match command {
+        DaemonCommand::Install { system, now } => say_all(&units::install(&scope(system), now)?),
+        DaemonCommand::Uninstall { system } => say_all(&units::uninstall(&scope(system))?),
         DaemonCommand::Run { .. } => unreachable!("main runs the daemon itself"),
         DaemonCommand::Start { .. } => start(&client).await,
         DaemonCommand::Stop => {
@@ -32,6 +36,11 @@ pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
             start(&client).await
         }
     }
+}
+
+fn say_all(lines: &[String]) -> Result<u8, Failure> {
+    render::out(&format!("{}\n", lines.join("\n")))?;
+    Ok(0)
 }
 
 async fn start(client: &Client) -> Result<u8, Failure> {
