@@ -66,6 +66,8 @@ pub const JOURNAL_LOG_BYTES: u64 = 32 + 1_000 * (4_096 + 24);
 pub const DISK_FREE_LOW_BYTES: u64 = 64 << 20;
 /// A delivery that is owed for so long is worth a warning: three attempts have failed.
 pub const DELIVERY_LATE_AFTER: Duration = Duration::from_secs(10 * 60);
+/// The check of the journal at start takes so long at most; 100 MB take 0.1 s from memory and 2 s from a slow disk.
+pub const JOURNAL_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Space kept back for verdicts on a full disk.
 pub const JOURNAL_RESERVE_BYTES: u64 = 4 << 20;
 /// Longest path of a Unix socket, with its closing NUL (sun_path, unix(7)).

@@ -10,6 +10,7 @@ pub mod counters;
 pub mod fuse;
 pub mod outbox;
 pub mod reattach;
+pub mod rebuild;
 pub mod record;
 pub mod refusal;
 pub mod session;
@@ -56,6 +57,8 @@ pub enum Event {
     Durable(u64),
     /// The journal cannot be written, or can be again.
     Journal(JournalHealth),
+    /// At a start, before anything else: the records of sessions that the journal did not know (rebuild.rs).
+    Rebuilt(Vec<Record>),
     /// After a start: everything that was left by an earlier life has been looked at.
     Recovered,
     /// The files of a settled session take this much space.

@@ -49,6 +49,8 @@ pub enum Record {
     AttemptFailed { id: DeliveryId, attempt: u32, at: Wall, retry_in_ms: u64, held: bool, error: String },
     /// Nothing more will be sent.
     DeliveryOver { id: DeliveryId, at: Wall, how: DeliveryEnd },
+    /// The journal had lost the session, or its end, and it was rebuilt from its files; what is not known any more.
+    Rebuilt { session: SessionId, at: Wall, note: String },
     /// The session was forgotten: by retention, or by request.
     Pruned { session: SessionId },
 }

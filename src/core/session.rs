@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agent::{AgentEvent, AgentReport, Tokens};
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
+use super::record::{Record, RequestKey};
 use super::vocab::{HostId, Leftovers, Mono, Now, RunId, SessionId, Usage, WaitStatus, Wall, signal_name};
 
 /// What was asked for at launch, as far as it is kept. The environment and the whole prompt are not:
@@ -187,6 +188,10 @@ pub struct Session {
     pub run: Run,
     pub native_id: Option<String>,
     pub progress: Progress,
+    /// The client's idempotency key.
+    pub request: Option<RequestKey>,
+    /// The journal had lost it: what was rebuilt from its files, and what is not known any more.
+    pub rebuilt: Option<String>,
 }
 
 impl Run {
@@ -232,6 +237,19 @@ impl Session {
     /// The id of the current run.
     pub fn run_id(&self) -> RunId {
         RunId { session: self.id, run: self.run.number }
+    }
+
+    /// The record that made it, for whoever has to rebuild the session without the journal.
+    pub fn created(&self) -> Record {
+        Record::Created {
+            session: self.id,
+            at: self.run.begun,
+            host: self.run.host.clone(),
+            origin: self.origin,
+            spec: Box::new(self.spec.clone()),
+            deadline: self.run.deadline,
+            request: self.request.clone(),
+        }
     }
 
     /// The public status. `told` says whether a verdict may be told: not before it is durable.

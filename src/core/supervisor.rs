@@ -128,6 +128,7 @@ impl Supervisor {
             Event::Timer => {}
             Event::Durable(upto) => self.durable_upto(upto, &mut out),
             Event::Journal(health) => self.journal = health,
+            Event::Rebuilt(records) => self.rebuilt(now, records, &mut out),
             Event::Recovered => self.recover(now, &mut out),
             Event::Sized(session, bytes) => self.sized(now, session, bytes, &mut out),
         }
@@ -235,6 +236,15 @@ impl Supervisor {
         self.answer(session, out);
     }
 
+    /// Records of earlier lives, made durable now. They are no news: nothing is told and nothing is counted.
+    fn rebuilt(&mut self, now: Now, records: Vec<Record>, out: &mut Step) {
+        let counters = std::mem::take(&mut self.counters);
+        for record in records {
+            self.record(now, record, out);
+        }
+        self.counters = counters;
+    }
+
     fn abandon(&mut self, to: ReplyTo) {
         self.waiters.retain(|_, waiters| {
             waiters.retain(|waiter| waiter.to != to);
@@ -329,6 +339,11 @@ impl Supervisor {
                 self.counters.deliveries_dead += u64::from(*how == super::record::DeliveryEnd::Dead);
                 self.outbox.over(id);
             }
+            Record::Rebuilt { session, note, .. } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.rebuilt = Some(note.clone());
+                }
+            }
             Record::Pruned { session } => self.apply_pruned(*session),
         }
     }
@@ -343,8 +358,16 @@ impl Supervisor {
         request: Option<&RequestKey>,
     ) {
         let run = Run::new(1, at, host.clone(), spec.wants_report);
-        let session =
-            Session { id, origin, spec: spec.clone(), run, native_id: None, progress: Progress::default() };
+        let session = Session {
+            id,
+            origin,
+            spec: spec.clone(),
+            run,
+            native_id: None,
+            progress: Progress::default(),
+            request: request.cloned(),
+            rebuilt: None,
+        };
         self.sessions.insert(id, session);
         self.live += 1;
         if let Some(request) = request {
@@ -398,6 +421,7 @@ impl Supervisor {
             | Record::DeliveryQueued { .. }
             | Record::AttemptFailed { .. }
             | Record::DeliveryOver { .. }
+            | Record::Rebuilt { .. }
             | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
         }
     }

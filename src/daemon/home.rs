@@ -15,6 +15,9 @@ use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
 use crate::wire::session_dir::RunFiles;
 
+/// First characters of the name of a directory that is being deleted.
+const CONDEMNED: &str = ".forgotten-";
+
 /// A home directory and the names in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
@@ -86,6 +89,21 @@ impl Home {
     /// The directory of one session. An id has one spelling, so this stays inside.
     pub fn session(&self, id: SessionId) -> PathBuf {
         self.sessions().join(id.to_string())
+    }
+
+    /// Where the directory of a forgotten session is moved before it is deleted.
+    pub fn condemned(&self, id: SessionId) -> PathBuf {
+        self.sessions().join(format!("{CONDEMNED}{id}"))
+    }
+
+    /// Whether a name in `sessions/` is that of a directory that is being deleted.
+    pub fn is_condemned(name: &str) -> bool {
+        name.starts_with(CONDEMNED)
+    }
+
+    /// Makes `exits/` again after somebody took it away.
+    pub fn remake_exits(&self) -> Result<(), HomeError> {
+        private_dir(&self.exits())
     }
 
     /// The files between daemon and shim for one run.

@@ -341,12 +341,28 @@ fn health(daemon: &Daemon) -> serde_json::Value {
         },
         "journalPath": daemon.journal.path(),
         "epoch": daemon.journal.epoch(),
+        "rebuilt": rebuilt(daemon),
         "sessions": core.live(),
         "deliveriesOwed": core.outbox().len(),
         "cgroups": match &daemon.cgroups {
             crate::sys::cgroup::CgroupMode::Own { base, why } => format!("own, below {} ({why})", base.display()),
             crate::sys::cgroup::CgroupMode::None { why } => format!("none ({why})"),
         },
+    })
+}
+
+/// What the last start had to make good; null where the journal knew everything.
+fn rebuilt(daemon: &Daemon) -> serde_json::Value {
+    let rebuilt = daemon.rebuilt.borrow();
+    if rebuilt.sessions == 0 && rebuilt.hopeless.is_empty() && rebuilt.unread.is_none() {
+        return serde_json::Value::Null;
+    }
+    let hopeless = rebuilt.hopeless.iter().map(|(session, why)| json!({"id": session, "why": why}));
+    json!({
+        "journalWasMissing": rebuilt.fresh,
+        "sessions": rebuilt.sessions,
+        "notRebuilt": hopeless.collect::<Vec<_>>(),
+        "unread": rebuilt.unread,
     })
 }
 

@@ -1,64 +1,27 @@
 //! The journal: records, events and deliveries in one SQLite file, written by one thread.
 //!
-//! Owns the schema and its migrations, the batching of commits, and the reserve that keeps verdicts
-//! writable on a full disk. Refuses to know what a record means. A batch is one transaction; batches
-//! become durable in order. When one cannot be written it is kept and tried again, and the daemon is told.
+//! Owns the batching of commits, and the reserve that keeps verdicts writable on a full disk; how the file is opened
+//! is `opening.rs`. Refuses to know what a record means. A batch is one transaction; batches become durable in
+//! order. When one cannot be written it is kept and tried again, and the daemon is told.
+
+mod opening;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::{Connection, OpenFlags, Transaction, params};
 use thiserror::Error;
-use uuid::Uuid;
 
 use crate::config::Durability;
-use crate::core::record::{DeliveryEnd, DeliveryId, EventKind, Record};
+use crate::core::record::{DeliveryEnd, DeliveryId, EventKind};
 use crate::core::vocab::{RunId, SessionId, Wall};
 use crate::limits;
 
-/// "agct": marks the file as ours (PRAGMA application_id).
-const APPLICATION_ID: i32 = 0x6167_6374;
-
-/// Each entry brings the schema from the version of its index to the next. Never edited, only appended.
-const MIGRATIONS: [&str; 1] = ["
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-    -- Durable facts of sessions, in the order in which they became true.
-    CREATE TABLE record (
-        n INTEGER PRIMARY KEY AUTOINCREMENT,
-        session TEXT NOT NULL,
-        body TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX record_session ON record (session);
-    -- The public stream. AUTOINCREMENT: a number is never used again, also after retention.
-    CREATE TABLE event (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        at_us INTEGER NOT NULL,
-        body TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX event_at ON event (at_us);
-    CREATE TABLE delivery (
-        seq INTEGER NOT NULL,
-        endpoint TEXT NOT NULL,
-        session TEXT NOT NULL,
-        run INTEGER NOT NULL,
-        kind TEXT NOT NULL,
-        queued_us INTEGER NOT NULL,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        last_us INTEGER,
-        retry_in_ms INTEGER,
-        held INTEGER NOT NULL DEFAULT 0,
-        error TEXT,
-        -- null: owed; else delivered, dead or superseded
-        over TEXT,
-        body TEXT NOT NULL,
-        PRIMARY KEY (seq, endpoint)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX delivery_owed ON delivery (seq) WHERE over IS NULL;
-    CREATE INDEX delivery_session ON delivery (session);
-"];
+use opening::Opened;
+pub(crate) use opening::{JournalError, Loaded};
 
 /// One change of the file.
 #[derive(Clone, Debug)]
@@ -86,28 +49,6 @@ pub(crate) enum Written {
     Failing(String),
 }
 
-/// What a journal held when it was opened.
-#[derive(Debug)]
-pub(crate) struct Loaded {
-    pub(crate) records: Vec<Record>,
-    pub(crate) last_seq: u64,
-}
-
-/// Why a journal cannot be opened. Never answered with a fresh one.
-#[derive(Debug, Error)]
-pub(crate) enum JournalError {
-    #[error("open the journal {path}: {source}; nothing was changed. If the file is damaged, move it aside and keep it: sessions/ and exits/ hold what is needed to tell how each run ended", path = path.display())]
-    Open { path: PathBuf, source: rusqlite::Error },
-    #[error("the journal {path} is of version {found}, and this agentctl knows versions up to {known}; use the newer agentctl, or move the home aside", path = path.display())]
-    Newer { path: PathBuf, found: u32, known: u32 },
-    #[error("{path} is not a journal of agentctl; move it aside", path = path.display())]
-    Foreign { path: PathBuf },
-    #[error("read the journal {path}: record {n}: {why}; nothing was changed. A newer agentctl may know it", path = path.display())]
-    Record { path: PathBuf, n: i64, why: String },
-    #[error("start the journal's writer: {0}")]
-    Thread(std::io::Error),
-}
-
 enum Job {
     Commit { rows: Vec<Row>, upto: u64, vital: bool },
     Flush(Sender<()>),
@@ -130,13 +71,8 @@ impl Journal {
         durability: Durability,
         tell: impl Fn(Written) + Send + 'static,
     ) -> Result<(Self, Loaded), JournalError> {
-        let failed = |source| JournalError::Open { path: path.to_owned(), source };
-        let mut db = Connection::open(path).map_err(failed)?;
-        migrate(path, &mut db)?;
-        configure(&db, durability).map_err(failed)?;
-        let epoch = epoch(&db).map_err(failed)?;
-        let loaded = load(path, &db)?;
-        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+        let Opened { db, reader, epoch, loaded } = opening::open(path, durability)?;
+        let file = FileName::of(path).map_err(JournalError::Thread)?;
         let reserve = Reserve::beside(path);
         let log = log_of(path);
         let (jobs, inbox) = channel();
@@ -145,7 +81,7 @@ impl Journal {
             .name("journal".into())
             .spawn(move || {
                 lay_out_log(&log);
-                Writer { db, reserve, tell: Box::new(tell), failing: false }.run(&inbox)
+                Writer { db, file, reserve, tell: Box::new(tell), failing: false }.run(&inbox)
             })
             .map_err(JournalError::Thread)?;
         let reader = Arc::new(Mutex::new(reader));
@@ -224,47 +160,6 @@ impl JournalReader {
     }
 }
 
-fn migrate(path: &Path, db: &mut Connection) -> Result<(), JournalError> {
-    let failed = |source| JournalError::Open { path: path.to_owned(), source };
-    let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-    let owner: i32 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
-    let tables: u32 =
-        db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
-    if owner != APPLICATION_ID && (tables > 0 || version > 0) {
-        return Err(JournalError::Foreign { path: path.to_owned() });
-    }
-    if version > known {
-        return Err(JournalError::Newer { path: path.to_owned(), found: version, known });
-    }
-    if version == known {
-        return Ok(());
-    }
-    if version > 0 {
-        let backup = path.with_extension(format!("v{version}.bak"));
-        db.execute("VACUUM INTO ?1", params![backup.to_string_lossy()]).map_err(failed)?;
-    }
-    let change = db.transaction().map_err(failed)?;
-    for step in &MIGRATIONS[version as usize..] {
-        change.execute_batch(step).map_err(failed)?;
-    }
-    change.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
-    change.pragma_update(None, "user_version", known).map_err(failed)?;
-    change.commit().map_err(failed)
-}
-
-fn configure(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
-    let synchronous = match durability {
-        Durability::Full => "FULL",
-        Durability::Normal => "NORMAL",
-    };
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", synchronous)?;
-    db.busy_timeout(std::time::Duration::from_secs(5))?;
-    db.set_prepared_statement_cache_capacity(32);
-    Ok(())
-}
-
 /// SQLite's write-ahead log of a journal.
 fn log_of(path: &Path) -> PathBuf {
     let mut log = path.as_os_str().to_owned();
@@ -294,68 +189,6 @@ fn lay_out_log(path: &Path) {
     }
 }
 
-fn epoch(db: &Connection) -> rusqlite::Result<String> {
-    let fresh = Uuid::new_v4().simple().to_string();
-    db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('epoch', ?1)", params![&fresh[..12]])?;
-    db.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))
-}
-
-fn load(path: &Path, db: &Connection) -> Result<Loaded, JournalError> {
-    let failed = |source| JournalError::Open { path: path.to_owned(), source };
-    let mut records = Vec::new();
-    let mut select = db.prepare("SELECT n, body FROM record ORDER BY n").map_err(failed)?;
-    let mut rows = select.query([]).map_err(failed)?;
-    while let Some(row) = rows.next().map_err(failed)? {
-        let n: i64 = row.get(0).map_err(failed)?;
-        let body = row.get_ref(1).map_err(failed)?.as_str().map_err(|error| failed(error.into()))?;
-        let record = serde_json::from_str(body).map_err(|error| JournalError::Record {
-            path: path.to_owned(),
-            n,
-            why: error.to_string(),
-        })?;
-        records.push(record);
-    }
-    records.extend(owed(db).map_err(failed)?);
-    let last_seq = db
-        .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0)", [], |row| {
-            row.get(0)
-        })
-        .map_err(failed)?;
-    Ok(Loaded { records, last_seq })
-}
-
-/// The deliveries that are owed, as the records that made them.
-fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
-    let mut select = db.prepare(
-        "SELECT seq, endpoint, session, run, kind, queued_us, attempts, last_us, retry_in_ms, held, error
-         FROM delivery WHERE over IS NULL ORDER BY seq",
-    )?;
-    let mut records = Vec::new();
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let id = DeliveryId { seq: row.get(0)?, endpoint: row.get(1)? };
-        let session: String = row.get(2)?;
-        let kind: String = row.get(4)?;
-        let (Ok(session), Ok(kind)) = (session.parse(), serde_json::from_value(kind.into())) else {
-            continue;
-        };
-        let run = RunId { session, run: row.get(3)? };
-        records.push(Record::DeliveryQueued { id: id.clone(), run, kind, at: Wall(row.get(5)?) });
-        let attempts: u32 = row.get(6)?;
-        for attempt in 1..=attempts {
-            records.push(Record::AttemptFailed {
-                id: id.clone(),
-                attempt,
-                at: Wall(row.get(7)?),
-                retry_in_ms: row.get(8)?,
-                held: row.get(9)?,
-                error: row.get::<_, Option<String>>(10)?.unwrap_or_default(),
-            });
-        }
-    }
-    Ok(records)
-}
-
 /// What is committed together.
 struct Batch {
     rows: Vec<Row>,
@@ -368,6 +201,8 @@ struct Batch {
 
 struct Writer {
     db: Connection,
+    /// The file that was opened, by its number.
+    file: FileName,
     reserve: Reserve,
     tell: Box<dyn Fn(Written) + Send>,
     failing: bool,
@@ -405,7 +240,7 @@ impl Writer {
     /// Returns once the rows are durable; or after one try, when the daemon waits to end.
     fn commit_or_wait(&mut self, inbox: &Receiver<Job>, mut batch: Batch) {
         while let Err(error) = self.commit(&batch.rows) {
-            if batch.vital && is_full(&error) && self.reserve.free() {
+            if batch.vital && error.may_be_full() && self.reserve.free() {
                 continue;
             }
             if !std::mem::replace(&mut self.failing, true) {
@@ -434,17 +269,55 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, rows: &[Row]) -> rusqlite::Result<()> {
+    fn commit(&mut self, rows: &[Row]) -> Result<(), WriteError> {
+        self.file.is_still_there()?;
         let change = self.db.transaction()?;
         for row in rows {
             write(&change, row)?;
         }
-        change.commit()
+        Ok(change.commit()?)
     }
 }
 
-fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+/// Why a batch could not be written.
+#[derive(Debug, Error)]
+enum WriteError {
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error("{path} was moved, deleted or replaced while the daemon was running, so nothing written to it would be found again; put it back, or restart the daemon, which rebuilds sessions from their directories", path = path.display())]
+    Moved { path: PathBuf },
+}
+
+impl WriteError {
+    /// A full disk, or a full quota, for which SQLite has no word of its own.
+    fn may_be_full(&self) -> bool {
+        let Self::Sql(error) = self else { return false };
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure))
+    }
+}
+
+/// A file by its number, to notice that another one, or none, has its name now.
+struct FileName {
+    path: PathBuf,
+    number: (u64, u64),
+}
+
+impl FileName {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        Ok(Self { path: path.to_owned(), number: (found.dev(), found.ino()) })
+    }
+
+    fn is_still_there(&self) -> Result<(), WriteError> {
+        match std::fs::metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) != self.number => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // One that cannot be looked at is none that was taken away.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+        Err(WriteError::Moved { path: self.path.clone() })
+    }
 }
 
 fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
@@ -534,7 +407,10 @@ impl Reserve {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::core::record::Record;
 
     fn session(n: u128) -> SessionId {
         SessionId(Uuid::from_u128(n))
@@ -647,7 +523,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.db");
         std::fs::write(&path, "this is no database, and it is long enough to be looked at as one").unwrap();
-        assert!(matches!(open(&path), Err(JournalError::Open { .. })));
+        assert!(matches!(open(&path), Err(JournalError::Damaged { .. })));
         assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is no database"));
         std::fs::remove_file(&path).unwrap();
 

@@ -19,12 +19,12 @@ use tokio::task::{spawn_blocking, spawn_local};
 use crate::adapters::{self, Adapter, Ask, EnvLook, FirstStart};
 use crate::core::Event;
 use crate::core::fuse::{Evidence, LaunchError};
-use crate::core::session::Spec;
+use crate::core::session::{Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
 use crate::sys::ProcessRef;
 use crate::sys::cgroup::{self, CgroupMode};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, next_message};
-use crate::wire::session_dir::{self, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
+use crate::wire::session_dir::{self, CreatedFile, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
 use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
 
@@ -371,7 +371,7 @@ pub(super) fn write_deadline(daemon: &Daemon, id: RunId, at: Option<Mono>) {
     let made = match session_dir::create_private_dir(files.dir()) {
         // A deadline that is moved: the session has its directory.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
+        made => made.map(|()| keep_record(daemon, &files)),
     };
     let written = made.and_then(|()| files.write_deadline(&deadline));
     if let Err(error) = written {
@@ -400,6 +400,16 @@ pub(super) fn check_deadline(daemon: &Daemon, id: RunId) {
     let written = daemon.home.run_files(id).read_deadline();
     if written.is_ok_and(|deadline| deadline.mono_ns != recorded) {
         write_deadline(daemon, id, recorded);
+    }
+}
+
+/// The record of the launch beside the journal, from which the session can be rebuilt without it.
+fn keep_record(daemon: &Daemon, files: &RunFiles) {
+    let id = files.id();
+    let Some(record) = daemon.core.borrow().session(id.session).map(Session::created) else { return };
+    let created = CreatedFile { v: Version, session: id.session, run: id.run, record };
+    if let Err(error) = files.write_created(&created) {
+        tracing::error!(session = %id.session, "write the record of the launch beside the journal: {error}");
     }
 }
 

@@ -15,6 +15,7 @@ mod journal;
 mod launch;
 mod perform;
 mod reattach;
+mod rebuild;
 mod rows;
 mod scrape;
 mod serve;
@@ -122,6 +123,8 @@ pub(crate) struct Daemon {
     /// Rung once, when the verdict of a session that somebody follows is durable.
     pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
     pub(crate) started: crate::core::vocab::Now,
+    /// What this start had to rebuild.
+    pub(crate) rebuilt: RefCell<rebuild::Rebuilt>,
     pub(crate) stop: Notify,
     inbox: mpsc::UnboundedSender<Message>,
     replies: RefCell<HashMap<ReplyTo, oneshot::Sender<Reply>>>,
@@ -184,6 +187,7 @@ async fn live(
     let (journal, loaded) = open_journal(&home, &config, &inbox)?;
     let daemon = Rc::new(Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox));
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
+    rebuild::rebuild(&daemon, loaded.fresh);
     // Armed first, scanned second, deadlines last.
     let arm = Rc::clone(&daemon);
     let timer = daemon.sys.timer(move || arm.send(Event::Timer));
@@ -275,6 +279,7 @@ impl Daemon {
             first_starts: launch::Turns::default(),
             ends: RefCell::default(),
             started: now,
+            rebuilt: RefCell::default(),
             stop: Notify::new(),
             inbox,
             replies: RefCell::default(),

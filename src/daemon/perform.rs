@@ -551,26 +551,27 @@ fn put_aside(daemon: &Daemon, id: RunId) {
 }
 
 /// The verdict is durable: exits/ keeps undecided runs only.
-fn archive(daemon: &Rc<Daemon>, id: RunId) {
+pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
     daemon.release_turn(id);
     let files = daemon.home.run_files(id);
-    let verdict = daemon.view(id.session).and_then(|view| serde_json::to_vec_pretty(&view).ok());
+    let verdict = verdict_file(daemon, id);
     let dir = daemon.home.session(id.session);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         let name = format!("verdict.{}.json", id.run);
-        let kept = format!("exit.{}.json", id.run);
         let size = spawn_blocking(move || {
-            match fs::rename(files.exit_path(), dir.join(kept)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!("archive an exit file: {error}")
-                }
-                Ok(()) | Err(_) => {}
-            }
+            // In this order: an exit file that was moved away means that the verdict is there.
             if let Some(verdict) = verdict
                 && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
             {
                 tracing::warn!("write {}: {error}", dir.join(name).display());
+                return size_of(&dir);
+            }
+            match fs::rename(files.exit_path(), files.archived_exit_path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("archive an exit file: {error}")
+                }
+                Ok(()) | Err(_) => {}
             }
             size_of(&dir)
         });
@@ -580,6 +581,16 @@ fn archive(daemon: &Rc<Daemon>, id: RunId) {
     });
 }
 
+/// The public record, and the verdict as the journal has it. Only what is durable is archived, so all may be told.
+fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
+    let core = daemon.core.borrow();
+    let session = core.session(id.session)?;
+    let verdict = session.run.verdict.as_ref()?;
+    let mut file = serde_json::to_value(daemon.view_of(session, true)).ok()?;
+    file.as_object_mut()?.insert("verdict".into(), serde_json::to_value(verdict).ok()?);
+    serde_json::to_vec_pretty(&file).ok()
+}
+
 fn size_of(dir: &std::path::Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
@@ -587,16 +598,28 @@ fn size_of(dir: &std::path::Path) -> u64 {
 
 fn remove(daemon: &Rc<Daemon>, session: SessionId) {
     daemon.handles.borrow_mut().retain(|id, _| id.session != session);
-    let dir = daemon.home.session(session);
+    let (dir, condemned) = (daemon.home.session(session), daemon.home.condemned(session));
     spawn_local(async move {
-        let removed = spawn_blocking(move || match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("remove {}: {error}", dir.display());
+        let removed = spawn_blocking(move || {
+            // Gone at once or not at all: half a directory would be taken for a session that the journal lost.
+            match fs::rename(&dir, &condemned) {
+                Ok(()) => remove_all(&condemned),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!("remove {}: {error}", dir.display()),
             }
-            Ok(()) | Err(_) => {}
         });
         let _panicked = removed.await;
     });
+}
+
+/// Removes a directory that has no name of a session any more; what a crash leaves of it is swept at the next start.
+pub(super) fn remove_all(condemned: &std::path::Path) {
+    match fs::remove_dir_all(condemned) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("remove {}: {error}", condemned.display());
+        }
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// The report of an agent whose output cannot be read.

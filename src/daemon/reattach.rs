@@ -44,10 +44,27 @@ pub(super) async fn recover(daemon: &Rc<Daemon>) {
         // One long list must not keep requests from being accepted.
         tokio::task::yield_now().await;
     }
+    write_missing_verdicts(daemon);
     daemon.take(Event::Recovered);
     daemon.arm_timer();
     if count > 0 {
         tracing::info!(runs = count, "looked at what was left running");
+    }
+}
+
+/// A crash may have fallen between a verdict's commit and its file.
+fn write_missing_verdicts(daemon: &Rc<Daemon>) {
+    let decided: Vec<RunId> = {
+        let core = daemon.core.borrow();
+        let told = core.sessions().filter(|session| session.run.verdict.is_some() && core.may_tell(session));
+        told.map(|session| session.run_id()).collect()
+    };
+    for id in decided {
+        let files = daemon.home.run_files(id);
+        let missing = |path: &std::path::Path| path.try_exists().is_ok_and(|there| !there);
+        if missing(&files.verdict_path()) && !missing(files.dir()) {
+            perform::archive(daemon, id);
+        }
     }
 }
 
@@ -59,7 +76,9 @@ pub(super) fn look_again(daemon: &Rc<Daemon>, id: RunId) {
 
 fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     let reach = reach(daemon.sys.host(), host);
-    let (found, handles) = gather(daemon, id, reach);
+    let decided =
+        daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
+    let (found, handles) = gather(daemon, id, reach, decided);
     let in_the_making = found.shim == ShimFound::Lives && found.leader.is_none() && reach == Reach::Here;
     if found.shim == ShimFound::Lives && handles.shim.is_none() && reach == Reach::Here {
         // It held its lock a moment ago and cannot be held by us: most likely it has just ended.
@@ -113,7 +132,7 @@ fn reach(here: &HostId, there: &HostId) -> Reach {
     }
 }
 
-fn gather(daemon: &Daemon, id: RunId, reach: Reach) -> (Found, Handles) {
+fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Handles) {
     let files = daemon.home.run_files(id);
     // The lock first: what is read after it was free is all that will ever be there.
     let shim = shim_found(&files, reach);
@@ -128,8 +147,10 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach) -> (Found, Handles) {
     let exit = match files.read_exit() {
         Ok(exit) => Some(exit),
         Err(error) if launch::is_missing(&error) => {
-            // With the shim dead, a complete file that it did not come to publish counts as well.
-            files.read_unpublished_exit().ok().filter(|_| shim == ShimFound::Gone)
+            // With the shim dead, a complete file that it did not come to publish counts as well; and one that was put
+            // away with a verdict that nobody has any more.
+            let unpublished = files.read_unpublished_exit().ok().filter(|_| shim == ShimFound::Gone);
+            unpublished.or_else(|| files.read_archived_exit().ok().filter(|_| !decided))
         }
         Err(error) => {
             tracing::error!(session = %id.session, "an exit file cannot be read: {error}");

@@ -18,7 +18,9 @@ pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
     let mut rendered = Rendered { rows: Vec::with_capacity(records.len()), events: Vec::new() };
     for record in records {
         let row = match record {
-            Record::Created { session, .. } | Record::NativeId { session, .. } => fact(*session, record),
+            Record::Created { session, .. }
+            | Record::NativeId { session, .. }
+            | Record::Rebuilt { session, .. } => fact(*session, record),
             Record::Started { run, .. }
             | Record::DeadlineSet { run, .. }
             | Record::StopRequested { run, .. }

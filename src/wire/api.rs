@@ -236,6 +236,9 @@ fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool) -> Map<Stri
     if !session.spec.labels.is_empty() {
         meta.insert("labels".into(), json!(session.spec.labels));
     }
+    if let Some(note) = &session.rebuilt {
+        meta.insert("rebuilt".into(), json!(note));
+    }
     if let Some(why) = &run.unverified {
         meta.insert("unverified".into(), json!(why));
     }

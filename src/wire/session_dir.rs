@@ -7,6 +7,7 @@
 //!
 //! In order of time, in the session directory:
 //!
+//! 0. `created.<run>.json`: the journal's record of the launch ([`CreatedFile`]), for the case that the journal is lost.
 //! 1. `launch.<run>.json`, `env.<run>`, `prompt.<run>`, `deadline`: the daemon's order ([`LaunchOrder`], [`Deadline`]).
 //!    `deadline` is written again whenever it is moved, and the shim is told by a signal ([`DEADLINE_MOVED`]).
 //! 2. `shim.<run>.json`: the shim's name ([`ShimIdentity`]), locked with flock(2) for as long as the shim lives.
@@ -17,6 +18,8 @@
 //! 6. `../../exits/<session>.<run>.json`: the end of the run, published ([`ExitFile`]). Never overwritten: a file
 //!    that is in the way is moved to `<name>.rejected`, `<name>.rejected.2`, ...
 //! 7. `tree.<run>.json`: nothing of the run is left ([`TreeFile`]). The shim's last word.
+//! 8. `verdict.<run>.json`: the daemon's last word, written once it is durable ([`VerdictFile`]), and after it
+//!    `exit.<run>.json`, which is the exit file: `exits/` keeps undecided runs only.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -29,10 +32,10 @@ use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with}
 use rustix::io::Errno;
 
 pub use self::formats::{
-    Cause, Deadline, ExitFile, LaunchError, LaunchOrder, LeaderIdentity, ShimIdentity, ShimMessage, Stage,
-    Stamp, TreeFile, Version,
+    Cause, CreatedFile, Deadline, ExitFile, LaunchError, LaunchOrder, LeaderIdentity, ShimIdentity,
+    ShimMessage, Stage, Stamp, TreeFile, VerdictFile, Version,
 };
-use self::formats::{Format, decode, encode};
+use self::formats::{Format, LAUNCH_BYTES_MAX, decode, encode};
 use crate::core::vocab::RunId;
 
 mod formats;
@@ -127,7 +130,9 @@ impl RunFiles {
 
     /// `exits/`, where exit files are published.
     pub fn exits_dir(&self) -> PathBuf {
-        self.dir.join("../../exits")
+        // By name where it can be, so that it is found also when the session directory is gone.
+        let home = self.dir.ancestors().nth(2).filter(|home| !home.as_os_str().is_empty());
+        home.map_or_else(|| self.dir.join("../../exits"), |home| home.join("exits"))
     }
 
     /// The published exit file.
@@ -164,6 +169,11 @@ impl RunFiles {
         write(&self.dir, &self.json("launch"), order)
     }
 
+    /// Keeps the record of the launch beside the journal. Daemon only.
+    pub fn write_created(&self, created: &CreatedFile) -> io::Result<()> {
+        write(&self.dir, &self.json("created"), created)
+    }
+
     /// Replaces the deadline of the session. Daemon only.
     pub fn write_deadline(&self, deadline: &Deadline) -> io::Result<()> {
         write(&self.dir, "deadline", deadline)
@@ -177,6 +187,37 @@ impl RunFiles {
     /// Records that the tree is gone. Shim only.
     pub fn write_tree(&self, tree: &TreeFile) -> io::Result<()> {
         write(&self.dir, &self.json("tree"), tree)
+    }
+
+    /// The record of the launch.
+    pub fn read_created(&self) -> Result<CreatedFile, FileError> {
+        self.read_own("created")
+    }
+
+    /// The verdict, as it was written down.
+    pub fn read_verdict(&self) -> Result<VerdictFile, FileError> {
+        let path = self.verdict_path();
+        let bytes = read_bounded(&path, LAUNCH_BYTES_MAX)?;
+        let malformed = |reason: String| FileError::Malformed { path: path.clone(), reason };
+        let file: VerdictFile =
+            serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        let of = RunId { session: file.id, run: file.run };
+        if of == self.id { Ok(file) } else { Err(malformed(format!("speaks of run {of}"))) }
+    }
+
+    /// The verdict, for people, programs and a daemon that finds no journal.
+    pub fn verdict_path(&self) -> PathBuf {
+        self.dir.join(self.json("verdict"))
+    }
+
+    /// The exit file of a run that is decided.
+    pub fn archived_exit_path(&self) -> PathBuf {
+        self.dir.join(self.json("exit"))
+    }
+
+    /// What [`RunFiles::archived_exit_path`] says.
+    pub fn read_archived_exit(&self) -> Result<ExitFile, FileError> {
+        self.read_own("exit")
     }
 
     /// The order while nobody has claimed it.

@@ -103,6 +103,7 @@ fn records() -> Vec<Record> {
         },
         Record::DeliveryOver { id, at: wall, how: DeliveryEnd::Superseded },
         Record::Pruned { session: session() },
+        Record::Rebuilt { session: session(), at: wall, note: "why".into() },
     ]
 }
 

@@ -1,12 +1,15 @@
 //! The integration tests: one binary, one file per subject, the machinery in `support`.
 
 mod adapters;
+mod blind_spots;
 mod cli;
 mod crash;
+mod disk;
 mod doctor;
 mod environment;
 mod golden;
 mod incident;
+mod journal_damage;
 mod lifecycle;
 mod opencode;
 mod real_opencode;

@@ -1,21 +1,18 @@
-//! Bad input, bad clients, bad homes and a full disk: a clear error each, the daemon alive, nothing lost.
+//! Bad input, bad clients and bad homes: a clear error each, the daemon alive, nothing lost.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::daemon::{Daemon, home, refusal};
+use crate::support::namespace::skipped;
+use crate::support::play::{stderr, stdout};
 use agentctl::sys::clock;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use crate::support::daemon::Daemon;
-use crate::support::play::{stderr, stdout, until_gone};
-use crate::support::wait::until;
 
 #[test]
 fn garbage_on_the_socket_is_a_bad_request() {
@@ -134,14 +131,6 @@ fn idle_connections_over_the_limit_time_out_and_make_room() {
     daemon.is_well();
 }
 
-impl Daemon {
-    /// It still does its work.
-    #[track_caller]
-    fn is_well(&self) {
-        assert_eq!(self.code(&["run", "--", "sh", "-c", "exit 7"]), Some(7), "{}", self.log());
-    }
-}
-
 #[test]
 fn ids_that_are_paths_find_nothing() {
     let daemon = Daemon::new();
@@ -209,23 +198,6 @@ fn an_unknown_adapter_is_refused_with_the_nearest_name() {
     let output = daemon.run(["launch", "opencod", "-p", "x"]);
     assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()));
     assert!(stderr(&output).starts_with("Unknown adapter: opencod; did you mean opencode?"), "{output:?}");
-}
-
-/// A home for a daemon that will not start.
-fn home() -> TempDir {
-    let home = tempfile::Builder::new().prefix("agentctl-").tempdir().expect("a home");
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("a private home");
-    home
-}
-
-/// What a daemon says that refuses to start: exit 1, and nothing on stdout.
-#[track_caller]
-fn refusal(home: &Path) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
-    let output = command.args(["daemon", "run"]).env("AGENTCTL_HOME", home).env("NO_COLOR", "1").output();
-    let output = output.expect("the daemon runs");
-    assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{output:?}");
-    stderr(&output)
 }
 
 #[test]
@@ -312,125 +284,6 @@ fn a_second_daemon_is_refused_with_the_number_of_the_first() {
         "{said}"
     );
     daemon.is_well();
-}
-
-#[test]
-fn a_damaged_journal_is_refused_and_left_alone() {
-    let mut daemon = Daemon::new();
-    daemon.is_well();
-    daemon.terminate();
-    let journal = daemon.home().join("journal.db");
-    let kept = fs::read(&journal).expect("a journal");
-    // What SQLite would repair the damage with.
-    for name in ["journal.db-wal", "journal.db-shm"] {
-        let _none_left = fs::rename(daemon.home().join(name), daemon.home().join(format!("{name}.aside")));
-    }
-    let damaged = vec![b'x'; kept.len()];
-    fs::write(&journal, &damaged).expect("a journal");
-    assert!(refusal(daemon.home()).contains("journal.db"));
-    assert_eq!(fs::read(&journal).expect("a journal"), damaged);
-    fs::write(&journal, kept).expect("a journal");
-    for name in ["journal.db-wal", "journal.db-shm"] {
-        let _none_left = fs::rename(daemon.home().join(format!("{name}.aside")), daemon.home().join(name));
-    }
-    daemon.start();
-    assert_eq!(daemon.json(["list", "-a", "--json"]).as_array().map(Vec::len), Some(1));
-}
-
-/// A test that skips itself says so loudly: print macros are kept quiet by the test harness.
-fn skipped(test: &str, why: &str) {
-    let _nobody = std::io::stderr().write_all(format!("\nSKIPPED {test}: {why}\n").as_bytes());
-}
-
-/// Where the second life of this test finds its small disk.
-const DISK: &str = "AGENTCTL_TEST_DISK";
-
-#[test]
-fn a_full_disk_refuses_launches_and_loses_no_verdict() {
-    let test = "a_full_disk_refuses_launches_and_loses_no_verdict";
-    if std::env::var_os(DISK).is_some() {
-        return with_a_full_disk();
-    }
-    let dir = home();
-    // This test again, in a mount namespace of its own where the directory is a small disk.
-    let script = "mount -t tmpfs -o size=16m,mode=0700 tmpfs \"$0\" || exit 77; shift 0; exec \"$@\"";
-    let me = std::env::current_exe().expect("this program");
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script])
-        .arg(dir.path())
-        .arg(me)
-        .args([&format!("robustness::{test}"), "--exact", "--nocapture"])
-        .env(DISK, dir.path())
-        .output();
-    match output {
-        Ok(output) if output.status.code() == Some(77) || stderr(&output).contains("unshare failed") => {
-            skipped(test, stderr(&output).trim());
-        }
-        Ok(output) => {
-            assert!(output.status.success(), "{}\n{}", stdout(&output), stderr(&output));
-            assert!(stdout(&output).contains("1 passed"), "{}", stdout(&output));
-        }
-        Err(error) => skipped(test, &format!("unshare(1): {error}")),
-    }
-}
-
-fn with_a_full_disk() {
-    let disk = std::env::var(DISK).expect("a disk");
-    let daemon = Daemon::builder().within(Path::new(&disk)).start();
-    let gate = daemon.gate("gate");
-    let ends = daemon.launch(&["--name", "ends"], &format!("{}; exit 5", gate.wait()));
-    let late = daemon.gate("late");
-    let unrecorded = daemon.launch(&["--name", "unrecorded"], &format!("{}; exit 6", late.wait()));
-    let stopped = daemon.launch(&["--name", "stopped", "--grace", "300ms"], "exec sleep 1000");
-    let leader = daemon.leader(&stopped);
-    let filler = Path::new(&disk).join("filler");
-    fill(&filler);
-    until("launches to be refused for the journal's sake", || {
-        let output = daemon.run(["launch", "--", "true"]);
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        let why = stderr(&output);
-        assert!(!why.trim().is_empty(), "{output:?}");
-        why.contains("disk is full").then_some(())
-    });
-    assert!(stdout(&daemon.run(["daemon", "status"])).contains("cannot be written"));
-    // Running sessions and reads go on; the reserve is there for verdicts.
-    assert_eq!(daemon.status(&ends)["status"], "running");
-    gate.open();
-    let record = daemon.ended(&ends);
-    assert_eq!(record["exitCode"], 5, "{record:#}");
-    // And now not even the reserve.
-    fill(&filler);
-    let mut stop = daemon.command(["stop", &stopped]).spawn().expect("the command line runs");
-    until_gone(&leader);
-    late.open();
-    let record =
-        daemon.until_status(&unrecorded, "its end", |record| !record["meta"]["unrecorded"].is_null());
-    assert_eq!((&record["status"], &record["outcome"]), (&json!("running"), &Value::Null), "{record:#}");
-    for id in [&unrecorded, &stopped] {
-        assert_eq!(daemon.code(&["wait", id, "--timeout", "300ms"]), Some(124), "nothing terminal is told");
-    }
-    assert!(stop.try_wait().expect("our own child").is_none(), "the stop is not answered before its record");
-    fs::remove_file(&filler).expect("space again");
-    assert_eq!(daemon.ended(&unrecorded)["exitCode"], 6);
-    let record = daemon.ended(&stopped);
-    assert_eq!(
-        (&record["outcome"], &record["signal"]),
-        (&json!("cancelled"), &json!("SIGTERM")),
-        "{record:#}"
-    );
-    assert_eq!(stop.wait().expect("our own child").code(), Some(0));
-    for id in [&ends, &unrecorded, &stopped] {
-        daemon.ended_once(id);
-    }
-    daemon.is_well();
-}
-
-/// Takes all the space there is.
-fn fill(filler: &Path) {
-    let mut file = fs::File::options().append(true).create(true).open(filler).expect("a filler");
-    for size in [1 << 16, 1 << 10, 1] {
-        while file.write_all(&vec![0; size]).is_ok() {}
-    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
 const ONLY_IN: [(&str, &[&str], &str); 7] = [
     ("tokio_uring", &["src/sys/linux/uring.rs"], "one file may name it"),
     ("io_uring::", &["src/sys/linux/uring.rs"], "one file may name it"),
-    ("rusqlite", &["src/daemon/journal.rs"], "one file knows SQL"),
+    ("rusqlite", &["src/daemon/journal.rs", "src/daemon/journal/opening.rs"], "the journal knows SQL"),
     ("Instant::now", &["src/daemon/follow.rs"], "time enters as an argument"),
     ("SystemTime::now", &[], "time enters as an argument"),
     ("process::exit", &[], "main chooses the exit code by returning it"),

@@ -73,6 +73,26 @@ async fn stop(client: &Client) -> Result<(), Failure> {
     Err(Failure::new(1, "the daemon was told to stop and still answers; see: agentctl daemon status"))
 }
 
+/// What the daemon's start had to make good for its journal.
+fn rebuilt(found: &Value) -> Vec<String> {
+    if found.is_null() {
+        return Vec::new();
+    }
+    let cause = if found["journalWasMissing"] == true { "the journal was missing; " } else { "" };
+    let count = &found["sessions"];
+    let mut lines = vec![format!(
+        "  Rebuilt:         {cause}{count} sessions that it did not know were rebuilt from their directories"
+    )];
+    for lost in found["notRebuilt"].as_array().into_iter().flatten() {
+        let word = |key: &str| lost[key].as_str().unwrap_or_default().to_owned();
+        lines.push(format!("  Not rebuilt:     {}: {}", word("id"), word("why")));
+    }
+    if let Some(why) = found["unread"].as_str() {
+        lines.push(format!("  Not rebuilt:     {why}"));
+    }
+    lines
+}
+
 async fn health(client: &Client) -> Result<Value, Failure> {
     client.json(Method::GET, "/v1/health", NO_BODY).await
 }
@@ -97,6 +117,7 @@ async fn status(client: &Client, json: bool) -> Result<u8, Failure> {
         format!("  Journal:         {}, durability {}", text("journal"), text("durability")),
         format!("  Webhooks owed:   {}", text("deliveriesOwed")),
     ];
+    lines.extend(rebuilt(&health["rebuilt"]));
     if text("durability") == "normal" {
         lines.push("  Note:            with durability normal, power loss may undo the last seconds".into());
     }

@@ -10,6 +10,8 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::FileError;
+use crate::core::record::Record;
+use crate::core::session::Verdict;
 use crate::core::vocab::{
     HostId, Leftovers, Mono, Now, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
 };
@@ -17,7 +19,7 @@ use crate::core::vocab::{
 /// The largest file that a reader accepts; what a shim writes stays below 4 KiB.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// The same for a launch order: its arguments may hold a prompt.
-const LAUNCH_BYTES_MAX: u64 = 8 << 20;
+pub(super) const LAUNCH_BYTES_MAX: u64 = 8 << 20;
 /// How long after deadline and grace a shim acts by itself, unless the order says otherwise.
 const LATE_MS_DEFAULT: u64 = 5_000;
 
@@ -114,6 +116,33 @@ impl fmt::Debug for LaunchOrder {
             .field("grace_ms", &self.grace_ms)
             .finish_non_exhaustive()
     }
+}
+
+/// `created.<run>.json`: the record that the journal has of the launch, for a daemon that finds no journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreatedFile {
+    /// 1.
+    pub v: Version<1>,
+    /// Whose run this is.
+    pub session: SessionId,
+    /// Which run.
+    pub run: u32,
+    /// [`Record::Created`].
+    pub record: Record,
+}
+
+/// What a daemon needs of `verdict.<run>.json`. The rest of that file is the public record, for people and programs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerdictFile {
+    /// Whose run this is.
+    pub id: SessionId,
+    /// Which run.
+    pub run: u32,
+    /// The agent's own id of the conversation.
+    pub native_id: Option<String>,
+    /// As the journal has it.
+    pub verdict: Verdict,
 }
 
 /// `shim.<run>.json`: who owns the run.
@@ -302,6 +331,14 @@ macro_rules! formats_of_a_run {
             }
         }
     )+};
+}
+
+impl Format for CreatedFile {
+    const BYTES_MAX: u64 = LAUNCH_BYTES_MAX;
+
+    fn id(&self) -> Option<RunId> {
+        Some(RunId { session: self.session, run: self.run })
+    }
 }
 
 formats_of_a_run!(ShimIdentity, LeaderIdentity, ExitFile, TreeFile);

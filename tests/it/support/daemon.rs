@@ -13,6 +13,7 @@ use agentctl::sys::ProcessRef;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::play::{stderr, stdout};
 use super::wait::until;
 
 /// A daemon that is about to be started.
@@ -217,6 +218,31 @@ impl Daemon {
         let _closed_early = stream.read_to_end(&mut answer);
         answer
     }
+}
+
+impl Daemon {
+    /// It still does its work.
+    #[track_caller]
+    pub(crate) fn is_well(&self) {
+        assert_eq!(self.code(&["run", "--", "sh", "-c", "exit 7"]), Some(7), "{}", self.log());
+    }
+}
+
+/// A home for a daemon that will not start.
+pub(crate) fn home() -> TempDir {
+    let home = tempfile::Builder::new().prefix("agentctl-").tempdir().expect("a home");
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("a private home");
+    home
+}
+
+/// What a daemon says that refuses to start: exit 1, and nothing on stdout.
+#[track_caller]
+pub(crate) fn refusal(home: &Path) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+    let output = command.args(["daemon", "run"]).env("AGENTCTL_HOME", home).env("NO_COLOR", "1").output();
+    let output = output.expect("the daemon runs");
+    assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{output:?}");
+    stderr(&output)
 }
 
 impl Drop for Daemon {
