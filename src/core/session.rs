@@ -168,6 +168,8 @@ pub struct Asked {
     pub kernel: bool,
     pub report: bool,
     pub tree: bool,
+    /// The shim's exit file was looked for, unasked by any news of it.
+    pub late: bool,
     pub stuck: bool,
 }
 

@@ -27,6 +27,9 @@ const REST_GRACE_MAX: Duration = Duration::from_secs(2);
 const KILL_EVERY: Duration = Duration::from_secs(1);
 /// A stop is answered so long after its grace, whatever still lives.
 const STOP_ANSWER_AFTER: Duration = Duration::from_secs(10);
+/// The exit file follows the leader's end within milliseconds. Where no news of it comes, the news may be what is
+/// missing: it is looked for.
+const SHIM_LATE_AFTER: Duration = Duration::from_secs(1);
 /// A shim that says nothing so long after its leader ended is stuck.
 const SHIM_STUCK_AFTER: Duration = Duration::from_secs(60);
 /// And is killed so long after its exit file was looked for once more.
@@ -148,16 +151,22 @@ impl Supervisor {
 
     fn await_shim(&mut self, now: Now, id: RunId) {
         let timer = Timer::ShimStuck(id);
+        let undecided = self.sessions.get(&id.session).is_some_and(|session| session.run.verdict.is_none());
         if self.timers.when(&timer).is_none() {
-            self.timers.set(timer, now.mono.after(SHIM_STUCK_AFTER));
+            let patience = if undecided { SHIM_LATE_AFTER } else { SHIM_STUCK_AFTER };
+            self.timers.set(timer, now.mono.after(patience));
         }
     }
 
-    /// First its exit file is looked for once more, in case the news of it was lost; then the shim is killed,
-    /// which frees the status for the kernel to tell.
+    /// First its exit file is looked for, soon and once more, in case the news of it was lost; then the shim is
+    /// killed, which frees the status for the kernel to tell.
     pub(super) fn shim_stuck(&mut self, now: Now, id: RunId, out: &mut Step) {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
-        if std::mem::replace(&mut session.run.asked.stuck, true) {
+        let asked = &mut session.run.asked;
+        if session.run.verdict.is_none() && !std::mem::replace(&mut asked.late, true) {
+            out.effects.push(Effect::Rescan(id));
+            self.timers.set(Timer::ShimStuck(id), now.mono.after(SHIM_STUCK_AFTER));
+        } else if std::mem::replace(&mut asked.stuck, true) {
             out.effects.push(Effect::KillShim(id));
         } else {
             out.effects.push(Effect::Rescan(id));

@@ -47,7 +47,15 @@ async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &
     sleep_or_end(looked, end).await;
     let grown = Rc::new(Notify::new());
     let bell = Rc::clone(&grown);
-    let _watch = daemon.sys.on_growth(path, move || bell.notify_one())?;
+    let _watch = match daemon.sys.on_growth(path, move || bell.notify_one()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+        // No watch is to be had (inotify has its limits): the caller looks again, once a second as ever.
+        Err(error) => {
+            tracing::debug!("watch {}: {error}", path.display());
+            return Ok(());
+        }
+        Ok(watch) => watch,
+    };
     // What was written before the watch was armed is not told by it.
     if length(path).await? > offset {
         return Ok(());

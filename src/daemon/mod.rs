@@ -43,7 +43,7 @@ use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Setting
 use crate::sys::cgroup::CgroupMode;
 use crate::sys::service::ServiceManager;
 use crate::sys::shim_file::ShimProgram;
-use crate::sys::{self, BackendChoice, StartError, Sys, Timer};
+use crate::sys::{self, BackendChoice, DirWatch, StartError, Sys, Timer};
 use crate::{limits, wire};
 
 use hub::Hub;
@@ -132,6 +132,7 @@ pub(crate) struct Daemon {
     pending: RefCell<VecDeque<Pending>>,
     durable: Cell<u64>,
     timer: RefCell<Option<Timer>>,
+    exits: RefCell<Option<DirWatch>>,
     sender: RefCell<Option<deliver::Sender>>,
 }
 
@@ -197,7 +198,7 @@ async fn live(
         source,
     })?;
     *daemon.timer.borrow_mut() = Some(timer);
-    perform::watch_exits(&daemon)?;
+    perform::watch_exits(&daemon);
     let listener = serve::listen(&daemon)?;
     serve::accept(&daemon, listener);
     scrape::serve(&daemon).await;
@@ -287,6 +288,7 @@ impl Daemon {
             pending: RefCell::default(),
             durable: Cell::new(durable),
             timer: RefCell::new(None),
+            exits: RefCell::new(None),
             sender: RefCell::new(None),
         }
     }

@@ -21,7 +21,7 @@ use crate::sys::tree::{self, Tree};
 use crate::sys::{Backend, DirNews, Found, ProcessRef, cgroup};
 use crate::wire::session_dir::{self, Cause, ExitFile, FileError, ShimLock, Stage};
 
-use super::{Daemon, DaemonError, deliver, follow, launch};
+use super::{Daemon, deliver, follow, launch};
 
 /// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
 const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
@@ -68,8 +68,7 @@ impl Daemon {
 }
 
 /// Watches exits/. The first news is a rescan, so nothing published before is missed.
-pub(super) fn watch_exits(daemon: &Rc<Daemon>) -> Result<(), DaemonError> {
-    let dir = daemon.home.exits();
+pub(super) fn watch_exits(daemon: &Rc<Daemon>) {
     let watching = Rc::clone(daemon);
     let news = move |news: DirNews| match news {
         DirNews::Arrived(name) => exit_file_named(&watching, &name),
@@ -78,10 +77,15 @@ pub(super) fn watch_exits(daemon: &Rc<Daemon>) -> Result<(), DaemonError> {
             scan_exits(&watching);
         }
         DirNews::Blind { why } => {
-            tracing::error!("exits/ cannot be watched ({why}); ends are still known by pidfd");
+            tracing::error!("exits/ cannot be watched ({why}); ends are known by pidfd, and looked for then");
+            // Where it was taken away, shims wait for it to publish, and it is watched again once it is there.
+            match watching.home.remake_exits() {
+                Ok(()) => {}
+                Err(error) => tracing::error!("{error}"),
+            }
         }
     };
-    daemon.sys.watch_dir(&dir, news).map_err(|source| DaemonError::Io { what: "watch", path: dir, source })
+    *daemon.exits.borrow_mut() = Some(daemon.sys.watch_dir(&daemon.home.exits(), news));
 }
 
 fn exit_file_named(daemon: &Rc<Daemon>, name: &OsStr) {
@@ -358,8 +362,12 @@ fn kill_shim(daemon: &Rc<Daemon>, id: RunId) {
     }
 }
 
-/// Reads again what a dead shim left: its exit file, published or not, and who its leader was.
+/// Reads again what a shim left: its exit file, published or not, and who its leader was.
 fn rescan(daemon: &Rc<Daemon>, id: RunId) {
+    // It was expected and nothing was told of it: perhaps another directory is watched than the one that is there.
+    if let Some(exits) = &*daemon.exits.borrow() {
+        exits.look_again();
+    }
     let files = daemon.home.run_files(id);
     let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
     if known.is_none() {
@@ -379,7 +387,7 @@ fn rescan(daemon: &Rc<Daemon>, id: RunId) {
     if found.is_empty()
         && let Ok(exit) = files.read_unpublished_exit()
     {
-        // The shim died between writing and publishing: complete, or it would not parse.
+        // The shim died between writing and publishing, or cannot publish: complete, or it would not parse.
         let seen = leader_seen(daemon, known.or(exit.leader), exit.host.boot != daemon.sys.host().boot);
         found.push(Evidence::ExitFile(report(exit), seen));
     }
@@ -567,7 +575,7 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
                 tracing::warn!("write {}: {error}", dir.join(name).display());
                 return size_of(&dir);
             }
-            match fs::rename(files.exit_path(), files.archived_exit_path()) {
+            match move_file(&files.exit_path(), &files.archived_exit_path()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!("archive an exit file: {error}")
                 }
@@ -579,6 +587,17 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
             daemon.send(Event::Sized(id.session, bytes));
         }
     });
+}
+
+/// Also where something else is mounted on one of the two directories.
+fn move_file(from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            fs::copy(from, to)?;
+            fs::remove_file(from)
+        }
+        moved => moved,
+    }
 }
 
 /// The public record, and the verdict as the journal has it. Only what is durable is archived, so all may be told.

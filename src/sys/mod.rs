@@ -171,15 +171,22 @@ impl Sys {
         }
     }
 
-    /// Tells what is renamed into `dir`, for as long as the runtime lives. Errors if it cannot be watched now.
+    /// Tells what is renamed into `dir`, for as long as the runtime lives. One that cannot be watched yet is
+    /// [`DirNews::Blind`].
     ///
     /// Not noticed by inotify(7): a mount placed over the directory, a writer on the lower side of an overlay, and its
-    /// deletion while somebody holds it open. Therefore the deadline of a run looks into the directory once more.
-    pub fn watch_dir(&self, dir: &Path, on: impl FnMut(DirNews) + 'static) -> io::Result<()> {
+    /// deletion while somebody holds it open. Who expects a name that does not come therefore looks into the directory,
+    /// and calls [`DirWatch::look_again`].
+    pub fn watch_dir(&self, dir: &Path, on: impl FnMut(DirNews) + 'static) -> DirWatch {
         match &self.inner.backend {
             #[cfg(target_os = "linux")]
-            Running::Linux { poller, .. } => inotify::watch_dir(*poller, dir, on),
-            Running::Portable => portable::watch_dir(dir, on),
+            Running::Linux { poller, .. } => {
+                DirWatch { how: DirWatchHow::Inotify(inotify::watch_dir(*poller, dir, on)) }
+            }
+            Running::Portable => {
+                portable::watch_dir(dir, on);
+                DirWatch { how: DirWatchHow::Polling }
+            }
         }
     }
 
@@ -241,6 +248,30 @@ impl Sys {
         }
         // Around the channel, never around the ring operation: see `linux::Poller::ready`.
         matches!(timeout(HEARTBEAT_MAX, told).await, Ok(Ok(true)))
+    }
+}
+
+/// A directory that is watched, dropped or not.
+pub struct DirWatch {
+    how: DirWatchHow,
+}
+
+enum DirWatchHow {
+    #[cfg(target_os = "linux")]
+    Inotify(Rc<inotify::WatchedDir>),
+    /// Looks at the path each time.
+    Polling,
+}
+
+impl DirWatch {
+    /// Whether the watched directory is still the one at its path; if not, that one is watched from now on, and
+    /// [`DirNews::Rescan`] comes.
+    pub fn look_again(&self) {
+        match &self.how {
+            #[cfg(target_os = "linux")]
+            DirWatchHow::Inotify(watched) => watched.look_again(),
+            DirWatchHow::Polling => {}
+        }
     }
 }
 

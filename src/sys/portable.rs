@@ -197,12 +197,21 @@ fn scan(dir: &Path) -> io::Result<Scan> {
 }
 
 /// Compares the directory with its last reading, and tells the differences.
-pub(super) fn watch_dir(dir: &Path, mut on: impl FnMut(DirNews) + 'static) -> io::Result<()> {
+pub(super) fn watch_dir(dir: &Path, mut on: impl FnMut(DirNews) + 'static) {
     let dir: PathBuf = dir.to_owned();
     // Read before the first item is told: what comes after this is news, what came before is in the caller's scan.
-    let mut last = Some(scan(&dir)?);
+    let first = scan(&dir);
     tokio::task::spawn_local(async move {
-        on(DirNews::Rescan { why: RescanWhy::Started });
+        let mut last = match first {
+            Ok(first) => {
+                on(DirNews::Rescan { why: RescanWhy::Started });
+                Some(first)
+            }
+            Err(error) => {
+                on(DirNews::Blind { why: error.to_string() });
+                None
+            }
+        };
         loop {
             sleep(PERIOD).await;
             match (scan(&dir), last.take()) {
@@ -224,5 +233,4 @@ pub(super) fn watch_dir(dir: &Path, mut on: impl FnMut(DirNews) + 'static) -> io
             }
         }
     });
-    Ok(())
 }

@@ -210,7 +210,8 @@ async fn five_hundred_ends_at_once_are_all_noticed(sys: Sys) {
 
 fn watch(sys: &Sys, dir: &Path) -> UnboundedReceiver<DirNews> {
     let (sender, receiver) = unbounded_channel();
-    sys.watch_dir(dir, move |news| sender.send(news).expect("the test listens")).expect("watched");
+    // The watch lives as long as the runtime.
+    let _watch = sys.watch_dir(dir, move |news| sender.send(news).expect("the test listens"));
     receiver
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns the unpublished file and its way into `exits/`. Refuses to know what the file says and when to try again.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -59,7 +60,7 @@ impl ExitSlot {
     /// Writes the file and publishes it. After an error it is complete but unpublished, and one may try again.
     pub(crate) fn publish(&mut self, content: &[u8]) -> io::Result<()> {
         // After an error the file may be another one, or none: the next attempt opens it again.
-        let file = self.file.take().map_or_else(|| self.open(), Ok)?;
+        let mut file = self.file.take().map_or_else(|| self.open(), Ok)?;
         file.write_all_at(content, 0)?;
         if file.metadata()?.len() > content.len() as u64 {
             file.set_len(content.len() as u64)?;
@@ -67,12 +68,37 @@ impl ExitSlot {
         loop {
             match rename_new(&self.unpublished, &self.published) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.reject()?,
+                // Something is mounted over `exits/`; what is there now is where the daemon looks.
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    file = self.publish_abroad(content)?;
+                    break;
+                }
                 Err(error) => return Err(error),
                 Ok(()) => break,
             }
         }
         self.file = Some(file);
         Ok(())
+    }
+
+    /// On a file system other than that of the session directory: whole or not at all there as well. The unpublished
+    /// file stays, and says the same.
+    fn publish_abroad(&self, content: &[u8]) -> io::Result<File> {
+        let mut hidden = OsString::from(".");
+        hidden.push(self.published.file_name().unwrap_or_default());
+        hidden.push(".tmp");
+        let hidden = self.exits.join(hidden);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&hidden)?;
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        file.write_all_at(content, 0)?;
+        loop {
+            match rename_new(&hidden, &self.published) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.reject()?,
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(file),
+            }
+        }
     }
 
     /// Makes a published file survive a power loss. Nobody waits for this: see `supervise`.

@@ -8,11 +8,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::time::sleep;
 
 use super::{Interest, Poller};
@@ -29,12 +30,14 @@ pub(in crate::sys) fn watch_dir(
     poller: Poller,
     dir: &Path,
     mut on: impl FnMut(DirNews) + 'static,
-) -> io::Result<()> {
-    let dir: PathBuf = dir.to_owned();
-    let mut watch = watch_names(&dir)?;
+) -> Rc<WatchedDir> {
+    let watched = Rc::new(WatchedDir { path: dir.to_owned(), present: RefCell::new(None) });
+    let (telling, dir) = (Rc::clone(&watched), dir.to_owned());
     tokio::task::spawn_local(async move {
         let mut why = RescanWhy::Started;
         loop {
+            let watch;
+            (watch, why) = watch_again(&dir, why, &telling, &mut on).await;
             on(DirNews::Rescan { why });
             match follow(poller, watch, &mut on).await {
                 Ok(lost) => why = lost,
@@ -44,30 +47,70 @@ pub(in crate::sys) fn watch_dir(
                     sleep(RETRY_AFTER).await;
                 }
             }
-            (watch, why) = watch_again(&dir, why, &mut on).await;
         }
     });
-    Ok(())
+    watched
+}
+
+/// The directory that is watched at present.
+pub(in crate::sys) struct WatchedDir {
+    path: PathBuf,
+    present: RefCell<Option<Present>>,
+}
+
+/// One watch, and the directory that it is on.
+struct Present {
+    watches: Watches,
+    watch: WatchDescriptor,
+    directory: (u64, u64),
+}
+
+impl WatchedDir {
+    /// See [`crate::sys::DirWatch::look_again`].
+    pub(in crate::sys) fn look_again(&self) {
+        let mut present = self.present.borrow_mut();
+        let stale = present.take_if(|present| directory_at(&self.path).ok() != Some(present.directory));
+        if let Some(Present { mut watches, watch, .. }) = stale {
+            // Answered by IN_IGNORED, which wakes the task; an error says that it is awake already.
+            let _lost_already = watches.remove(watch);
+        }
+    }
+}
+
+fn directory_at(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// A fresh instance with the one watch. A whole instance, not only a watch, because then no event of a lost watch can
 /// be taken for one of its successor.
-fn watch_names(dir: &Path) -> io::Result<Inotify> {
-    let watch = Inotify::init()?;
+fn watch_names(dir: &Path) -> io::Result<(Inotify, Present)> {
+    let instance = Inotify::init()?;
     // Files come by a rename; one that somebody wrote in place is to be seen as well, once it is whole.
     let names = WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE;
     let mask = names | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
-    watch.watches().add(dir, mask)?;
-    Ok(watch)
+    // Before the watch: one that is replaced in between looks replaced, and is watched again.
+    let directory = directory_at(dir)?;
+    let mut watches = instance.watches();
+    let watch = watches.add(dir, mask)?;
+    Ok((instance, Present { watches, watch, directory }))
 }
 
 /// Watches the directory that is at the path now. Says that we are blind if there is none, and waits for one.
-async fn watch_again(dir: &Path, why: RescanWhy, on: &mut impl FnMut(DirNews)) -> (Inotify, RescanWhy) {
+async fn watch_again(
+    dir: &Path,
+    why: RescanWhy,
+    watched: &WatchedDir,
+    on: &mut impl FnMut(DirNews),
+) -> (Inotify, RescanWhy) {
     let mut pause = RETRY_AFTER;
     let mut why = why;
     loop {
         match watch_names(dir) {
-            Ok(watch) => return (watch, why),
+            Ok((watch, present)) => {
+                *watched.present.borrow_mut() = Some(present);
+                return (watch, why);
+            }
             Err(error) => {
                 if why != RescanWhy::Restored {
                     on(DirNews::Blind { why: error.to_string() });
