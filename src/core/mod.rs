@@ -111,7 +111,8 @@ impl Effect {
             | Self::AskKernel(_)
             | Self::ReadReport(_)
             | Self::AskTree(_) => true,
-            Self::Reply(_, Reply::Refused(_)) => true,
+            // Neither tells of an end: that nothing is begun, and that the time of an answer is over.
+            Self::Reply(_, Reply::Refused(_) | Reply::NotYetStopped(_)) => true,
             Self::Spawn(_)
             | Self::WriteDeadline(..)
             | Self::Archive(_)

@@ -27,7 +27,7 @@ use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
 use crate::core::session::{Origin, Session};
 use crate::core::vocab::SessionId;
-use crate::core::{Reply, Request as Ask};
+use crate::core::{JournalHealth, Reply, Request as Ask};
 use crate::limits;
 use crate::wire::api::{self, Problem, SessionView};
 
@@ -241,20 +241,38 @@ async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
         Reply::Ended(id) | Reply::Stopped { session: id, .. } | Reply::Extended(id) => {
             view_answer(daemon, StatusCode::OK, id)
         }
-        Reply::NotYetStopped(id) => {
-            let detail = format!("{}; the daemon goes on ending it", still_there(daemon, id));
-            Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, detail))
-        }
+        Reply::NotYetStopped(id) => Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, still_there(daemon, id))),
         Reply::Pruned(count) => Ok(json_answer(StatusCode::OK, &json!({"pruned": count}))),
         Reply::Refused(refusal) => Err(refused(&refusal)),
     }
 }
 
 fn still_there(daemon: &Daemon, id: SessionId) -> String {
+    if let Some(why) = unrecorded(daemon, id) {
+        let id = id.short();
+        return format!(
+            "session {id} has ended, and its end cannot be recorded yet ({why}); how it ended is told once that is done"
+        );
+    }
     let pid = daemon.view(id).and_then(|view| view.pid);
     match pid {
-        Some(pid) => format!("session {} has not ended yet; its leader is PID {pid}", id.short()),
-        None => format!("session {} has not ended yet", id.short()),
+        Some(pid) => {
+            let id = id.short();
+            format!("session {id} has not ended yet; its leader is PID {pid}; the daemon goes on ending it")
+        }
+        None => format!("session {} has not ended yet; the daemon goes on ending it", id.short()),
+    }
+}
+
+/// Why an end that is known may not be told.
+fn unrecorded(daemon: &Daemon, id: SessionId) -> Option<String> {
+    let core = daemon.core.borrow();
+    let session = core.session(id)?;
+    match core.journal() {
+        JournalHealth::Failing(why) if session.run.verdict.is_some() && !core.may_tell(session) => {
+            Some(why.clone())
+        }
+        JournalHealth::Failing(_) | JournalHealth::Well => None,
     }
 }
 
@@ -336,8 +354,8 @@ fn health(daemon: &Daemon) -> serde_json::Value {
             crate::config::Durability::Normal => "normal",
         },
         "journal": match core.journal() {
-            crate::core::JournalHealth::Well => "well".to_owned(),
-            crate::core::JournalHealth::Failing(why) => format!("cannot be written: {why}"),
+            JournalHealth::Well => "well".to_owned(),
+            JournalHealth::Failing(why) => format!("cannot be written: {why}"),
         },
         "journalPath": daemon.journal.path(),
         "epoch": daemon.journal.epoch(),

@@ -519,6 +519,17 @@ mod tests {
     }
 
     #[test]
+    fn a_full_quota_frees_the_reserve_as_a_full_disk_does() {
+        // SQLite knows ENOSPC alone; EDQUOT is a write that failed.
+        let failed =
+            |code| WriteError::Sql(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        assert!(failed(rusqlite::ffi::SQLITE_FULL).may_be_full());
+        assert!(failed(rusqlite::ffi::SQLITE_IOERR_WRITE).may_be_full());
+        assert!(!failed(rusqlite::ffi::SQLITE_CORRUPT).may_be_full());
+        assert!(!WriteError::Moved { path: PathBuf::new() }.may_be_full());
+    }
+
+    #[test]
     fn a_damaged_foreign_or_newer_file_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.db");

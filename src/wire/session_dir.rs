@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with};
 use rustix::io::Errno;
 
 pub use self::formats::{
@@ -49,6 +49,9 @@ pub const FILE_MODE: u32 = 0o600;
 pub const DEADLINE_MOVED: u8 = 23;
 /// Mode of every directory here, whatever the umask.
 pub const DIR_MODE: u32 = 0o700;
+
+/// Disk space set aside for a file before the leader starts.
+const RESERVE_BYTES: u64 = 4 << 10;
 
 /// Why a file could not be read. Only [`FileError::Missing`] says anything about the world; the others say
 /// something about the file.
@@ -184,9 +187,31 @@ impl RunFiles {
         write(&self.dir, &self.json("leader"), leader)
     }
 
+    /// Sets disk space aside for [`RunFiles::write_tree`], so that the last word can be said on a full disk as well.
+    /// Shim only.
+    pub fn reserve_tree(&self) -> io::Result<()> {
+        set_space_aside(&self.open_tree()?)
+    }
+
     /// Records that the tree is gone. Shim only.
     pub fn write_tree(&self, tree: &TreeFile) -> io::Result<()> {
-        write(&self.dir, &self.json("tree"), tree)
+        let bytes = encode(tree)?;
+        let mut file = self.open_tree()?;
+        file.write_all(&bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        fs::rename(self.unwritten_tree_path(), self.dir.join(self.json("tree")))
+    }
+
+    /// Not truncated: that would give the reserved space back.
+    fn open_tree(&self) -> io::Result<File> {
+        let path = self.unwritten_tree_path();
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        Ok(file)
+    }
+
+    fn unwritten_tree_path(&self) -> PathBuf {
+        self.dir.join(format!("tree.{}.tmp", self.id.run))
     }
 
     /// The record of the launch.
@@ -339,6 +364,15 @@ pub fn encode_exit(exit: &ExitFile) -> io::Result<Vec<u8>> {
 /// The exit file in `bytes`, which came from `path`. Total: any bytes give an answer.
 pub fn decode_exit(path: &Path, bytes: &[u8]) -> Result<ExitFile, FileError> {
     decode(path, bytes)
+}
+
+/// Sets aside the space that one of these files needs, and not the length: a file that is complete ends where it ends.
+pub fn set_space_aside(file: &File) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, RESERVE_BYTES) {
+        // A file system that cannot promise space is no reason not to launch.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Creates a directory that is ours alone, whatever the umask.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
@@ -25,7 +26,9 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
     let late = daemon.gate("late");
     let unrecorded = daemon.launch(&["--name", "unrecorded"], &format!("{}; exit 6", late.wait()));
     let stopped = daemon.launch(&["--name", "stopped", "--grace", "300ms"], "exec sleep 1000");
-    let leader = daemon.leader(&stopped);
+    let (leader, shim) = (daemon.leader(&stopped), daemon.shim(&stopped));
+    let timed = daemon.launch(&["--timeout", "1h"], "exec sleep 1000");
+    let overdue = daemon.leader(&timed);
     let filler = disk.join("filler");
     fill(&filler);
     until("launches to be refused for the journal's sake", || {
@@ -43,26 +46,37 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
     assert_eq!(record["exitCode"], 5, "{record:#}");
     // And now not even the reserve.
     fill(&filler);
-    let mut stop = daemon.command(["stop", &stopped]).spawn().expect("the command line runs");
+    let mut stop =
+        daemon.command(["stop", &stopped]).stderr(Stdio::piped()).spawn().expect("the command line runs");
+    // Its deadline comes while nothing can be written at all.
+    let mut extend = daemon.command(["extend", &timed, "100ms"]).spawn().expect("the command line runs");
     until_gone(&leader);
     late.open();
-    let record =
-        daemon.until_status(&unrecorded, "its end", |record| !record["meta"]["unrecorded"].is_null());
-    assert_eq!((&record["status"], &record["outcome"]), (&json!("running"), &Value::Null), "{record:#}");
     for id in [&unrecorded, &stopped] {
+        let record = daemon.until_status(id, "its end", |record| !record["meta"]["unrecorded"].is_null());
+        let seen = (&record["status"], &record["phase"], &record["outcome"]);
+        assert_eq!(seen, (&json!("running"), &json!("ending"), &Value::Null), "{record:#}");
         assert_eq!(daemon.code(&["wait", id, "--timeout", "300ms"]), Some(124), "nothing terminal is told");
     }
-    assert!(stop.try_wait().expect("our own child").is_none(), "the stop is not answered before its record");
+    until_gone(&shim);
+    // Stops and deadlines kill all the same: the tree is gone, whatever can be written.
+    until_gone(&overdue);
+    until("the stop to be answered", || stop.try_wait().expect("our own child"));
+    let answer = stop.wait_with_output().expect("our own child");
+    assert_eq!(answer.status.code(), Some(1), "{answer:?}");
+    assert!(stderr(&answer).contains("has ended, and its end cannot be recorded yet"), "{answer:?}");
+    assert_eq!(daemon.event_types(&stopped), ["session.started"]);
     fs::remove_file(&filler).expect("space again");
-    assert_eq!(daemon.ended(&unrecorded)["exitCode"], 6);
-    let record = daemon.ended(&stopped);
-    assert_eq!(
-        (&record["outcome"], &record["signal"]),
-        (&json!("cancelled"), &json!("SIGTERM")),
-        "{record:#}"
-    );
-    assert_eq!(stop.wait().expect("our own child").code(), Some(0));
-    for id in [&ends, &unrecorded, &stopped] {
+    assert_eq!(extend.wait().expect("our own child").code(), Some(0));
+    for (id, outcome, key, value) in [
+        (&unrecorded, "failed", "exitCode", json!(6)),
+        (&stopped, "cancelled", "signal", json!("SIGTERM")),
+        (&timed, "timed_out", "signal", json!("SIGTERM")),
+    ] {
+        let record = daemon.ended(id);
+        assert_eq!((&record["outcome"], &record[key]), (&json!(outcome), &value), "{record:#}");
+    }
+    for id in [&ends, &unrecorded, &stopped, &timed] {
         daemon.ended_once(id);
     }
     daemon.is_well();
@@ -74,4 +88,26 @@ fn fill(filler: &Path) {
     for size in [1 << 16, 1 << 10, 1] {
         while file.write_all(&vec![0; size]).is_ok() {}
     }
+}
+
+#[test]
+fn a_log_on_a_full_disk_is_the_agents_own_trouble() {
+    if !in_own_mounts("disk::a_log_on_a_full_disk_is_the_agents_own_trouble") {
+        return;
+    }
+    let dir = home();
+    let _disk = small_disk(dir.path(), 16 << 20);
+    let daemon = Daemon::builder().within(dir.path()).start();
+    // It gets ENOSPC for its words, no signal, and its code is its own.
+    let id = daemon.launch(&[], "yes | head -c 64m; code=$?; yes >&2; exit 9");
+    let record = daemon.ended(&id);
+    assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(9)), "{record:#}");
+    assert!(fs::metadata(daemon.file(&id, "stdout.log")).expect("a log").len() > 1 << 20);
+    daemon.ended_once(&id);
+    // Its files are what fills the disk; forgetting the session makes room.
+    until("room again", || {
+        let _count = daemon.run(["prune"]);
+        (!daemon.file(&id, "stdout.log").exists()).then_some(())
+    });
+    until("launches again", || (daemon.code(&["run", "--", "sh", "-c", "exit 7"]) == Some(7)).then_some(()));
 }

@@ -8,14 +8,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use agentctl::wire::session_dir::{FILE_MODE, RunFiles, rename_new};
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
+use agentctl::wire::session_dir::{FILE_MODE, RunFiles, rename_new, set_space_aside};
 
 use crate::complain;
-
-/// Disk space set aside before the leader starts.
-const RESERVE_BYTES: u64 = 4 << 10;
 
 /// Files moved out of the way that are kept; more of them are no accident.
 const REJECTED_MAX: u32 = 1_000;
@@ -49,12 +44,7 @@ impl ExitSlot {
 
     /// Sets disk space aside, so that the end of the run can be written whatever happens to the disk meanwhile.
     pub(crate) fn reserve(&self) -> io::Result<()> {
-        // The space and not the length, or publishing would have to cut the file.
-        match fallocate(self.open()?, FallocateFlags::KEEP_SIZE, 0, RESERVE_BYTES) {
-            // A file system that cannot promise space is no reason not to launch.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        set_space_aside(&self.open()?)
     }
 
     /// Writes the file and publishes it. After an error it is complete but unpublished, and one may try again.

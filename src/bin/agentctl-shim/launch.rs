@@ -165,6 +165,7 @@ fn prepare(files: &RunFiles, order: &LaunchOrder) -> Result<(Redirections, Repor
         return Err(Failure { stage: Stage::Program, errno: Errno::NOENT.raw_os_error() });
     }
     ExitSlot::of(files).reserve().map_err(Failure::at(Stage::Reserve))?;
+    files.reserve_tree().map_err(Failure::at(Stage::Reserve))?;
     let log = |name: &str| open_log(&files.dir().join(name)).map_err(Failure::at(Stage::Log));
     let stdin = match &order.stdin {
         Some(prompt) => File::open(files.dir().join(prompt)),
