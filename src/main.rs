@@ -67,6 +67,9 @@ fn log_to_stderr() {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    // A line that cannot be written (the log lies on the full disk) is lost. Told on stderr, which is where it could not
+    // be written, the loss would be a panic, and the end of the daemon.
+    let builder = builder.log_internal_errors(false);
     if json { builder.json().init() } else { builder.init() }
 }
 

@@ -127,7 +127,10 @@ impl Supervisor {
             Event::Attempted(id, result) => self.attempted(now, &id, &result, &mut out),
             Event::Timer => {}
             Event::Durable(upto) => self.durable_upto(upto, &mut out),
-            Event::Journal(health) => self.journal = health,
+            Event::Journal(health) => {
+                self.journal = health;
+                self.refuse_failed_launches(&mut out);
+            }
             Event::Rebuilt(records) => self.rebuilt(now, records, &mut out),
             Event::Recovered => self.recover(now, &mut out),
             Event::Sized(session, bytes) => self.sized(now, session, bytes, &mut out),

@@ -31,13 +31,7 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
     let overdue = daemon.leader(&timed);
     let filler = disk.join("filler");
     fill(&filler);
-    until("launches to be refused for the journal's sake", || {
-        let output = daemon.run(["launch", "--", "true"]);
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        let why = stderr(&output);
-        assert!(!why.trim().is_empty(), "{output:?}");
-        why.contains("disk is full").then_some(())
-    });
+    until_refused(&daemon);
     assert!(stdout(&daemon.run(["daemon", "status"])).contains("cannot be written"));
     // Running sessions and reads go on; the reserve is there for verdicts.
     assert_eq!(daemon.status(&ends)["status"], "running");
@@ -46,6 +40,7 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
     assert_eq!(record["exitCode"], 5, "{record:#}");
     // And now not even the reserve.
     fill(&filler);
+    until_refused(&daemon);
     let mut stop =
         daemon.command(["stop", &stopped]).stderr(Stdio::piped()).spawn().expect("the command line runs");
     // Its deadline comes while nothing can be written at all.
@@ -80,6 +75,18 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
         daemon.ended_once(id);
     }
     daemon.is_well();
+}
+
+/// The journal has some space of its own: launches use it up, each of which fails and says why.
+#[track_caller]
+fn until_refused(daemon: &Daemon) {
+    until("launches to be refused for the journal's sake", || {
+        let output = daemon.run(["launch", "--", "true"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let why = stderr(&output);
+        assert!(!why.trim().is_empty(), "{output:?}");
+        why.contains("disk is full").then_some(())
+    });
 }
 
 /// Takes all the space there is.
