@@ -20,6 +20,8 @@ pub mod timers;
 pub mod vocab;
 
 #[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
 mod fuse_tests;
 #[cfg(test)]
 mod sim;

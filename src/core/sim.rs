@@ -701,6 +701,7 @@ impl World {
                 }
             }
             23 if !self.calm && self.daemon.is_some() && self.dice.one_in(3) => self.crash(),
+            23 if self.dice.one_in(4) => self.step_clock(),
             _ => self.pass(Duration::from_micros(500)),
         }
     }
@@ -768,6 +769,15 @@ impl World {
         // CLOCK_MONOTONIC starts again.
         self.now.mono = Mono(5_000_000_000);
         self.now.wall = self.now.wall.after(Duration::from_secs(60));
+    }
+
+    /// Somebody sets the clock of the host, by an hour and back: people see other times, nothing else changes.
+    fn step_clock(&mut self) {
+        let hour = Duration::from_secs(3600).as_micros() as i64;
+        let by = if self.dice.one_in(2) { hour } else { -hour };
+        self.say(|| format!("-- the clock is set by {by} us"));
+        self.now.wall = Wall(self.now.wall.0 + by);
+        self.feed(Event::Timer);
     }
 
     fn shims_watch_deadlines(&mut self) {

@@ -216,20 +216,8 @@ impl Supervisor {
         self.settle_tree(now, id, out);
     }
 
-    /// Launches that failed a moment before it was known that this cannot be recorded.
-    pub(super) fn refuse_failed_launches(&mut self, out: &mut Step) {
-        let failed = |run: &RunId| {
-            let verdict = self.sessions.get(&run.session).and_then(|session| session.run.verdict.as_ref());
-            verdict.is_some_and(|verdict| verdict.outcome == Outcome::LaunchFailed)
-        };
-        let failed: Vec<_> = self.unrecorded.iter().map(|(_, run)| *run).filter(failed).collect();
-        for run in failed {
-            self.refuse_launch(run, out);
-        }
-    }
-
     /// While records cannot be made durable, who launched would wait for as long.
-    fn refuse_launch(&mut self, id: RunId, out: &mut Step) {
+    pub(super) fn refuse_launch(&mut self, id: RunId, out: &mut Step) {
         let JournalHealth::Failing(why) = &self.journal else { return };
         let refusal = Refusal::JournalFailing(why.clone());
         let Some(waiters) = self.waiters.get_mut(&id.session) else { return };

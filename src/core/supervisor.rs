@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::agent::{AgentEvent, Tokens};
 use super::counters::Counters;
+use super::fuse::Outcome;
 use super::outbox::{Endpoint, Outbox};
 use super::record::{EventKind, Record, RequestKey};
 use super::refusal::Refusal;
@@ -246,6 +247,18 @@ impl Supervisor {
             self.record(now, record, out);
         }
         self.counters = counters;
+    }
+
+    /// Launches that failed a moment before it was known that this cannot be recorded.
+    fn refuse_failed_launches(&mut self, out: &mut Step) {
+        let failed = |run: &RunId| {
+            let verdict = self.sessions.get(&run.session).and_then(|session| session.run.verdict.as_ref());
+            verdict.is_some_and(|verdict| verdict.outcome == Outcome::LaunchFailed)
+        };
+        let failed: Vec<_> = self.unrecorded.iter().map(|(_, run)| *run).filter(failed).collect();
+        for run in failed {
+            self.refuse_launch(run, out);
+        }
     }
 
     fn abandon(&mut self, to: ReplyTo) {

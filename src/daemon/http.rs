@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, SERVER};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -30,6 +30,7 @@ use crate::core::vocab::SessionId;
 use crate::core::{JournalHealth, Reply, Request as Ask};
 use crate::limits;
 use crate::wire::api::{self, Problem, SessionView};
+use crate::wire::route::{NoRoute, Route};
 
 use super::hub::{Line, Next};
 use super::{Daemon, doctor, follow, launch, scrape};
@@ -96,53 +97,41 @@ pub(super) async fn handle(daemon: Rc<Daemon>, request: Request<Incoming>) -> Re
 }
 
 async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
-    let path = request.uri().path().to_owned();
-    let segments: Vec<_> = path.trim_matches('/').split('/').map(decode).collect::<Result<_, _>>()?;
-    let segments: Vec<_> = segments.iter().map(String::as_str).collect();
-    match (request.method(), &segments[..]) {
-        (&Method::GET, ["metrics"]) => Ok(scrape::answer(daemon)),
-        (&Method::GET, ["v1", "doctor"]) => Ok(doctor::answer(daemon).await),
-        (&Method::GET, ["v1", "health"]) => Ok(json_answer(StatusCode::OK, &health(daemon))),
-        (&Method::POST, ["v1", "shutdown"]) => {
+    let route = Route::of(request.method().as_str(), request.uri().path()).map_err(|none| match none {
+        NoRoute::NotUtf8 => Fault::new(StatusCode::BAD_REQUEST, "the path is not UTF-8"),
+        NoRoute::Unknown => {
+            let asked = format!("there is no {} {}", request.method(), request.uri().path());
+            Fault::new(StatusCode::NOT_FOUND, asked)
+        }
+    })?;
+    match route {
+        Route::Metrics => Ok(scrape::answer(daemon)),
+        Route::Health => Ok(json_answer(StatusCode::OK, &health(daemon))),
+        Route::Doctor => Ok(doctor::answer(daemon).await),
+        Route::Shutdown => {
             daemon.stop.notify_one();
             Ok(json_answer(StatusCode::ACCEPTED, &json!({"stopping": true})))
         }
-        (&Method::GET, ["v1", "events"]) => events(daemon, &request).await,
-        (&Method::GET, ["v1", "sessions"]) => Ok(list(daemon, &Query::of(&request))),
-        (&Method::POST, ["v1", "sessions"]) => launch_session(daemon, request).await,
-        (&Method::POST, ["v1", "prune"]) => ask(daemon, Ask::Prune).await,
-        (&Method::GET, ["v1", "sessions", id]) => {
-            let id = resolve(daemon, id)?;
-            view_answer(daemon, StatusCode::OK, id)
-        }
-        (&Method::GET, ["v1", "sessions", id, "wait"]) => {
-            let session = resolve(daemon, id)?;
-            ask(daemon, Ask::Wait { session }).await
-        }
-        (&Method::GET, ["v1", "sessions", id, "log"]) => {
-            log(daemon, resolve(daemon, id)?, &Query::of(&request)).await
-        }
-        (&Method::GET, ["v1", "sessions", id, "messages"]) => {
-            messages(daemon, resolve(daemon, id)?, &Query::of(&request)).await
-        }
-        (&Method::POST, ["v1", "sessions", id, "stop"]) => {
-            let session = resolve(daemon, id)?;
+        Route::Events => events(daemon, &request).await,
+        Route::List => Ok(list(daemon, &Query::of(&request))),
+        Route::Launch => launch_session(daemon, request).await,
+        Route::Prune => ask(daemon, Ask::Prune).await,
+        Route::Session(id) => view_answer(daemon, StatusCode::OK, resolve(daemon, &id)?),
+        Route::Wait(id) => ask(daemon, Ask::Wait { session: resolve(daemon, &id)? }).await,
+        Route::Log(id) => log(daemon, resolve(daemon, &id)?, &Query::of(&request)).await,
+        Route::Messages(id) => messages(daemon, resolve(daemon, &id)?, &Query::of(&request)).await,
+        Route::Stop(id) => {
+            let session = resolve(daemon, &id)?;
             let stop: api::Stop = read_json(daemon, request).await?.0;
             ask(daemon, Ask::Stop { session, force: stop.force }).await
         }
-        (&Method::POST, ["v1", "sessions", id, "extend"]) => {
-            let session = resolve(daemon, id)?;
+        Route::Extend(id) => {
+            let session = resolve(daemon, &id)?;
             let extend: api::Extend = read_json(daemon, request).await?.0;
             let by = (extend.by_ms > 0).then(|| Duration::from_millis(extend.by_ms));
             ask(daemon, Ask::Extend { session, by }).await
         }
-        (method, _) => Err(Fault::new(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
     }
-}
-
-fn decode(segment: &str) -> Result<String, Fault> {
-    let text = percent_encoding::percent_decode_str(segment).decode_utf8();
-    text.map(Into::into).map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "the path is not UTF-8"))
 }
 
 /// The parameters after the `?`.

@@ -63,6 +63,11 @@ pub(crate) struct Journal {
     reader: Arc<Mutex<Connection>>,
 }
 
+/// Reads a journal without keeping it open.
+pub(super) fn opened(path: &Path) -> Result<Loaded, JournalError> {
+    opening::open(path, Durability::Normal).map(|opened| opened.loaded)
+}
+
 impl Journal {
     /// Opens, and if need be makes or migrates, the file; reads what it holds; starts the writer. `tell`
     /// is called on the writer's thread.

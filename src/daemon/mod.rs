@@ -24,7 +24,7 @@ mod takeover;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -151,6 +151,12 @@ struct Pending {
     events: Vec<hub::Line>,
     ended: Vec<SessionId>,
     effects: Vec<Effect>,
+}
+
+/// How many records the journal at `path` holds; refused as at a start, and then left as it is.
+pub fn records_in(path: &Path) -> Result<usize, DaemonError> {
+    let opened = journal::opened(path).map_err(|error| DaemonError::Journal(error.to_string()))?;
+    Ok(opened.records.len())
 }
 
 /// Runs the daemon until it is told to stop. Sessions live on.

@@ -313,3 +313,59 @@ fn after_a_reboot_without_a_journal_it_is_the_same() {
         daemon.ended_once(id);
     }
 }
+
+#[test]
+fn a_burst_of_ten_thousand_exits_gives_each_its_own_verdict() {
+    const SESSIONS: u32 = 10_000;
+    let mut daemon = Daemon::new();
+    let model = daemon.launch(&[], "exit 0");
+    daemon.ended(&model);
+    let read = |name: &str| -> Value {
+        let text = until(name, || fs::read(daemon.file(&model, name)).ok());
+        serde_json::from_slice(&text).expect("JSON")
+    };
+    let (created, leader, exit) = (read("created.1.json"), read("leader.1.json"), read("exit.1.json"));
+    let tree = read("tree.1.json");
+    daemon.terminate();
+    // What ten thousand sessions leave that all ended while the daemon was down, and no journal that knows them.
+    for number in 1..=SESSIONS {
+        let id = uuid::Uuid::from_u128(0x4000_8000_0000_0000_0000_0000 + u128::from(number)).to_string();
+        let dir = daemon.home().join("sessions").join(&id);
+        fs::create_dir(&dir).expect("a directory");
+        let write = |path: &Path, model: &Value, change: &dyn Fn(&mut Value)| {
+            let mut content = model.clone();
+            content["session"] = json!(id);
+            change(&mut content);
+            fs::write(path, format!("{content}\n")).expect("a file");
+        };
+        let own = |content: &mut Value| content["record"]["session"] = json!(id);
+        write(&dir.join("created.1.json"), &created, &own);
+        write(&dir.join("leader.1.json"), &leader, &|_| ());
+        write(&dir.join("tree.1.json"), &tree, &|_| ());
+        let code = |content: &mut Value| content["status"] = json!((number % 256) << 8);
+        write(&daemon.exits().join(format!("{id}.1.json")), &exit, &code);
+    }
+    daemon.start();
+    let list = until("all verdicts", || {
+        let list = daemon.json(["list", "-a", "--json"]);
+        let list = list.as_array().cloned()?;
+        let ended = list.iter().filter(|record| record["phase"] == "ended").count();
+        (ended == SESSIONS as usize + 1).then_some(list)
+    });
+    for record in list.iter().filter(|record| record["id"] != model.as_str()) {
+        let id = uuid::Uuid::parse_str(record["id"].as_str().expect("an id")).expect("an id");
+        let number = u32::try_from(id.as_u128() & 0xffff).expect("small");
+        assert_eq!(record["exitCode"], number % 256, "{record:#}");
+    }
+    let events = daemon.events();
+    let mut told: Vec<_> = events
+        .iter()
+        .filter(|event| matches!(event["type"].as_str(), Some("session.stopped" | "session.error")))
+        .map(|event| event["sessionId"].to_string())
+        .collect();
+    let count = told.len();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!((count, told.len()), (SESSIONS as usize + 1, SESSIONS as usize + 1), "one end each");
+    daemon.still_sees(3);
+}

@@ -12,6 +12,7 @@ mod incident;
 mod journal_damage;
 mod lifecycle;
 mod opencode;
+mod properties;
 mod real_opencode;
 mod robustness;
 mod shim;

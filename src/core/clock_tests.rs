@@ -1,0 +1,96 @@
+//! The wall clock stepped by an hour and back, under a running session: nothing but what people read may change.
+
+use std::time::Duration;
+
+use super::fuse::{Evidence, Outcome};
+use super::rebuild::{OrderTrace, Trace, Traces, rebuild};
+use super::record::{EventKind, Record};
+use super::session::Session;
+use super::vocab::{HostId, Leftovers, Mono, Now, ProcessId, RunId, SessionId, WaitStatus, Wall};
+use super::{Effect, Event, Settings, Step, Supervisor};
+
+const HOUR: i64 = 3_600_000_000;
+
+fn at(seconds: u64, stepped: i64) -> Now {
+    let wall = 1_700_000_000_000_000 + seconds.cast_signed() * 1_000_000 + stepped;
+    Now { wall: Wall(wall), mono: Mono(seconds * 1_000_000_000) }
+}
+
+fn run() -> RunId {
+    RunId { session: SessionId(uuid::Uuid::from_u128(1)), run: 1 }
+}
+
+/// A supervisor with one running session whose deadline is 100 s after its start.
+fn running() -> Supervisor {
+    let kinds = vec![EventKind::Stopped, EventKind::Error];
+    let mut supervisor = Supervisor::new(Settings {
+        endpoints: vec![super::outbox::Endpoint { name: "hook".into(), kinds }],
+        retention: Duration::from_secs(7 * 24 * 3600),
+        disk_max_bytes: u64::MAX,
+        sessions_max: 10,
+    });
+    let order = OrderTrace {
+        command: vec!["x".into()],
+        cwd: "/".into(),
+        leftovers: Leftovers::Kill,
+        grace: Duration::from_secs(5),
+    };
+    let traces = Traces {
+        run: run(),
+        created: Trace::Missing,
+        order: Trace::Says(order),
+        leader: Trace::Says(ProcessId { pid: 7, handle: None, start_ticks: 1 }),
+        host: None,
+        deadline: Trace::Missing,
+        verdict: Trace::Missing,
+        exit: None,
+        tree: None,
+        since: at(0, 0),
+    };
+    let here = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
+    let records = rebuild(&traces, &here, at(0, 0)).expect("a running session");
+    supervisor.step(at(0, 0), Event::Rebuilt(records));
+    supervisor.step(at(0, 0), Event::Recovered);
+    let by = Some(Duration::from_secs(100));
+    let extend = super::Request::Extend { session: run().session, by };
+    supervisor.step(at(0, 0), Event::Request(super::ReplyTo(1), extend));
+    supervisor
+}
+
+fn session(supervisor: &Supervisor) -> &Session {
+    supervisor.session(run().session).expect("it is there")
+}
+
+fn kills(step: &Step) -> bool {
+    step.effects.iter().any(|effect| matches!(effect, Effect::SignalLeader(..) | Effect::SignalTree(..)))
+}
+
+#[test]
+fn a_clock_set_by_an_hour_and_back_moves_no_deadline() {
+    for stepped in [HOUR, -HOUR] {
+        let mut supervisor = running();
+        for (seconds, by) in [(10, stepped), (20, 0), (99, stepped)] {
+            assert!(!kills(&supervisor.step(at(seconds, by), Event::Timer)), "{seconds} s, {by}");
+            assert_eq!(supervisor.next_deadline(), Some(Mono(100_000_000_000)));
+        }
+        assert!(kills(&supervisor.step(at(100, stepped), Event::Timer)), "{stepped}");
+    }
+}
+
+#[test]
+fn a_clock_set_back_makes_no_end_that_came_first_a_timeout() {
+    let mut supervisor = running();
+    // It ends at 50 s, and its end is heard of only after the deadline, with the clock an hour early.
+    let status = Evidence::KernelStatus(Some(WaitStatus::exited(3)), super::fuse::Prong::PidfdInfo);
+    let step = supervisor.step(at(50, -HOUR), Event::Evidence(run(), status));
+    let verdict = step
+        .records
+        .iter()
+        .find_map(|record| if let Record::Ended { verdict, .. } = record { Some(verdict) } else { None });
+    assert_eq!(verdict.map(|verdict| verdict.outcome), Some(Outcome::Failed), "{step:?}");
+    assert!(!kills(&supervisor.step(at(101, HOUR), Event::Timer)));
+    assert_eq!(
+        session(&supervisor).run.verdict.as_ref().map(|verdict| verdict.outcome),
+        Some(Outcome::Failed)
+    );
+}
