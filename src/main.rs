@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use agentctl::cli::{self, Cli, Command, DaemonCommand};
-use agentctl::daemon::{self, Home, Options, Starter};
+use agentctl::daemon::{self, Home, Options, Schema, Starter};
 use agentctl::sys::BackendChoice;
 use agentctl::sys::service::ServiceManager;
 use clap::Parser;
@@ -42,7 +42,7 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
         None => Starter::Person,
     };
     let home = Home::from_env().map_err(|error| (1, error.to_string()))?;
-    let result = daemon::run(Options { home, backend, starter });
+    let result = daemon::run(Options { home, backend, starter, schema: Schema::default() });
     match result {
         Ok(()) => Ok(0),
         Err(error) => {

@@ -21,6 +21,7 @@ use crate::core::vocab::{RunId, SessionId, Wall};
 use crate::limits;
 
 use opening::Opened;
+pub use opening::Schema;
 pub(crate) use opening::{JournalError, Loaded};
 
 /// One change of the file.
@@ -65,7 +66,7 @@ pub(crate) struct Journal {
 
 /// Reads a journal without keeping it open.
 pub(super) fn opened(path: &Path) -> Result<Loaded, JournalError> {
-    opening::open(path, Durability::Normal).map(|opened| opened.loaded)
+    opening::open(path, Durability::Normal, &Schema::default()).map(|opened| opened.loaded)
 }
 
 impl Journal {
@@ -74,9 +75,10 @@ impl Journal {
     pub(crate) fn open(
         path: &Path,
         durability: Durability,
+        schema: &Schema,
         tell: impl Fn(Written) + Send + 'static,
     ) -> Result<(Self, Loaded), JournalError> {
-        let Opened { db, reader, epoch, loaded } = opening::open(path, durability)?;
+        let Opened { db, reader, epoch, loaded } = opening::open(path, durability, schema)?;
         let file = FileName::of(path).map_err(JournalError::Thread)?;
         let reserve = Reserve::beside(path);
         let log = log_of(path);
@@ -422,8 +424,12 @@ mod tests {
     }
 
     fn open(path: &Path) -> Result<(Journal, Loaded, Receiver<Written>), JournalError> {
+        open_as(&Schema::default(), path)
+    }
+
+    fn open_as(schema: &Schema, path: &Path) -> Result<(Journal, Loaded, Receiver<Written>), JournalError> {
         let (tell, told) = channel();
-        let (journal, loaded) = Journal::open(path, Durability::Normal, move |written| {
+        let (journal, loaded) = Journal::open(path, Durability::Normal, schema, move |written| {
             let _test_over = tell.send(written);
         })?;
         Ok((journal, loaded, told))
@@ -532,6 +538,78 @@ mod tests {
         assert!(failed(rusqlite::ffi::SQLITE_IOERR_WRITE).may_be_full());
         assert!(!failed(rusqlite::ffi::SQLITE_CORRUPT).may_be_full());
         assert!(!WriteError::Moved { path: PathBuf::new() }.may_be_full());
+    }
+
+    /// A journal of this version with a fact and an event, closed; its epoch.
+    fn closed_journal(path: &Path) -> String {
+        let (journal, _, _) = open(path).unwrap();
+        let fact = Record::NativeId { session: session(1), id: "ses_1".into() };
+        let body = serde_json::to_string(&fact).unwrap();
+        let event = Row::Event { seq: 1, at: Wall(5), body: "{}".into() };
+        journal.commit(vec![Row::Fact { session: session(1), body }, event], 2, false);
+        journal.flush();
+        let epoch = journal.epoch().to_owned();
+        drop(journal);
+        wait_for_the_end_of_the_writer(path);
+        epoch
+    }
+
+    fn beside(path: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(path.parent().unwrap()).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| name.ends_with(".bak") || name.ends_with(".part"));
+        names
+    }
+
+    #[test]
+    fn a_migration_keeps_what_was_there_and_a_copy_that_the_older_program_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let epoch = closed_journal(&path);
+        let later = Schema::default().then("ALTER TABLE event ADD COLUMN more TEXT");
+        let (journal, loaded, told) = open_as(&later, &path).unwrap();
+        assert_eq!((journal.epoch(), loaded.records.len(), loaded.last_seq), (epoch.as_str(), 1, 1));
+        journal.commit(vec![Row::Event { seq: 2, at: Wall(6), body: "{}".into() }], 3, false);
+        assert_eq!(told.recv().unwrap(), Written::Upto(3));
+        assert_eq!(journal.reader().events(0).unwrap().len(), 2);
+        drop(journal);
+        assert!(matches!(open(&path), Err(JournalError::Newer { found: 2, known: 1, .. })));
+
+        let copy = format!("journal.v1.{epoch}.bak");
+        assert_eq!(beside(&path), [copy.as_str()]);
+        let (journal, loaded, _) = open(&dir.path().join(copy)).unwrap();
+        assert_eq!((journal.epoch(), loaded.last_seq), (epoch.as_str(), 1));
+    }
+
+    #[test]
+    fn a_migration_that_was_cut_off_is_begun_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let epoch = closed_journal(&path);
+        // Killed while it copied, and killed between copy and commit.
+        std::fs::write(dir.path().join(format!("journal.v1.{epoch}.part")), "half a copy").unwrap();
+        std::fs::write(dir.path().join(format!("journal.v1.{epoch}.bak")), "an earlier copy").unwrap();
+        let other = dir.path().join("journal.v1.0123456789ab.bak");
+        std::fs::write(&other, "another journal's").unwrap();
+        let later = Schema::default().then("ALTER TABLE event ADD COLUMN more TEXT");
+        let (_journal, loaded, _) = open_as(&later, &path).unwrap();
+        assert_eq!(loaded.records.len(), 1);
+        assert_eq!(beside(&path).len(), 2, "{:?}", beside(&path));
+        let (_, loaded, _) = open(&dir.path().join(format!("journal.v1.{epoch}.bak"))).unwrap();
+        assert_eq!(loaded.records.len(), 1, "the copy is a whole one");
+        assert_eq!(std::fs::read_to_string(other).unwrap(), "another journal's");
+    }
+
+    #[test]
+    fn a_migration_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        closed_journal(&path);
+        let broken = Schema::default().then("DROP TABLE event; ALTER TABLE nothing ADD COLUMN more TEXT");
+        assert!(open_as(&broken, &path).is_err());
+        let (_journal, loaded, _) = open(&path).unwrap();
+        assert_eq!((loaded.records.len(), loaded.last_seq), (1, 1));
     }
 
     #[test]

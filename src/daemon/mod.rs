@@ -32,6 +32,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 pub use home::{Home, HomeError};
+pub use journal::Schema;
 
 use crate::adapters;
 use crate::config::{Config, ConfigError};
@@ -78,6 +79,8 @@ pub struct Options {
     pub backend: Option<BackendChoice>,
     /// Who is to hear how it goes.
     pub starter: Starter,
+    /// What the journal is brought to.
+    pub schema: Schema,
 }
 
 /// Who started the daemon.
@@ -177,7 +180,8 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     let choice = options.backend.unwrap_or(config.backend);
     let starter = options.starter;
     let home = options.home;
-    let result = sys::run(choice, async |sys| live(sys, home, config, shim, nofile, starter).await)?;
+    let schema = options.schema;
+    let result = sys::run(choice, async |sys| live(sys, home, config, shim, nofile, starter, schema).await)?;
     drop(lock);
     result
 }
@@ -189,9 +193,10 @@ async fn live(
     shim: ShimProgram,
     nofile: u64,
     starter: Starter,
+    schema: Schema,
 ) -> Result<(), DaemonError> {
     let (inbox, mut messages) = mpsc::unbounded_channel();
-    let (journal, loaded) = open_journal(&home, &config, &inbox)?;
+    let (journal, loaded) = open_journal(&home, &config, &schema, &inbox)?;
     let daemon = Rc::new(Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox));
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
     rebuild::rebuild(&daemon, loaded.fresh);
@@ -238,6 +243,7 @@ async fn live(
 fn open_journal(
     home: &Home,
     config: &Config,
+    schema: &Schema,
     inbox: &mpsc::UnboundedSender<Message>,
 ) -> Result<(Journal, Loaded), DaemonError> {
     let tell = inbox.clone();
@@ -245,7 +251,7 @@ fn open_journal(
         // The loop may have ended already; then nobody needs to know.
         let _ended = tell.send(Message::Written(written));
     };
-    Journal::open(&home.journal(), config.durability, told)
+    Journal::open(&home.journal(), config.durability, schema, told)
         .map_err(|error: JournalError| DaemonError::Journal(error.to_string()))
 }
 

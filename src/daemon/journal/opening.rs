@@ -3,6 +3,7 @@
 //! A file that is not what it should be is refused with the way out and left as it was, byte for byte: it may be all
 //! that is left of somebody's sessions. Refuses to know how the journal is written from then on.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
@@ -19,7 +20,9 @@ use crate::limits;
 const APPLICATION_ID: i32 = 0x6167_6374;
 
 /// Each entry brings the schema from the version of its index to the next. Never edited, only appended.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 1] = [CREATE];
+
+const CREATE: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     -- Durable facts of sessions, in the order in which they became true.
     CREATE TABLE record (
@@ -54,7 +57,31 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX delivery_owed ON delivery (seq) WHERE over IS NULL;
     CREATE INDEX delivery_session ON delivery (session);
-"];
+";
+
+/// The schema that a program knows: the steps that lead to it from an empty file. Its version is their number.
+#[derive(Clone, Debug)]
+pub struct Schema(Vec<String>);
+
+impl Default for Schema {
+    /// This program's own.
+    fn default() -> Self {
+        Self(MIGRATIONS.map(str::to_owned).into())
+    }
+}
+
+impl Schema {
+    /// The schema of a later program, which knows one more step.
+    #[must_use]
+    pub fn then(mut self, step: impl Into<String>) -> Self {
+        self.0.push(step.into());
+        self
+    }
+
+    fn version(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+}
 
 /// What a journal held when it was opened.
 #[derive(Debug)]
@@ -82,6 +109,8 @@ pub(crate) enum JournalError {
     Record { path: PathBuf, n: i64, why: String },
     #[error("move {path} aside, which belongs to a journal that is gone: {source}; move it by hand and start again", path = path.display())]
     Stray { path: PathBuf, source: std::io::Error },
+    #[error("copy the journal {path} to {copy} before its schema is brought to version {to}: {why}; nothing was changed. Make space there, and start again", path = path.display(), copy = copy.display())]
+    Copy { path: PathBuf, copy: PathBuf, to: u32, why: String },
     #[error("start the journal's writer: {0}")]
     Thread(std::io::Error),
 }
@@ -118,7 +147,7 @@ pub(super) struct Opened {
 }
 
 /// Opens, and if need be makes or migrates, the file.
-pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, JournalError> {
+pub(super) fn open(path: &Path, durability: Durability, schema: &Schema) -> Result<Opened, JournalError> {
     let failed = |source| unusable(path, source);
     let fresh = std::fs::metadata(path).map_or(true, |found| found.len() == 0);
     if fresh {
@@ -130,9 +159,9 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, Journa
     if db.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
         return Err(JournalError::ReadOnly { path: path.to_owned() });
     }
-    let version = identify(path, &db)?;
+    let version = identify(path, &db, schema)?;
     check(path, &mut db)?;
-    migrate(path, &mut db, version)?;
+    migrate(path, &mut db, version, schema)?;
     let loaded = Loaded { fresh, ..load(path, &db)? };
     configure(&db, durability).map_err(failed)?;
     let epoch = epoch(&db).map_err(failed)?;
@@ -182,13 +211,13 @@ fn keep_as_it_is(db: &Connection, keep: bool) -> rusqlite::Result<()> {
 }
 
 /// The version of the schema, 0 for an empty file; refuses what is not ours or not known.
-fn identify(path: &Path, db: &Connection) -> Result<u32, JournalError> {
+fn identify(path: &Path, db: &Connection, schema: &Schema) -> Result<u32, JournalError> {
     let failed = |source| unusable(path, source);
     let version: u32 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     let owner: i32 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(failed)?;
     let tables: u32 =
         db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = schema.version();
     if owner != APPLICATION_ID && (tables > 0 || version > 0) {
         return Err(JournalError::Foreign { path: path.to_owned() });
     }
@@ -221,23 +250,55 @@ fn check(path: &Path, db: &mut Connection) -> Result<(), JournalError> {
     }
 }
 
-fn migrate(path: &Path, db: &mut Connection, version: u32) -> Result<(), JournalError> {
+/// Brings the file to the schema's version, in one transaction: one that is cut off has not happened, and is begun
+/// again at the next start. What the file held before is kept beside it.
+fn migrate(path: &Path, db: &mut Connection, version: u32, schema: &Schema) -> Result<(), JournalError> {
     let failed = |source| unusable(path, source);
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = schema.version();
     if version == known {
         return Ok(());
     }
     if version > 0 {
-        let backup = path.with_extension(format!("v{version}.bak"));
-        db.execute("VACUUM INTO ?1", params![backup.to_string_lossy()]).map_err(failed)?;
+        let copy = keep_a_copy(path, db, version, known)?;
+        tracing::info!(
+            "the journal is brought from version {version} to {known}; it is kept as {}",
+            copy.display()
+        );
     }
     let change = db.transaction().map_err(failed)?;
-    for step in &MIGRATIONS[version as usize..] {
+    for step in &schema.0[version as usize..] {
         change.execute_batch(step).map_err(failed)?;
     }
     change.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
     change.pragma_update(None, "user_version", known).map_err(failed)?;
     change.commit().map_err(failed)
+}
+
+/// Copies a sound journal, for the way back to the program that wrote it. The copy has its name only when it is whole;
+/// what an earlier try was killed over is written anew. Named after the journal's epoch, so that it takes the place of
+/// an earlier copy of this journal and never of another's.
+fn keep_a_copy(path: &Path, db: &Connection, version: u32, to: u32) -> Result<PathBuf, JournalError> {
+    let epoch = epoch(db).map_err(|source| unusable(path, source))?;
+    let copy = path.with_extension(format!("v{version}.{epoch}.bak"));
+    let part = path.with_extension(format!("v{version}.{epoch}.part"));
+    let written = || {
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.to_string()),
+            Ok(()) | Err(_) => {}
+        }
+        let into = db.execute("VACUUM INTO ?1", params![part.to_string_lossy()]);
+        into.map_err(|error| error.to_string())?;
+        let synced = File::open(&part).and_then(|file| file.sync_all());
+        synced.and_then(|()| std::fs::rename(&part, &copy)).map_err(|error| error.to_string())
+    };
+    match written() {
+        Ok(()) => Ok(copy),
+        Err(why) => {
+            // Half a copy on a disk that may be full; one that stays is written anew.
+            drop(std::fs::remove_file(&part));
+            Err(JournalError::Copy { path: path.to_owned(), copy, to, why })
+        }
+    }
 }
 
 fn configure(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
