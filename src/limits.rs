@@ -46,6 +46,8 @@ pub const EVENTS_IN_MEMORY_MAX: usize = 1_024;
 pub const EVENTS_PAGE: usize = 500;
 /// End of a log that the outcome rule reads.
 pub const REPORT_TAIL_BYTES_MAX: u64 = 1 << 20;
+/// And so much where that holds none: the last line of some agents repeats the whole conversation.
+pub const REPORT_TAIL_BYTES_LAST: u64 = 32 << 20;
 /// End of a log that `peek` reads.
 pub const PEEK_TAIL_BYTES_MAX: u64 = 4 << 20;
 /// One read of a log.

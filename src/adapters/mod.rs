@@ -7,8 +7,14 @@
 //! A new agent costs one file here, one row in [`ALL`] and one folder `tests/fixtures/<name>/` with recorded
 //! output; the fixture test walks [`ALL`] and fails by name where the folder is missing.
 
+mod claude_code;
+mod codex;
 mod exec;
+mod json;
 mod opencode;
+#[cfg(test)]
+mod parse_tests;
+mod pi;
 mod stream;
 
 use std::ffi::OsString;
@@ -19,7 +25,8 @@ pub use stream::{
 };
 
 /// Every agent that can be launched, in the order in which lists show them.
-pub const ALL: &[&Adapter] = &[&exec::EXEC, &opencode::OPENCODE];
+pub const ALL: &[&Adapter] =
+    &[&exec::EXEC, &opencode::OPENCODE, &claude_code::CLAUDE_CODE, &codex::CODEX, &pi::PI];
 
 /// The adapter of this name. Names are exact: what to suggest for a wrong one is the caller's business.
 pub fn find(name: &str) -> Option<&'static Adapter> {
@@ -73,6 +80,8 @@ pub struct Ask<'a> {
     pub model: Option<&'a str>,
     /// The name that the user gave the session; `None` lets the agent find a title of its own.
     pub title: Option<&'a str>,
+    /// The id of our session, for agents that let the caller choose the id of the conversation.
+    pub session: Option<&'a str>,
     /// Program and arguments, for [`Program::OfCommand`].
     pub command: &'a [String],
     /// Leave the agent's own permission rules in force. Otherwise it is told not to ask, since nobody answers.
@@ -124,12 +133,16 @@ impl Adapter {
 pub struct EnvLook<'a> {
     /// The session's variables by name.
     pub vars: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Whether there is a file of this path. One that cannot be looked at is none.
+    pub exists: &'a dyn Fn(&Path) -> bool,
     /// The home directory in the user database, for an environment without HOME.
     pub passwd_home: &'a Path,
     /// The session's working directory.
     pub cwd: &'a Path,
     /// Whether the session runs as root; several agents then refuse to skip their permission rules.
     pub root: bool,
+    /// [`Ask::safe`].
+    pub safe: bool,
 }
 
 impl EnvLook<'_> {
@@ -228,6 +241,7 @@ mod tests {
                 prompt: Some("SECRET"),
                 model: Some("m"),
                 title: Some("t"),
+                session: Some("s"),
                 command: &command,
                 safe: false,
             };
@@ -246,9 +260,11 @@ mod tests {
             };
             let look = EnvLook {
                 vars: &vars,
+                exists: &|_| false,
                 passwd_home: Path::new("/root"),
                 cwd: Path::new("/work"),
                 root: false,
+                safe: false,
             };
             (look.home(), look.data_home())
         };

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::core::agent::{AgentEvent, AgentReport, StepEnd, Tokens};
+use crate::core::agent::{AgentEvent, AgentReport, Span, StepEnd, Tokens};
 
 /// What one line of an agent's stdout tells; nothing for a line that it does not know.
 pub type Parse = fn(line: &[u8]) -> Vec<AgentEvent>;
@@ -114,10 +114,14 @@ impl Lines {
 pub struct Progress {
     /// The agent's own id of the conversation: the first that it named.
     pub native_id: Option<String>,
-    /// Summed over all steps.
+    /// Summed over all steps, or the running total that the agent told.
     pub tokens: Tokens,
-    /// Summed over all steps; `None` until the agent has told a cost.
+    /// What that total covers; `None` where steps were summed.
+    pub tokens_span: Option<Span>,
+    /// Like `tokens`; `None` until the agent has told a cost.
     pub cost_usd: Option<f64>,
+    /// Like `tokens_span`.
+    pub cost_span: Option<Span>,
     /// The latest failure that it reported. Never cleared: an agent that goes on afterwards does not take it back.
     pub last_error: Option<String>,
     /// How the latest step ended.
@@ -129,6 +133,8 @@ pub struct Progress {
     /// How many lines were too long to be read.
     pub skipped_lines: u64,
     messages_max: usize,
+    /// The last message may go on.
+    open: bool,
 }
 
 impl Progress {
@@ -140,6 +146,7 @@ impl Progress {
     /// Takes in one event.
     pub fn absorb(&mut self, event: AgentEvent) {
         self.events += 1;
+        self.open &= matches!(event, AgentEvent::SaidMore(_));
         match event {
             AgentEvent::NativeId(id) => {
                 self.native_id.get_or_insert(id);
@@ -148,15 +155,51 @@ impl Progress {
                 self.tokens = self.tokens.plus(tokens);
                 self.cost_usd = Some(self.cost_usd.unwrap_or(0.0) + cost_usd);
             }
-            AgentEvent::Said(text) => {
-                self.messages.push_back(text);
-                while self.messages.len() > self.messages_max {
-                    self.messages.pop_front();
+            AgentEvent::Total { span, tokens, cost_usd } => {
+                if let Some(tokens) = tokens {
+                    (self.tokens, self.tokens_span) = (tokens, Some(span));
+                }
+                if cost_usd.is_some() {
+                    (self.cost_usd, self.cost_span) = (cost_usd, Some(span));
                 }
             }
+            AgentEvent::Said(text) => self.say(text),
+            AgentEvent::SaidMore(text) => match self.messages.back_mut().filter(|_| self.open) {
+                Some(last) if last.len() + text.len() <= MESSAGE_MAX_BYTES => last.push_str(&text),
+                // What goes beyond the bound is dropped, as from a message that came whole.
+                Some(_) => {}
+                None => {
+                    self.say(text);
+                    self.open = true;
+                }
+            },
             AgentEvent::Failed(text) => self.last_error = Some(text),
             AgentEvent::StepEnded(end) => self.last_step = Some(end),
             AgentEvent::Idle | AgentEvent::Active => {}
+        }
+    }
+
+    /// What was used, as the totals that this part of a log proves: sums only where it is the `whole` log.
+    pub fn totals(&self, whole: bool) -> impl Iterator<Item = AgentEvent> {
+        let proved = |span: Option<Span>| span.or(whole.then_some(Span::Run));
+        let used = self.tokens_span.is_some() || self.tokens != Tokens::default() || self.cost_usd.is_some();
+        let tokens = proved(self.tokens_span).filter(|_| used).map(|span| AgentEvent::Total {
+            span,
+            tokens: Some(self.tokens),
+            cost_usd: None,
+        });
+        let cost = proved(self.cost_span).filter(|_| self.cost_usd.is_some()).map(|span| AgentEvent::Total {
+            span,
+            tokens: None,
+            cost_usd: self.cost_usd,
+        });
+        tokens.into_iter().chain(cost)
+    }
+
+    fn say(&mut self, text: String) {
+        self.messages.push_back(text);
+        while self.messages.len() > self.messages_max {
+            self.messages.pop_front();
         }
     }
 
@@ -199,6 +242,7 @@ pub fn report(progress: &Progress) -> AgentReport {
     }
     match &progress.last_step {
         Some(StepEnd::Stop) => AgentReport::Success,
+        Some(StepEnd::Failed(text)) => AgentReport::Error(Some(text.clone())),
         Some(StepEnd::ToolCalls) => ended_with("tool-calls"),
         Some(StepEnd::Other(reason)) => ended_with(reason),
         None if progress.skipped_lines > 0 => {
@@ -301,6 +345,34 @@ mod tests {
         assert_eq!(progress.cost_usd, Some(0.5));
         assert_eq!(progress.messages, ["b", "c"]);
         assert_eq!(progress.events, 9);
+    }
+
+    #[test]
+    fn a_total_replaces_sums_and_is_proved_by_any_part_of_a_log() {
+        let mut progress = Progress::keeping(1);
+        let used = |out| Tokens { out, ..Tokens::default() };
+        let total = |span, tokens, cost_usd| AgentEvent::Total { span, tokens, cost_usd };
+        progress.absorb(AgentEvent::Used { tokens: used(1), cost_usd: 0.5 });
+        assert_eq!(progress.totals(false).count(), 0, "sums of a part prove nothing");
+        let sums = [total(Span::Run, Some(used(1)), None), total(Span::Run, None, Some(0.5))];
+        assert_eq!(progress.totals(true).collect::<Vec<_>>(), sums);
+        progress.absorb(total(Span::Run, Some(used(7)), None));
+        progress.absorb(total(Span::Conversation, None, Some(2.0)));
+        let told = [total(Span::Run, Some(used(7)), None), total(Span::Conversation, None, Some(2.0))];
+        assert_eq!(progress.totals(false).collect::<Vec<_>>(), told);
+        assert_eq!(Progress::keeping(1).totals(true).count(), 0, "nothing told is not nothing used");
+    }
+
+    #[test]
+    fn pieces_of_a_message_are_one_message_until_something_else_happens() {
+        let mut progress = Progress::keeping(9);
+        let more = |text: &str| AgentEvent::SaidMore(text.to_owned());
+        for event in
+            [more("a"), more("b"), AgentEvent::Active, more("c"), AgentEvent::Said("d".to_owned()), more("e")]
+        {
+            progress.absorb(event);
+        }
+        assert_eq!(progress.messages, ["ab", "c", "d", "e"]);
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub enum Command {
 /// What a session is launched with.
 #[derive(Clone, Debug, Args)]
 pub struct LaunchArgs {
-    /// The agent: opencode, or exec for any command (the default when a command follows)
+    /// The agent: opencode, claude-code, codex, pi; or exec for any command (the default when a command follows)
     pub adapter: Option<String>,
     /// The task; `-` reads it from standard input
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]

@@ -36,11 +36,15 @@ impl Tokens {
 pub enum AgentEvent {
     /// The agent's own id of the conversation, needed to resume it.
     NativeId(String),
-    /// More was used: an increment, never a running total. Cost in US dollars.
+    /// More was used: an increment. Cost in US dollars.
     Used { tokens: Tokens, cost_usd: f64 },
+    /// What was used in all, where an agent tells running totals instead; of each kind the latest counts.
+    Total { span: Span, tokens: Option<Tokens>, cost_usd: Option<f64> },
     /// A whole message of the assistant.
     Said(String),
-    /// The agent reports a failure, in its own words.
+    /// The next piece of the message that is being said, where an agent tells no whole ones.
+    SaidMore(String),
+    /// The agent reports a failure of the run, in its own words.
     Failed(String),
     /// A turn or step ended for this reason.
     StepEnded(StepEnd),
@@ -50,6 +54,15 @@ pub enum AgentEvent {
     Active,
 }
 
+/// What a running total covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// This run alone.
+    Run,
+    /// The whole conversation, with the runs that this one resumes.
+    Conversation,
+}
+
 /// Why a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StepEnd {
@@ -57,6 +70,8 @@ pub enum StepEnd {
     Stop,
     /// The model wants tools to run; more steps should follow.
     ToolCalls,
+    /// It failed, in the agent's words. Unlike [`AgentEvent::Failed`] a later step takes it back: agents try again.
+    Failed(String),
     /// Anything else (`length`, `content-filter`, ...), in the agent's word.
     Other(String),
 }

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use supervisor::{Settings, Supervisor};
 
-use agent::{AgentEvent, Tokens};
+use agent::AgentEvent;
 use fuse::Evidence;
 use outbox::AttemptResult;
 use record::{DeliveryId, Record, RequestKey};
@@ -49,8 +49,6 @@ pub enum Event {
     Evidence(RunId, Evidence),
     /// The agent said something.
     Agent(SessionId, AgentEvent),
-    /// What the agent used in all, by its whole output: replaces what was summed up on the way.
-    AgentTotals(SessionId, Option<String>, Tokens, Option<f64>),
     /// An attempt at a delivery is over.
     Attempted(DeliveryId, AttemptResult),
     /// The timer fired, or might have.

@@ -272,9 +272,16 @@ impl Session {
                 self.progress.tokens = Some(self.progress.tokens.unwrap_or_default().plus(*tokens));
                 self.progress.cost_usd = Some(self.progress.cost_usd.unwrap_or(0.0) + cost_usd);
             }
+            AgentEvent::Total { tokens, cost_usd, .. } => {
+                self.progress.tokens = tokens.or(self.progress.tokens);
+                self.progress.cost_usd = cost_usd.or(self.progress.cost_usd);
+            }
             AgentEvent::Idle => self.progress.idle = true,
             AgentEvent::Active => self.progress.idle = false,
-            AgentEvent::Said(_) | AgentEvent::Failed(_) | AgentEvent::StepEnded(_) => {}
+            AgentEvent::Said(_)
+            | AgentEvent::SaidMore(_)
+            | AgentEvent::Failed(_)
+            | AgentEvent::StepEnded(_) => {}
         }
     }
 

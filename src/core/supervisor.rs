@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::agent::{AgentEvent, Tokens};
+use super::agent::AgentEvent;
 use super::counters::Counters;
 use super::fuse::Outcome;
 use super::outbox::{Endpoint, Outbox};
@@ -115,16 +115,6 @@ impl Supervisor {
             Event::Abandoned(to) => self.abandon(to),
             Event::Evidence(run, evidence) => self.evidence(now, run, evidence, &mut out),
             Event::Agent(session, said) => self.agent(now, session, &said, &mut out),
-            Event::AgentTotals(session, native, tokens, cost) => {
-                if let Some(native) = native {
-                    self.agent(now, session, &AgentEvent::NativeId(native), &mut out);
-                }
-                if let Some(session) = self.sessions.get_mut(&session) {
-                    session.progress.tokens =
-                        (tokens != Tokens::default() || cost.is_some()).then_some(tokens);
-                    session.progress.cost_usd = cost;
-                }
-            }
             Event::Attempted(id, result) => self.attempted(now, &id, &result, &mut out),
             Event::Timer => {}
             Event::Durable(upto) => self.durable_upto(upto, &mut out),
@@ -285,7 +275,9 @@ impl Supervisor {
             }
             AgentEvent::NativeId(_)
             | AgentEvent::Used { .. }
+            | AgentEvent::Total { .. }
             | AgentEvent::Said(_)
+            | AgentEvent::SaidMore(_)
             | AgentEvent::Failed(_)
             | AgentEvent::StepEnded(_)
             | AgentEvent::Idle

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::adapters::{Lines, Parse, Progress, Tail, report};
 use crate::core::Event;
-use crate::core::agent::AgentEvent;
+use crate::core::agent::{AgentEvent, AgentReport};
 use crate::core::fuse::Evidence;
 use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
@@ -216,15 +216,16 @@ fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) 
     }
     match event {
         AgentEvent::NativeId(_) if repeated => {}
-        AgentEvent::NativeId(_) | AgentEvent::Used { .. } | AgentEvent::Idle | AgentEvent::Active => {
-            daemon.send(Event::Agent(id.session, event));
-        }
-        AgentEvent::Said(_) | AgentEvent::Failed(_) | AgentEvent::StepEnded(_) => {}
+        AgentEvent::NativeId(_)
+        | AgentEvent::Used { .. }
+        | AgentEvent::Total { .. }
+        | AgentEvent::Idle
+        | AgentEvent::Active => daemon.send(Event::Agent(id.session, event)),
+        AgentEvent::Said(_) | AgentEvent::SaidMore(_) | AgentEvent::Failed(_) | AgentEvent::StepEnded(_) => {}
     }
 }
 
-/// The agent's own report, from the end of its output; and what it used, when the output is short enough
-/// to be read whole.
+/// The agent's own report, from the end of its output; and what it used, as far as that end proves it.
 pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
     let Some(parse) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parse) else {
         daemon.send(Event::Evidence(id, perform::unreadable(&"its adapter is not known any more")));
@@ -233,17 +234,11 @@ pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         let path = daemon.home.session(id.session).join("stdout.log");
-        let evidence = match read_tail(&path, limits::REPORT_TAIL_BYTES_MAX).await {
-            Ok((bytes, whole)) => {
-                let tail = if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) };
-                let progress = Progress::of(tail, parse, 0);
-                if whole {
-                    daemon.send(Event::AgentTotals(
-                        id.session,
-                        progress.native_id.clone(),
-                        progress.tokens,
-                        progress.cost_usd,
-                    ));
+        let evidence = match read_ending(&path, parse).await {
+            Ok((progress, whole)) => {
+                let native = progress.native_id.clone().map(AgentEvent::NativeId);
+                for told in native.into_iter().chain(progress.totals(whole)) {
+                    daemon.send(Event::Agent(id.session, told));
                 }
                 Evidence::Report(report(&progress))
             }
@@ -251,6 +246,21 @@ pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
         };
         daemon.send(Event::Evidence(id, evidence));
     });
+}
+
+/// What the end of a log tells, and whether that was all of it. Some agents repeat a whole conversation in their last
+/// line: where the usual tail holds no report, a longer one is read.
+async fn read_ending(path: &Path, parse: Parse) -> io::Result<(Progress, bool)> {
+    let mut at_most = limits::REPORT_TAIL_BYTES_MAX;
+    loop {
+        let (bytes, whole) = read_tail(path, at_most).await?;
+        let progress = Progress::of(if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) }, parse, 0);
+        let told = !matches!(report(&progress), AgentReport::Missing | AgentReport::Unreadable(_));
+        if told || whole || at_most >= limits::REPORT_TAIL_BYTES_LAST {
+            return Ok((progress, whole));
+        }
+        at_most = limits::REPORT_TAIL_BYTES_LAST;
+    }
 }
 
 /// The last bytes of a log, and whether they are all of it.

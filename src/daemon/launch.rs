@@ -69,10 +69,12 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         .and_then(|real| real.into_os_string().into_string().ok())
         .unwrap_or(cwd);
     let model = ask.model.clone().or_else(|| config.model.clone());
+    let own_id = id.to_string();
     let line = Ask {
         prompt: ask.prompt.as_deref(),
         model: model.as_deref(),
         title: ask.name.as_deref(),
+        session: Some(&own_id),
         command: &ask.command,
         safe: ask.safe,
     };
@@ -167,10 +169,17 @@ fn environment(
         ));
     }
     let home = daemon_home();
-    let found = env.clone();
-    let vars = |name: &str| found.get(name).map(OsString::from);
-    let root = rustix::process::geteuid().is_root();
-    let look = EnvLook { vars: &vars, passwd_home: &home, cwd: Path::new(cwd), root };
+    // As the caller has it: what is meant for us (AGENTCTL_...) is not the session's, and an adapter may look at it.
+    let asked = ask.env.as_ref().unwrap_or(&env).clone();
+    let vars = |name: &str| asked.get(name).map(OsString::from);
+    let look = EnvLook {
+        vars: &vars,
+        exists: &|path: &Path| path.exists(),
+        passwd_home: &home,
+        cwd: Path::new(cwd),
+        root: rustix::process::geteuid().is_root(),
+        safe: ask.safe,
+    };
     let change = (adapter.env)(&look);
     for key in change.unset {
         env.remove(key);

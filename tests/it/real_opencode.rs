@@ -132,7 +132,8 @@ fn the_first_start_is_seen_to_be_done() {
     let Some(bench) = Bench::new("real opencode: first start") else { return };
     let adapter = adapters::find("opencode").expect("the adapter of this test");
     let vars = |name: &str| (name == "HOME").then(|| bench.home.path().into());
-    let look = EnvLook { vars: &vars, passwd_home: Path::new("/none"), cwd: Path::new("/"), root: false };
+    let (exists, passwd_home, cwd) = (&|file: &Path| file.exists(), Path::new("/none"), Path::new("/"));
+    let look = EnvLook { vars: &vars, exists, passwd_home, cwd, root: false, safe: false };
     let first = adapter.first_start.and_then(|first_start| first_start(&look)).expect("a first start");
     let size = |file: &Path| fs::metadata(file).ok().map(|metadata| metadata.len());
     assert!(!first.is_done(size));
