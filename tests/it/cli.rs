@@ -224,6 +224,10 @@ fn an_ambiguous_prefix_lists_its_candidates() {
     let daemon = Daemon::new();
     // Ids are random: launch until two begin alike in 4 digits would take long, so names are made alike.
     let [one, two] = ["same", "same"].map(|name| daemon.launch(&["--name", name], "exit 0"));
+    // Of sessions with one name the one that still runs would be meant.
+    for id in [&one, &two] {
+        daemon.ended(id);
+    }
     let (code, out, err) = whole(&daemon.run(["status", "same"]));
     assert_eq!((code, out.as_str()), (1, ""), "{err}");
     assert!(err.contains(&one[..8]) && err.contains(&two[..8]), "{err}");
