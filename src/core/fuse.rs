@@ -57,6 +57,8 @@ pub struct ExitReport {
     pub how: ExitHow,
     /// When, by the shim's clocks right after the reap.
     pub ended: Now,
+    /// The boot of the host in which that was.
+    pub boot: String,
     /// What it used.
     pub usage: Usage,
     /// Whether the shim's own late timer ended it.
@@ -83,6 +85,8 @@ pub enum LeaderSeen {
     Zombie,
     /// Ended and reaped.
     Reaped,
+    /// Ended and reaped with this status, which the kernel keeps for whoever holds the process.
+    ReapedWith(WaitStatus),
     /// No handle on it, or none was ever had.
     Unknown,
 }
@@ -221,9 +225,39 @@ pub enum Taken {
     /// It confirms, or adds nothing.
     Known,
     /// The kernel or the record contradicts it: it does not count.
-    Rejected(&'static str),
+    Rejected(Rejection),
     /// It gives another status than one already known: a bug of somebody's, to be said loudly.
     Disagrees,
+}
+
+/// Why a piece of evidence does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("the kernel shows the leader alive")]
+    LeaderLives,
+    #[error("the leader has not been reaped yet")]
+    LeaderNotReaped,
+    #[error("the kernel says another wait status")]
+    OtherStatus,
+    #[error("its wait status is not that of an ended process")]
+    NoEnd,
+    #[error("it names another leader")]
+    OtherLeader,
+    #[error("it names no leader")]
+    NoLeader,
+    #[error("a leader that ended had been launched")]
+    HadLed,
+    #[error("it is of another boot of the host")]
+    OtherBoot,
+    #[error("it tells of an end that is still to come")]
+    Ahead,
+}
+
+impl Rejection {
+    /// Whether the next look may find what it was held against changed, and the file right.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::LeaderLives | Self::LeaderNotReaped)
+    }
 }
 
 /// What the evidence so far means.
@@ -331,7 +365,7 @@ impl Fuse {
 
     fn take_failure(&mut self, error: &LaunchError) -> Taken {
         if self.status.is_some() {
-            return Taken::Rejected("a leader that ended had been launched");
+            return Taken::Rejected(Rejection::HadLed);
         }
         fresh(self.failed.is_none(), || self.failed = Some(error.clone()))
     }
@@ -343,30 +377,35 @@ impl Fuse {
                 Taken::New
             }
             Some(known) if known.same(leader) => Taken::Known,
-            Some(_) => Taken::Rejected("another process is this run's leader"),
+            Some(_) => Taken::Rejected(Rejection::OtherLeader),
         }
     }
 
     fn take_exit_file(&mut self, report: &ExitReport, seen: LeaderSeen) -> Taken {
+        // A leader that lives was launched, whatever the file says of it.
+        let by_kernel = match seen {
+            LeaderSeen::Alive => return Taken::Rejected(Rejection::LeaderLives),
+            LeaderSeen::Zombie => return Taken::Rejected(Rejection::LeaderNotReaped),
+            LeaderSeen::ReapedWith(status) => Some(status),
+            LeaderSeen::Reaped | LeaderSeen::Unknown => None,
+        };
         let status = match &report.how {
             ExitHow::NotLaunched(error) => return self.take_failure(error),
             ExitHow::Status(status) => *status,
         };
-        match seen {
-            LeaderSeen::Alive => return Taken::Rejected("the kernel shows the leader alive"),
-            LeaderSeen::Zombie => return Taken::Rejected("the leader has not been reaped yet"),
-            LeaderSeen::Reaped | LeaderSeen::Unknown => {}
-        }
         if !status.is_end() {
-            return Taken::Rejected("its wait status is not that of an ended process");
+            return Taken::Rejected(Rejection::NoEnd);
+        }
+        if by_kernel.is_some_and(|kernel| !kernel.same_end(status)) {
+            return Taken::Rejected(Rejection::OtherStatus);
         }
         match (&self.leader, &report.leader) {
             (Some(known), Some(named)) if !known.same(named) => {
-                return Taken::Rejected("it names another leader");
+                return Taken::Rejected(Rejection::OtherLeader);
             }
-            (Some(_), None) => return Taken::Rejected("it names no leader"),
+            (Some(_), None) => return Taken::Rejected(Rejection::NoLeader),
             (None, Some(named)) => self.leader = Some(*named),
-            (None, None) => return Taken::Rejected("nobody knows the leader"),
+            (None, None) => return Taken::Rejected(Rejection::NoLeader),
             (Some(_), Some(_)) => {}
         }
         if self.status.is_some_and(|known| known != status) {
@@ -401,7 +440,7 @@ impl Fuse {
     fn take_kernel_status(&mut self, answer: Option<WaitStatus>, now: Now) -> Taken {
         match answer {
             None => fresh(self.kernel == KernelSeen::Open, || self.kernel = KernelSeen::Silent),
-            Some(status) if !status.is_end() => Taken::Rejected("the status is not that of an ended process"),
+            Some(status) if !status.is_end() => Taken::Rejected(Rejection::NoEnd),
             Some(status) if self.status.is_some_and(|known| known != status) => Taken::Disagrees,
             Some(status) => {
                 let new = self.status.is_none();

@@ -4,8 +4,8 @@
 
 use super::agent::AgentReport;
 use super::fuse::{
-    Decision, Evidence, ExitHow, ExitReport, Fuse, LeaderSeen, Need, Outcome, Prong, ReportSeen, StopCause,
-    StopMark, Taken,
+    Decision, Evidence, ExitHow, ExitReport, Fuse, LaunchError, LeaderSeen, Need, Outcome, Prong, Rejection,
+    ReportSeen, StopCause, StopMark, Taken,
 };
 use super::vocab::{Mono, Now, ProcessId, Usage, WaitStatus, Wall};
 
@@ -20,6 +20,7 @@ fn exit_file(status: WaitStatus, seen: LeaderSeen) -> Evidence {
         leader: Some(LEADER),
         how: ExitHow::Status(status),
         ended: at(100),
+        boot: "b1".into(),
         usage: Usage::default(),
         by_deadline: false,
         leftovers: None,
@@ -144,7 +145,36 @@ fn an_exit_file_counts_only_against_a_reaped_leader_that_it_names() {
         matches!(fuse.take(&Evidence::ExitFile(report, seen), at(3)), Taken::Rejected(_)),
         "stopped, not ended"
     );
+    let dumped = LeaderSeen::ReapedWith(WaitStatus(0x8b));
+    let lie = exit_file(WaitStatus::exited(0), dumped);
+    assert_eq!(fuse.take(&lie, at(3)), Taken::Rejected(Rejection::OtherStatus));
     assert_eq!(fuse.decide(), Decision::Wait(Need::LeaderEnd));
+}
+
+#[test]
+fn a_file_that_agrees_with_the_kernel_counts() {
+    let mut fuse = Fuse::new(ReportSeen::NotWanted);
+    fuse.take(&Evidence::Started(LEADER), at(1));
+    let dumped = LeaderSeen::ReapedWith(WaitStatus(0x8b));
+    assert_eq!(fuse.take(&exit_file(WaitStatus::killed(11), dumped), at(3)), Taken::New);
+    assert_eq!(fuse.status, Some(WaitStatus::killed(11)));
+}
+
+#[test]
+fn a_file_that_denies_the_launch_does_not_count_against_a_living_leader() {
+    let mut fuse = Fuse::new(ReportSeen::NotWanted);
+    fuse.take(&Evidence::Started(LEADER), at(1));
+    for (seen, why) in
+        [(LeaderSeen::Alive, Rejection::LeaderLives), (LeaderSeen::Zombie, Rejection::LeaderNotReaped)]
+    {
+        let Evidence::ExitFile(report, _) = exit_file(WaitStatus::exited(0), seen) else {
+            unreachable!("made above")
+        };
+        let how = ExitHow::NotLaunched(LaunchError::ProgramNotFound("x".into()));
+        let denies = Evidence::ExitFile(ExitReport { how, leader: None, ..report }, seen);
+        assert_eq!(fuse.take(&denies, at(2)), Taken::Rejected(why));
+        assert_eq!(fuse.decide(), Decision::Wait(Need::LeaderEnd));
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod counters;
+mod evidence_list;
 pub mod fuse;
 pub mod outbox;
 pub mod reattach;
@@ -31,7 +32,7 @@ use std::time::Duration;
 pub use supervisor::{Settings, Supervisor};
 
 use agent::AgentEvent;
-use fuse::Evidence;
+use fuse::{Evidence, Rejection};
 use outbox::AttemptResult;
 use record::{DeliveryId, Record, RequestKey};
 use refusal::Refusal;
@@ -86,9 +87,9 @@ pub enum Effect {
     AskTree(RunId),
     /// Write the deadline where the shim finds it.
     WriteDeadline(RunId, Option<Mono>),
-    /// Put an exit file aside that does not count, unless the leader has been reaped meanwhile: then the
-    /// shim's own file may have taken its place.
-    RejectExitFile(RunId, &'static str),
+    /// Put an exit file aside that does not count. One whose [`Rejection::may_pass`] stays if the leader has been reaped
+    /// meanwhile: then the shim's own file may have taken its place.
+    RejectExitFile(RunId, Rejection),
     /// The verdict is durable: move the exit file to the session's directory and write the verdict there.
     Archive(RunId),
     /// One attempt at a delivery.

@@ -146,13 +146,14 @@ fn leader_id(run: RunId, boot: u64) -> ProcessId {
     ProcessId { pid: 100 + number, handle: Some(handle), start_ticks: boot }
 }
 
-fn settings() -> Settings {
+fn settings(boot: u64) -> Settings {
     let kinds = vec![EventKind::Started, EventKind::Stopped, EventKind::Error];
     Settings {
         endpoints: vec![Endpoint { name: "hook".into(), kinds }],
         retention: Duration::from_secs(7 * 24 * 3600),
         disk_max_bytes: u64::MAX,
         sessions_max: 1000,
+        boot: host(boot).boot,
     }
 }
 
@@ -216,7 +217,7 @@ impl World {
 
     fn start(&mut self) {
         self.say(|| "** the daemon starts".into());
-        let mut supervisor = Supervisor::new(settings());
+        let mut supervisor = Supervisor::new(settings(self.boot));
         for record in &self.journal {
             supervisor.replay(record, self.now);
         }
@@ -391,7 +392,7 @@ impl World {
             }
             Effect::RejectExitFile(id, why) => {
                 let truth = self.truth(id);
-                if !matches!(truth.leader, Leader::Reaped(_)) {
+                if !(why.may_pass() && matches!(truth.leader, Leader::Reaped(_))) {
                     assert!(truth.planted, "a true exit file was rejected: {why}");
                     (truth.exit_file, truth.planted) = (None, false);
                 }
@@ -736,9 +737,20 @@ impl World {
     fn plant_exit_file(&mut self) {
         let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
         let now = self.now;
+        let (lie, ahead, elsewhere) = (self.dice.below(4), self.dice.one_in(4), self.dice.one_in(4));
         let truth = self.truth(id);
         if truth.leader == Leader::Alive && truth.exit_file.is_none() {
-            let exit = report(id, truth, ExitHow::Status(WaitStatus::exited(0)), now);
+            let how = match lie {
+                0 => ExitHow::NotLaunched(LaunchError::ProgramNotFound("planted".into())),
+                _ => ExitHow::Status(WaitStatus::exited(0)),
+            };
+            let mut exit = report(id, truth, how, now);
+            if ahead {
+                exit.ended.mono = now.mono.after(Duration::from_secs(3600));
+            }
+            if elsewhere {
+                exit.boot = "planted".into();
+            }
             (truth.exit_file, truth.planted) = (Some(exit.clone()), true);
             self.say(|| format!("-- an exit file is planted for {}", id.session.short()));
             // The edge looks at the leader when it reads the file, not when the file was written.
@@ -956,6 +968,7 @@ fn report(id: RunId, truth: &Truth, how: ExitHow, ended: Now) -> ExitReport {
         leader,
         how,
         ended,
+        boot: host(truth.boot).boot,
         usage: Usage::default(),
         by_deadline: truth.by_deadline,
         leftovers: Some(truth.rest),

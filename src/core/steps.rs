@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use super::evidence_list::note;
 use super::fuse::{
-    Decision, End, Evidence, ExitHow, Need, Outcome, Prong, ShimSeen, StopCause, Taken, TreeSeen,
+    Decision, End, Evidence, Need, Outcome, Prong, Rejection, ShimSeen, StopCause, Taken, TreeSeen,
 };
 use super::outbox::AttemptResult;
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
@@ -14,7 +15,7 @@ use super::refusal::Refusal;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Phase, Session, StopStep};
 use super::supervisor::{Supervisor, WaitFor, Waiter};
 use super::timers::Timer;
-use super::vocab::{Leftovers, Now, RunId, SessionId, Usage, Wall};
+use super::vocab::{Leftovers, Now, RunId, SessionId, Usage};
 use super::{Effect, JournalHealth, Reply, ReplyTo, Step};
 
 /// SIGTERM and SIGKILL, by number.
@@ -48,7 +49,10 @@ impl Supervisor {
             self.late_evidence(now, id, &evidence, out);
             return;
         }
-        let taken = session.run.fuse.take(&evidence, now);
+        let taken = match contradicted(session, &evidence, now, &self.settings.boot) {
+            Some(why) => Taken::Rejected(why),
+            None => session.run.fuse.take(&evidence, now),
+        };
         note(session, &evidence, &taken, now.wall);
         match taken {
             Taken::Rejected(why) => self.rejected(id, &evidence, why, out),
@@ -59,7 +63,7 @@ impl Supervisor {
         self.advance(now, id, out);
     }
 
-    fn rejected(&mut self, id: RunId, evidence: &Evidence, why: &'static str, out: &mut Step) {
+    fn rejected(&mut self, id: RunId, evidence: &Evidence, why: Rejection, out: &mut Step) {
         if matches!(evidence, Evidence::ExitFile(..)) {
             self.counters.exit_files_rejected += 1;
             out.effects.push(Effect::RejectExitFile(id, why));
@@ -270,7 +274,10 @@ impl Supervisor {
     fn late_evidence(&mut self, now: Now, id: RunId, evidence: &Evidence, out: &mut Step) {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         let policy = session.spec.leftovers;
-        let taken = session.run.fuse.take(evidence, now);
+        let taken = match contradicted(session, evidence, now, &self.settings.boot) {
+            Some(why) => Taken::Rejected(why),
+            None => session.run.fuse.take(evidence, now),
+        };
         if taken == Taken::New && *evidence == Evidence::ShimGone {
             // Whatever was asked while it lived was left to it to answer.
             session.run.asked.tree = false;
@@ -290,7 +297,11 @@ impl Supervisor {
             Evidence::TreeLeft(count) => self.tree_left(now, id, *count, policy, out),
             Evidence::ShimGone => self.settle_tree(now, id, out),
             Evidence::ExitFile(..) if taken != Taken::Known => {
-                let detail = format!("an exit file after the verdict: {taken:?}");
+                let detail = match taken {
+                    Taken::Rejected(why) => format!("rejected after the verdict: {why}"),
+                    Taken::Disagrees => "a file after the verdict gives another status".to_owned(),
+                    Taken::New | Taken::Known => "a file after the verdict".to_owned(),
+                };
                 self.late_entry(now, id, Prong::ExitFile, &detail, out);
             }
             Evidence::LeaderEnded => {
@@ -619,72 +630,11 @@ impl Supervisor {
     }
 }
 
-/// Appends to the evidence list what people should read there.
-fn note(session: &mut Session, evidence: &Evidence, taken: &Taken, at: Wall) {
-    let run = &mut session.run;
-    if let Evidence::ExitFile(report, _) = evidence
-        && matches!(taken, Taken::New | Taken::Known)
-    {
-        run.usage.get_or_insert(report.usage);
-        if let Some(count) = report.leftovers {
-            run.leftovers = LeftoverCount::Known(count);
-        }
+/// What the time of an exit file says against it. Running time is comparable within one boot only.
+fn contradicted(session: &Session, evidence: &Evidence, now: Now, boot: &str) -> Option<Rejection> {
+    let Evidence::ExitFile(report, _) = evidence else { return None };
+    if report.boot != session.run.host.boot {
+        return Some(Rejection::OtherBoot);
     }
-    match evidence {
-        Evidence::CannotTell(why) | Evidence::TreeUnknown(why) => run.unverified = Some(why.clone()),
-        Evidence::TreeGone(Some(usage)) => run.usage = Some(*usage),
-        Evidence::TreeLeft(count) => run.leftovers = LeftoverCount::Known(*count),
-        Evidence::Withdrawn
-        | Evidence::LaunchFailed(_)
-        | Evidence::Started(_)
-        | Evidence::LeaderEnded
-        | Evidence::LeaderGone
-        | Evidence::ExitFile(..)
-        | Evidence::KernelStatus(..)
-        | Evidence::ShimGone
-        | Evidence::Rescanned
-        | Evidence::TreeGone(None)
-        | Evidence::Report(_)
-        | Evidence::Rebooted => {}
-    }
-    let Some((prong, mut detail)) = describe(evidence) else { return };
-    match taken {
-        Taken::New => {}
-        Taken::Known => return,
-        Taken::Rejected(why) => detail = format!("rejected: {why} ({detail})"),
-        Taken::Disagrees => detail = format!("disagrees with what is known: {detail}"),
-    }
-    run.evidence.push(EvidenceEntry { prong, at, detail });
-    if matches!(evidence, Evidence::ExitFile(report, _) if report.by_deadline && *taken == Taken::New) {
-        let detail = "the shim's own timer found it over".to_owned();
-        run.evidence.push(EvidenceEntry { prong: Prong::Deadline, at, detail });
-    }
-}
-
-fn describe(evidence: &Evidence) -> Option<(Prong, String)> {
-    match evidence {
-        Evidence::LeaderEnded => Some((Prong::Pidfd, "the leader's pidfd is readable".into())),
-        Evidence::LeaderGone => Some((Prong::Pidfd, "the leader's handle names no process any more".into())),
-        Evidence::ExitFile(report, _) => {
-            let what = match &report.how {
-                ExitHow::Status(status) => format!("wait status {:#06x}", status.0),
-                ExitHow::NotLaunched(error) => error.message(),
-            };
-            let by = if report.by_deadline { ", ended by the shim's own timer" } else { "" };
-            Some((Prong::ExitFile, format!("{what}{by}")))
-        }
-        Evidence::KernelStatus(Some(status), via) => Some((*via, format!("wait status {:#06x}", status.0))),
-        Evidence::KernelStatus(None, via) => Some((*via, "the kernel does not say".into())),
-        Evidence::TreeGone(_) => Some((Prong::TreeGone, "nothing of the tree is left".into())),
-        Evidence::Rebooted => Some((Prong::Reboot, "the host booted since".into())),
-        Evidence::Withdrawn
-        | Evidence::LaunchFailed(_)
-        | Evidence::Started(_)
-        | Evidence::ShimGone
-        | Evidence::Rescanned
-        | Evidence::TreeLeft(_)
-        | Evidence::TreeUnknown(_)
-        | Evidence::Report(_)
-        | Evidence::CannotTell(_) => None,
-    }
+    (report.boot == boot && report.ended.mono > now.mono).then_some(Rejection::Ahead)
 }

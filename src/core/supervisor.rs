@@ -27,6 +27,8 @@ pub struct Settings {
     pub disk_max_bytes: u64,
     /// Sessions supervised at once.
     pub sessions_max: usize,
+    /// This boot of the host.
+    pub boot: String,
 }
 
 /// All state. Everything durable in it is rebuilt by applying the records in order.

@@ -142,6 +142,11 @@ impl WaitStatus {
         }
     }
 
+    /// Whether both tell the same end; whether memory was dumped makes no difference.
+    pub fn same_end(self, other: Self) -> bool {
+        (self.code(), self.signal()) == (other.code(), other.signal())
+    }
+
     /// Whether this is the status of an ended process at all (a stopped one is none).
     pub fn is_end(self) -> bool {
         self.code().is_some() || self.signal().is_some()
@@ -211,6 +216,14 @@ pub struct HostId {
     pub boot: String,
     /// Inode of `/proc/self/ns/pid`; 0 where there is none.
     pub pid_ns: u64,
+}
+
+impl HostId {
+    /// Whether it is certainly another machine: both have a name, and neither shares a boot.
+    pub fn is_another_machine_than(&self, other: &Self) -> bool {
+        let named = !self.machine.is_empty() && !other.machine.is_empty();
+        named && self.machine != other.machine && self.boot != other.boot
+    }
 }
 
 /// The kernel's own name of a process: a pidfs file handle (name_to_handle_at(2) on a pidfd, Linux 6.9+).

@@ -7,6 +7,7 @@
 
 mod deliver;
 mod doctor;
+mod exit_files;
 mod follow;
 mod home;
 mod http;
@@ -14,6 +15,7 @@ mod hub;
 mod journal;
 mod launch;
 mod perform;
+mod reach;
 mod reattach;
 mod rebuild;
 mod rows;
@@ -209,7 +211,7 @@ async fn live(
         source,
     })?;
     *daemon.timer.borrow_mut() = Some(timer);
-    perform::watch_exits(&daemon);
+    exit_files::watch_exits(&daemon);
     let listener = serve::listen(&daemon)?;
     serve::accept(&daemon, listener);
     scrape::serve(&daemon).await;
@@ -268,7 +270,7 @@ impl Daemon {
         inbox: mpsc::UnboundedSender<Message>,
     ) -> Self {
         let now = sys::clock::now();
-        let mut core = Supervisor::new(settings(&config));
+        let mut core = Supervisor::new(settings(&config, sys.host().boot.clone()));
         for record in &loaded.records {
             core.replay(record, now);
         }
@@ -501,7 +503,7 @@ impl Drop for Asker {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, boot: String) -> Settings {
     let endpoint = |webhook: &crate::config::Webhook| Endpoint {
         name: webhook.name.clone(),
         kinds: vec![EventKind::Stopped, EventKind::Error],
@@ -511,5 +513,6 @@ fn settings(config: &Config) -> Settings {
         retention: config.retention,
         disk_max_bytes: config.disk_max_bytes,
         sessions_max: config.sessions_max,
+        boot,
     }
 }

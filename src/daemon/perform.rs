@@ -3,7 +3,6 @@
 //! Refuses to decide: what is found is reported as it is, and what cannot be found out is reported as that.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -14,14 +13,15 @@ use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::core::agent::AgentReport;
-use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Prong};
-use crate::core::vocab::{Now, ProcessId, RunId, SessionId};
+use crate::core::fuse::{Evidence, Prong};
+use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::core::{Effect, Event};
 use crate::sys::tree::{self, Tree};
-use crate::sys::{Backend, DirNews, Found, ProcessRef, cgroup};
-use crate::wire::session_dir::{self, Cause, ExitFile, FileError, ShimLock, Stage};
+use crate::sys::{Found, ProcessRef, cgroup};
+use crate::wire::session_dir::ShimLock;
 
-use super::{Daemon, deliver, follow, launch};
+use super::reach::Reach;
+use super::{Daemon, deliver, exit_files, follow, launch, reach};
 
 /// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
 const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
@@ -49,154 +49,21 @@ impl Daemon {
             Effect::SignalLeader(id, signal) => signal_leader(self, id, signal),
             Effect::SignalTree(id, signal) => signal_tree(self, id, signal),
             Effect::KillShim(id) => kill_shim(self, id),
-            Effect::Rescan(id) => rescan(self, id),
+            Effect::Rescan(id) => exit_files::rescan(self, id),
             Effect::AskKernel(id) => ask_kernel(self, id),
             Effect::ReadReport(id) => follow::read_report(self, id),
             Effect::AskTree(id) => ask_tree(self, id),
             Effect::WriteDeadline(id, at) => launch::write_deadline(self, id, at),
-            Effect::RejectExitFile(id, why) => reject_exit_file(self, id, why),
-            Effect::Archive(id) => archive(self, id),
+            Effect::RejectExitFile(id, why) => exit_files::reject_exit_file(self, id, why),
+            Effect::Archive(id) => exit_files::archive(self, id),
             Effect::Deliver(id) => deliver::attempt(self, id),
             Effect::Remove(session) => remove(self, session),
             Effect::Reply(to, reply) => self.answer(to, reply),
         }
     }
 
-    fn evidence(&self, id: RunId, evidence: Evidence) {
+    pub(super) fn evidence(&self, id: RunId, evidence: Evidence) {
         self.send(Event::Evidence(id, evidence));
-    }
-}
-
-/// Watches exits/. The first news is a rescan, so nothing published before is missed.
-pub(super) fn watch_exits(daemon: &Rc<Daemon>) {
-    let watching = Rc::clone(daemon);
-    let news = move |news: DirNews| match news {
-        DirNews::Arrived(name) => exit_file_named(&watching, &name),
-        DirNews::Rescan { why } => {
-            tracing::debug!("exits/ is read again: {why}");
-            scan_exits(&watching);
-        }
-        DirNews::Blind { why } => {
-            tracing::error!("exits/ cannot be watched ({why}); ends are known by pidfd, and looked for then");
-            // Where it was taken away, shims wait for it to publish, and it is watched again once it is there.
-            match watching.home.remake_exits() {
-                Ok(()) => {}
-                Err(error) => tracing::error!("{error}"),
-            }
-        }
-    };
-    *daemon.exits.borrow_mut() = Some(daemon.sys.watch_dir(&daemon.home.exits(), news));
-}
-
-fn exit_file_named(daemon: &Rc<Daemon>, name: &OsStr) {
-    if let Some(id) = name.to_str().and_then(session_dir::parse_exit_file_name) {
-        exit_file(daemon, id);
-    }
-}
-
-fn scan_exits(daemon: &Rc<Daemon>) {
-    match fs::read_dir(daemon.home.exits()) {
-        Ok(entries) => entries.flatten().for_each(|entry| exit_file_named(daemon, &entry.file_name())),
-        // Not an empty directory, only one that could not be read: the pidfds stay.
-        Err(error) => tracing::error!("exits/ cannot be read: {error}"),
-    }
-}
-
-/// An exit file is there: read it, see what the kernel shows of the leader, and report both.
-fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
-    let known = {
-        let core = daemon.core.borrow();
-        let Some(session) = core.session(id.session).filter(|session| session.run.number == id.run) else {
-            tracing::warn!("an exit file of a run that is not recorded: {id}; it is left where it is");
-            return;
-        };
-        if session.run.verdict.is_some() && core.may_tell(session) {
-            // A crash fell between the verdict and its archiving; exits/ keeps undecided runs only.
-            drop(core);
-            archive(daemon, id);
-            return;
-        }
-        session.run.fuse.leader
-    };
-    for evidence in exit_evidence(daemon, id, known) {
-        daemon.evidence(id, evidence);
-    }
-}
-
-fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Vec<Evidence> {
-    let files = daemon.home.run_files(id);
-    match files.read_exit() {
-        Ok(exit) => {
-            let by_file =
-                if known.is_none() { files.read_leader().ok().map(|leader| leader.process) } else { None };
-            let seen = leader_seen(daemon, known.or(by_file), exit.host.boot != daemon.sys.host().boot);
-            let started = by_file.filter(|_| exit.status.is_some()).map(Evidence::Started);
-            started.into_iter().chain([Evidence::ExitFile(report(exit), seen)]).collect()
-        }
-        Err(error) if launch::is_missing(&error) => Vec::new(),
-        Err(error) => vec![malformed(daemon, id, &error)],
-    }
-}
-
-fn malformed(daemon: &Daemon, id: RunId, error: &FileError) -> Evidence {
-    tracing::error!(session = %id.session, "an exit file does not count: {error}");
-    put_aside(daemon, id);
-    Evidence::CannotTell(format!("an exit file was put aside: {error}"))
-}
-
-fn leader_seen(daemon: &Daemon, leader: Option<ProcessId>, other_boot: bool) -> LeaderSeen {
-    let Some(leader) = leader else { return LeaderSeen::Unknown };
-    if other_boot {
-        return LeaderSeen::Reaped;
-    }
-    // What a number shows may be somebody else's life: there it proves nothing against the file.
-    let weak = daemon.sys.started().backend == Backend::Portable;
-    match if weak { ProcessRef::find_portable(&leader) } else { ProcessRef::find(&leader) } {
-        Found::Alive(_) if weak => LeaderSeen::Unknown,
-        Found::Alive(_) => LeaderSeen::Alive,
-        Found::Ended(_) => LeaderSeen::Zombie,
-        Found::Gone => LeaderSeen::Reaped,
-        Found::Unknown(_) => LeaderSeen::Unknown,
-    }
-}
-
-/// The exit file in the core's words.
-pub(super) fn report(exit: ExitFile) -> ExitReport {
-    let how = match (exit.status, exit.launch_error) {
-        (Some(status), _) => ExitHow::Status(status),
-        (None, Some(error)) => ExitHow::NotLaunched(launch_error(&error)),
-        (None, None) => {
-            ExitHow::NotLaunched(LaunchError::Setup("the exit file names neither status nor error".into()))
-        }
-    };
-    ExitReport {
-        leader: exit.leader,
-        how,
-        ended: Now { wall: exit.ended.wall_us, mono: exit.ended.mono_ns },
-        usage: exit.usage,
-        by_deadline: exit.cause == Cause::Deadline,
-        leftovers: exit.leftovers,
-    }
-}
-
-fn launch_error(error: &session_dir::LaunchError) -> LaunchError {
-    let message = error.message.clone();
-    let not_found = io::Error::from_raw_os_error(error.errno).kind() == io::ErrorKind::NotFound;
-    match error.stage {
-        Stage::Program if not_found => LaunchError::ProgramNotFound(message),
-        Stage::Program => LaunchError::NotExecutable(message),
-        Stage::Cwd => LaunchError::CwdMissing(message),
-        Stage::Order
-        | Stage::Reserve
-        | Stage::Log
-        | Stage::Stdin
-        | Stage::Fork
-        | Stage::Cgroup
-        | Stage::Limits
-        | Stage::Identity
-        | Stage::Env
-        | Stage::Exec
-        | Stage::Unknown => LaunchError::Setup(message),
     }
 }
 
@@ -256,13 +123,13 @@ pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId) {
 /// The leader by its own file, when its pidfd did not come over the socket.
 pub(super) fn leader_by_file(daemon: &Daemon, id: RunId) -> Option<ProcessRef> {
     let leader = daemon.home.run_files(id).read_leader().ok()?;
-    match ProcessRef::find(&leader.process) {
+    match reach::find(daemon, id, &leader.process) {
         Found::Alive(process) | Found::Ended(process) => Some(process),
         Found::Gone | Found::Unknown(_) => None,
     }
 }
 
-fn leader_of(daemon: &Daemon, id: RunId) -> Option<ProcessRef> {
+pub(super) fn leader_of(daemon: &Daemon, id: RunId) -> Option<ProcessRef> {
     daemon.handles.borrow().get(&id)?.leader.clone()
 }
 
@@ -295,6 +162,7 @@ struct TreeLook {
     leader: Option<ProcessRef>,
     cgroup: Option<PathBuf>,
     session: SessionId,
+    reach: Reach,
 }
 
 impl TreeLook {
@@ -306,12 +174,20 @@ impl TreeLook {
             leader: handles.and_then(|handles| handles.leader.clone()),
             cgroup: handles.and_then(|handles| handles.cgroup.clone()),
             session: id.session,
+            reach: Reach::of_run(daemon, id),
         }
     }
 
     fn members(&self) -> Tree {
         let since = self.leader.as_ref().map_or(0, |leader| leader.id().start_ticks);
-        members(self.shim.as_ref(), self.cgroup.as_ref(), self.session, since)
+        match members(self.shim.as_ref(), self.cgroup.as_ref(), self.session, since) {
+            // What is not seen from here may be there all the same.
+            Tree::Known(members) if members.is_empty() => match self.reach.limit() {
+                Some(limit) => Tree::Unknown(limit.to_owned()),
+                None => Tree::Known(members),
+            },
+            seen @ (Tree::Known(_) | Tree::Unknown(_)) => seen,
+        }
     }
 }
 
@@ -362,41 +238,6 @@ fn kill_shim(daemon: &Rc<Daemon>, id: RunId) {
     }
 }
 
-/// Reads again what a shim left: its exit file, published or not, and who its leader was.
-fn rescan(daemon: &Rc<Daemon>, id: RunId) {
-    // It was expected and nothing was told of it: perhaps another directory is watched than the one that is there.
-    if let Some(exits) = &*daemon.exits.borrow() {
-        exits.look_again();
-    }
-    let files = daemon.home.run_files(id);
-    let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
-    if known.is_none() {
-        match files.read_leader() {
-            Ok(leader) => {
-                adopt_leader(daemon, id, &leader.process);
-                daemon.evidence(id, Evidence::Started(leader.process));
-            }
-            Err(error) if launch::is_missing(&error) => {}
-            Err(error) => {
-                daemon.evidence(id, Evidence::CannotTell(error.to_string()));
-                return;
-            }
-        }
-    }
-    let mut found = exit_evidence(daemon, id, known);
-    if found.is_empty()
-        && let Ok(exit) = files.read_unpublished_exit()
-    {
-        // The shim died between writing and publishing, or cannot publish: complete, or it would not parse.
-        let seen = leader_seen(daemon, known.or(exit.leader), exit.host.boot != daemon.sys.host().boot);
-        found.push(Evidence::ExitFile(report(exit), seen));
-    }
-    for evidence in found {
-        daemon.evidence(id, evidence);
-    }
-    daemon.evidence(id, Evidence::Rescanned);
-}
-
 /// A shim that nobody listens to has claimed its launch and not made its leader yet: it writes down who that
 /// is before it may run. Ends with the launch, one way or the other.
 pub(super) fn await_leader(daemon: &Rc<Daemon>, id: RunId) {
@@ -424,7 +265,7 @@ fn is_launching(daemon: &Daemon, id: RunId) -> bool {
 
 /// Holds and watches a leader that is known by its identity.
 pub(super) fn adopt_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessId) {
-    match ProcessRef::find(leader) {
+    match reach::find(daemon, id, leader) {
         Found::Alive(process) | Found::Ended(process) => {
             watch_leader(daemon, id, &process);
             daemon.handles.borrow_mut().entry(id).or_default().leader = Some(process);
@@ -529,90 +370,6 @@ async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
         let Some(pid) = told.recv().await else { return };
         waiting.remove(&pid);
     }
-}
-
-fn reject_exit_file(daemon: &Daemon, id: RunId, why: &str) {
-    let leader = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
-    if leader_seen(daemon, leader, false) == LeaderSeen::Reaped {
-        return;
-    }
-    tracing::error!(session = %id.session, "an exit file is put aside, it does not count: {why}");
-    put_aside(daemon, id);
-}
-
-fn put_aside(daemon: &Daemon, id: RunId) {
-    let path = daemon.home.run_files(id).exit_path();
-    let names = (1..100).map(|n| if n == 1 { ".rejected".to_owned() } else { format!(".rejected.{n}") });
-    for suffix in names {
-        let mut aside = path.clone().into_os_string();
-        aside.push(suffix);
-        match session_dir::rename_new(&path, aside.as_ref()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Ok(()) => return,
-            Err(error) => {
-                tracing::error!("put {} aside: {error}", path.display());
-                return;
-            }
-        }
-    }
-}
-
-/// The verdict is durable: exits/ keeps undecided runs only.
-pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
-    daemon.release_turn(id);
-    let files = daemon.home.run_files(id);
-    let verdict = verdict_file(daemon, id);
-    let dir = daemon.home.session(id.session);
-    let daemon = Rc::clone(daemon);
-    spawn_local(async move {
-        let name = format!("verdict.{}.json", id.run);
-        let size = spawn_blocking(move || {
-            // In this order: an exit file that was moved away means that the verdict is there.
-            if let Some(verdict) = verdict
-                && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
-            {
-                tracing::warn!("write {}: {error}", dir.join(name).display());
-                return size_of(&dir);
-            }
-            match move_file(&files.exit_path(), &files.archived_exit_path()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!("archive an exit file: {error}")
-                }
-                Ok(()) | Err(_) => {}
-            }
-            size_of(&dir)
-        });
-        if let Ok(bytes) = size.await {
-            daemon.send(Event::Sized(id.session, bytes));
-        }
-    });
-}
-
-/// Also where something else is mounted on one of the two directories.
-fn move_file(from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            fs::copy(from, to)?;
-            fs::remove_file(from)
-        }
-        moved => moved,
-    }
-}
-
-/// The public record, and the verdict as the journal has it. Only what is durable is archived, so all may be told.
-fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
-    let core = daemon.core.borrow();
-    let session = core.session(id.session)?;
-    let verdict = session.run.verdict.as_ref()?;
-    let mut file = serde_json::to_value(daemon.view_of(session, true)).ok()?;
-    file.as_object_mut()?.insert("verdict".into(), serde_json::to_value(verdict).ok()?);
-    serde_json::to_vec_pretty(&file).ok()
-}
-
-fn size_of(dir: &std::path::Path) -> u64 {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
 }
 
 fn remove(daemon: &Rc<Daemon>, session: SessionId) {

@@ -16,20 +16,8 @@ use crate::sys::{Backend, ProcessRef};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::perform::{self, Handles};
-use super::{Daemon, follow, launch};
-
-/// Whether the run's processes can be asked for from here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// Same boot, same pid namespace.
-    Here,
-    /// Another pid namespace of this boot: only exit files and free locks count.
-    OtherNamespace,
-    /// An earlier boot of this machine.
-    EarlierBoot,
-    /// Another machine: nothing counts but an exit file.
-    OtherMachine,
-}
+use super::reach::Reach;
+use super::{Daemon, exit_files, follow, launch};
 
 /// Looks at every run that is not settled, then lets deadlines begin.
 pub(super) async fn recover(daemon: &Rc<Daemon>) {
@@ -63,7 +51,7 @@ fn write_missing_verdicts(daemon: &Rc<Daemon>) {
         let files = daemon.home.run_files(id);
         let missing = |path: &std::path::Path| path.try_exists().is_ok_and(|there| !there);
         if missing(&files.verdict_path()) && !missing(files.dir()) {
-            perform::archive(daemon, id);
+            exit_files::archive(daemon, id);
         }
     }
 }
@@ -75,7 +63,7 @@ pub(super) fn look_again(daemon: &Rc<Daemon>, id: RunId) {
 }
 
 fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
-    let reach = reach(daemon.sys.host(), host);
+    let reach = Reach::of(daemon.sys.host(), host);
     let decided =
         daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
     let (found, handles) = gather(daemon, id, reach, decided);
@@ -104,32 +92,6 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
         launch::check_deadline(daemon, id);
     }
     follow::parse(daemon, id);
-}
-
-impl Reach {
-    fn limit(self) -> Option<&'static str> {
-        match self {
-            Self::Here | Self::EarlierBoot => None,
-            Self::OtherNamespace => {
-                Some("started in another pid namespace of this host; its processes cannot be seen from here")
-            }
-            Self::OtherMachine => {
-                Some("started on another machine; only that machine can tell whether it runs")
-            }
-        }
-    }
-}
-
-fn reach(here: &HostId, there: &HostId) -> Reach {
-    if !here.machine.is_empty() && !there.machine.is_empty() && here.machine != there.machine {
-        Reach::OtherMachine
-    } else if here.boot != there.boot {
-        Reach::EarlierBoot
-    } else if here.pid_ns != there.pid_ns {
-        Reach::OtherNamespace
-    } else {
-        Reach::Here
-    }
 }
 
 fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Handles) {
@@ -169,7 +131,7 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
         order,
         leader: leader.ok(),
         seen,
-        exit: exit.map(perform::report),
+        exit: exit.map(exit_files::report),
         tree: files.read_tree().ok().map(|tree| tree.usage),
     };
     (found, handles)

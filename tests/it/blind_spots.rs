@@ -18,13 +18,13 @@ use crate::support::wait::until;
 const SOON: Duration = Duration::from_secs(20);
 
 impl Daemon {
-    fn exits(&self) -> std::path::PathBuf {
+    pub(crate) fn exits(&self) -> std::path::PathBuf {
         self.home().join("exits")
     }
 
     /// A session runs and ends with its own code, told by its exit file, without anybody's patience running out.
     #[track_caller]
-    fn still_sees(&self, code: u8) -> Value {
+    pub(crate) fn still_sees(&self, code: u8) -> Value {
         let begun = clock::now().mono;
         let id = self.launch(&[], &format!("exit {code}"));
         let record = self.ended(&id);
@@ -38,7 +38,7 @@ impl Daemon {
 
     /// Waits until its log says so.
     #[track_caller]
-    fn until_said(&self, words: &str) {
+    pub(crate) fn until_said(&self, words: &str) {
         until(words, || self.log().contains(words).then_some(()));
     }
 }
@@ -74,7 +74,7 @@ fn more_exit_files_than_inotify_queues_lose_nobody() {
 }
 
 impl Daemon {
-    fn signal(&self, number: i32) {
+    pub(crate) fn signal(&self, number: i32) {
         let process = agentctl::sys::ProcessRef::of_child(self.pid()).expect("our own child");
         process.signal(u8::try_from(number).expect("a signal")).expect("our own child");
     }
@@ -229,7 +229,7 @@ fn an_end_before_a_deadline_is_its_own_also_when_both_lie_in_the_daemons_absence
 }
 
 /// Shows another boot id from now on, in this mount namespace only.
-fn reboot(scratch: &Path, id: &str) -> Mounted {
+pub(crate) fn reboot(scratch: &Path, id: &str) -> Mounted {
     let file = scratch.join("boot_id");
     fs::write(&file, format!("{id}\n")).expect("a boot id");
     bind(&file, Path::new("/proc/sys/kernel/random/boot_id"))

@@ -222,7 +222,7 @@ fn a_stop_works_on_the_tree_of_a_dead_shim() {
 impl Daemon {
     /// Kills the shim and waits until the daemon knows.
     #[track_caller]
-    fn kill_shim(&self, id: &str) -> ProcessRef {
+    pub(crate) fn kill_shim(&self, id: &str) -> ProcessRef {
         let shim = self.shim(id);
         shim.signal(KILL).expect("a signal");
         // The daemon reaps its own child, or PID 1 does.
@@ -344,7 +344,7 @@ fn files_in_exits_that_belong_to_nobody_are_left_alone() {
 impl Daemon {
     /// The exit file that this session's own shim would write, had its leader ended with this code.
     #[track_caller]
-    fn forged_exit(&self, id: &str, code: u8) -> Vec<u8> {
+    pub(crate) fn forged_exit(&self, id: &str, code: u8) -> Vec<u8> {
         let model = self.launch(&[], &format!("exit {code}"));
         self.ended(&model);
         let text = until("an archived exit file", || fs::read(self.file(&model, "exit.1.json")).ok());

@@ -7,6 +7,7 @@ mod crash;
 mod disk;
 mod doctor;
 mod environment;
+mod exit_files;
 mod golden;
 mod incident;
 mod journal_damage;

@@ -1,0 +1,77 @@
+//! The evidence list of a run: what was seen, in words for people, in the order of its arrival.
+//!
+//! Refuses to conclude anything from it; that is the fuse's business.
+
+use super::fuse::{Evidence, ExitHow, Prong, Taken};
+use super::session::{EvidenceEntry, LeftoverCount, Session};
+use super::vocab::Wall;
+
+/// Appends to the evidence list what people should read there.
+pub(super) fn note(session: &mut Session, evidence: &Evidence, taken: &Taken, at: Wall) {
+    let run = &mut session.run;
+    if let Evidence::ExitFile(report, _) = evidence
+        && matches!(taken, Taken::New | Taken::Known)
+    {
+        run.usage.get_or_insert(report.usage);
+        if let Some(count) = report.leftovers {
+            run.leftovers = LeftoverCount::Known(count);
+        }
+    }
+    match evidence {
+        Evidence::CannotTell(why) | Evidence::TreeUnknown(why) => run.unverified = Some(why.clone()),
+        Evidence::TreeGone(Some(usage)) => run.usage = Some(*usage),
+        Evidence::TreeLeft(count) => run.leftovers = LeftoverCount::Known(*count),
+        Evidence::Withdrawn
+        | Evidence::LaunchFailed(_)
+        | Evidence::Started(_)
+        | Evidence::LeaderEnded
+        | Evidence::LeaderGone
+        | Evidence::ExitFile(..)
+        | Evidence::KernelStatus(..)
+        | Evidence::ShimGone
+        | Evidence::Rescanned
+        | Evidence::TreeGone(None)
+        | Evidence::Report(_)
+        | Evidence::Rebooted => {}
+    }
+    let Some((prong, mut detail)) = describe(evidence) else { return };
+    match taken {
+        Taken::New => {}
+        Taken::Known => return,
+        Taken::Rejected(why) => detail = format!("rejected: {why} ({detail})"),
+        Taken::Disagrees => detail = format!("disagrees with what is known: {detail}"),
+    }
+    run.evidence.push(EvidenceEntry { prong, at, detail });
+    if matches!(evidence, Evidence::ExitFile(report, _) if report.by_deadline && *taken == Taken::New) {
+        let detail = "the shim's own timer found it over".to_owned();
+        run.evidence.push(EvidenceEntry { prong: Prong::Deadline, at, detail });
+    }
+}
+
+fn describe(evidence: &Evidence) -> Option<(Prong, String)> {
+    match evidence {
+        Evidence::LeaderEnded => Some((Prong::Pidfd, "the leader's pidfd is readable".into())),
+        Evidence::LeaderGone => Some((Prong::Pidfd, "the leader's handle names no process any more".into())),
+        Evidence::ExitFile(report, _) => {
+            let what = match &report.how {
+                ExitHow::Status(status) => format!("wait status {:#06x}", status.0),
+                ExitHow::NotLaunched(error) => error.message(),
+            };
+            let by = if report.by_deadline { ", ended by the shim's own timer" } else { "" };
+            Some((Prong::ExitFile, format!("{what}{by}")))
+        }
+        Evidence::KernelStatus(Some(status), via) => Some((*via, format!("wait status {:#06x}", status.0))),
+        Evidence::KernelStatus(None, via) => Some((*via, "the kernel does not say".into())),
+        Evidence::TreeGone(_) => Some((Prong::TreeGone, "nothing of the tree is left".into())),
+        Evidence::Rebooted => Some((Prong::Reboot, "the host booted since".into())),
+        Evidence::Withdrawn
+        | Evidence::LaunchFailed(_)
+        | Evidence::Started(_)
+        | Evidence::ShimGone
+        | Evidence::Rescanned
+        | Evidence::TreeLeft(_)
+        | Evidence::TreeUnknown(_)
+        | Evidence::Report(_)
+        | Evidence::CannotTell(_) => None,
+    }
+}

@@ -1,0 +1,291 @@
+//! `exits/` and what is in it: watched, read, held against what the kernel shows, put aside or put away.
+//!
+//! Refuses to decide whether an exit file counts: it is reported with everything that speaks against it, and the core
+//! answers. A file that cannot be read is reported as that.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::rc::Rc;
+
+use tokio::task::{spawn_blocking, spawn_local};
+
+use crate::core::Event;
+use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Rejection};
+use crate::core::vocab::{Now, ProcessId, RunId, WaitStatus};
+use crate::sys::{Backend, DirNews, Found};
+use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage};
+
+use super::perform::{adopt_leader, leader_of};
+use super::{Daemon, launch, reach};
+
+/// Watches exits/. The first news is a rescan, so nothing published before is missed.
+pub(super) fn watch_exits(daemon: &Rc<Daemon>) {
+    let watching = Rc::clone(daemon);
+    let news = move |news: DirNews| match news {
+        DirNews::Arrived(name) => exit_file_named(&watching, &name),
+        DirNews::Rescan { why } => {
+            tracing::debug!("exits/ is read again: {why}");
+            scan_exits(&watching);
+        }
+        DirNews::Blind { why } => {
+            tracing::error!("exits/ cannot be watched ({why}); ends are known by pidfd, and looked for then");
+            // Where it was taken away, shims wait for it to publish, and it is watched again once it is there.
+            match watching.home.remake_exits() {
+                Ok(()) => {}
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+    };
+    *daemon.exits.borrow_mut() = Some(daemon.sys.watch_dir(&daemon.home.exits(), news));
+}
+
+fn exit_file_named(daemon: &Rc<Daemon>, name: &OsStr) {
+    if let Some(id) = name.to_str().and_then(session_dir::parse_exit_file_name) {
+        exit_file(daemon, id);
+    }
+}
+
+fn scan_exits(daemon: &Rc<Daemon>) {
+    match fs::read_dir(daemon.home.exits()) {
+        Ok(entries) => entries.flatten().for_each(|entry| exit_file_named(daemon, &entry.file_name())),
+        // Not an empty directory, only one that could not be read: the pidfds stay.
+        Err(error) => tracing::error!("exits/ cannot be read: {error}"),
+    }
+}
+
+/// An exit file is there: read it, see what the kernel shows of the leader, and report both.
+fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
+    let (known, decided) = {
+        let core = daemon.core.borrow();
+        let Some(session) = core.session(id.session).filter(|session| session.run.number == id.run) else {
+            tracing::warn!("an exit file of a run that is not recorded: {id}; it is left where it is");
+            return;
+        };
+        let told = core.may_tell(session);
+        let verdict = session.run.verdict.as_ref().filter(|_| told);
+        (session.run.fuse.leader, verdict.map(|verdict| verdict.status))
+    };
+    if let Some(status) = decided {
+        if belongs_to(&daemon.home.run_files(id), status) {
+            // A crash fell between the verdict and its archiving; exits/ keeps undecided runs only.
+            archive(daemon, id);
+            return;
+        }
+        tracing::error!(session = %id.session, "another exit file of a run that is decided is put aside");
+    }
+    for evidence in exit_evidence(daemon, id, known) {
+        daemon.evidence(id, evidence);
+    }
+    if decided.is_some() {
+        put_aside(daemon, id);
+    }
+}
+
+/// Whether the exit file of a decided run is the one that its verdict was taken from, or could have been.
+fn belongs_to(files: &RunFiles, status: Option<WaitStatus>) -> bool {
+    match (files.read_exit(), files.read_archived_exit()) {
+        (Ok(exit), Ok(archived)) => exit == archived,
+        (Ok(exit), Err(error)) => launch::is_missing(&error) && exit.status == status,
+        (Err(error), _) => launch::is_missing(&error),
+    }
+}
+
+fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Vec<Evidence> {
+    let files = daemon.home.run_files(id);
+    match files.read_exit() {
+        Ok(exit) => {
+            let by_file =
+                if known.is_none() { files.read_leader().ok().map(|leader| leader.process) } else { None };
+            let seen = leader_seen(daemon, id, known.or(by_file));
+            let started = by_file.filter(|_| exit.status.is_some()).map(Evidence::Started);
+            started.into_iter().chain([Evidence::ExitFile(report(exit), seen)]).collect()
+        }
+        Err(error) if launch::is_missing(&error) => Vec::new(),
+        Err(error) => vec![malformed(daemon, id, &error)],
+    }
+}
+
+fn malformed(daemon: &Daemon, id: RunId, error: &FileError) -> Evidence {
+    tracing::error!(session = %id.session, "an exit file does not count: {error}");
+    put_aside(daemon, id);
+    Evidence::CannotTell(format!("an exit file was put aside: {error}"))
+}
+
+fn leader_seen(daemon: &Daemon, id: RunId, leader: Option<ProcessId>) -> LeaderSeen {
+    let Some(leader) = leader else { return LeaderSeen::Unknown };
+    let held = leader_of(daemon, id).filter(|held| held.id().same(&leader));
+    if let Some(status) = held.and_then(|held| held.exit_status()) {
+        return LeaderSeen::ReapedWith(status);
+    }
+    // What a number shows may be somebody else's life: there it proves nothing against the file.
+    let weak = daemon.sys.started().backend == Backend::Portable;
+    match reach::find(daemon, id, &leader) {
+        Found::Alive(_) if weak => LeaderSeen::Unknown,
+        Found::Alive(_) => LeaderSeen::Alive,
+        Found::Ended(_) => LeaderSeen::Zombie,
+        Found::Gone => LeaderSeen::Reaped,
+        Found::Unknown(_) => LeaderSeen::Unknown,
+    }
+}
+
+/// The exit file in the core's words.
+pub(super) fn report(exit: ExitFile) -> ExitReport {
+    let how = match (exit.status, exit.launch_error) {
+        (Some(status), _) => ExitHow::Status(status),
+        (None, Some(error)) => ExitHow::NotLaunched(launch_error(&error)),
+        (None, None) => {
+            ExitHow::NotLaunched(LaunchError::Setup("the exit file names neither status nor error".into()))
+        }
+    };
+    ExitReport {
+        leader: exit.leader,
+        how,
+        ended: Now { wall: exit.ended.wall_us, mono: exit.ended.mono_ns },
+        boot: exit.host.boot,
+        usage: exit.usage,
+        by_deadline: exit.cause == Cause::Deadline,
+        leftovers: exit.leftovers,
+    }
+}
+
+fn launch_error(error: &session_dir::LaunchError) -> LaunchError {
+    let message = error.message.clone();
+    let not_found = io::Error::from_raw_os_error(error.errno).kind() == io::ErrorKind::NotFound;
+    match error.stage {
+        Stage::Program if not_found => LaunchError::ProgramNotFound(message),
+        Stage::Program => LaunchError::NotExecutable(message),
+        Stage::Cwd => LaunchError::CwdMissing(message),
+        Stage::Order
+        | Stage::Reserve
+        | Stage::Log
+        | Stage::Stdin
+        | Stage::Fork
+        | Stage::Cgroup
+        | Stage::Limits
+        | Stage::Identity
+        | Stage::Env
+        | Stage::Exec
+        | Stage::Unknown => LaunchError::Setup(message),
+    }
+}
+
+/// Reads again what a shim left: its exit file, published or not, and who its leader was.
+pub(super) fn rescan(daemon: &Rc<Daemon>, id: RunId) {
+    // It was expected and nothing was told of it: perhaps another directory is watched than the one that is there.
+    if let Some(exits) = &*daemon.exits.borrow() {
+        exits.look_again();
+    }
+    let files = daemon.home.run_files(id);
+    let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
+    if known.is_none() {
+        match files.read_leader() {
+            Ok(leader) => {
+                adopt_leader(daemon, id, &leader.process);
+                daemon.evidence(id, Evidence::Started(leader.process));
+            }
+            Err(error) if launch::is_missing(&error) => {}
+            Err(error) => {
+                daemon.evidence(id, Evidence::CannotTell(error.to_string()));
+                return;
+            }
+        }
+    }
+    let mut found = exit_evidence(daemon, id, known);
+    if found.is_empty()
+        && let Ok(exit) = files.read_unpublished_exit()
+    {
+        // The shim died between writing and publishing, or cannot publish: complete, or it would not parse.
+        let seen = leader_seen(daemon, id, known.or(exit.leader));
+        found.push(Evidence::ExitFile(report(exit), seen));
+    }
+    for evidence in found {
+        daemon.evidence(id, evidence);
+    }
+    daemon.evidence(id, Evidence::Rescanned);
+}
+
+pub(super) fn reject_exit_file(daemon: &Daemon, id: RunId, why: Rejection) {
+    let leader = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
+    let reaped = matches!(leader_seen(daemon, id, leader), LeaderSeen::Reaped | LeaderSeen::ReapedWith(_));
+    if why.may_pass() && reaped {
+        return;
+    }
+    tracing::error!(session = %id.session, "an exit file is put aside, it does not count: {why}");
+    put_aside(daemon, id);
+}
+
+fn put_aside(daemon: &Daemon, id: RunId) {
+    let path = daemon.home.run_files(id).exit_path();
+    let names = (1..100).map(|n| if n == 1 { ".rejected".to_owned() } else { format!(".rejected.{n}") });
+    for suffix in names {
+        let mut aside = path.clone().into_os_string();
+        aside.push(suffix);
+        match session_dir::rename_new(&path, aside.as_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!("put {} aside: {error}", path.display());
+                return;
+            }
+        }
+    }
+}
+
+/// The verdict is durable: exits/ keeps undecided runs only.
+pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
+    daemon.release_turn(id);
+    let files = daemon.home.run_files(id);
+    let verdict = verdict_file(daemon, id);
+    let dir = daemon.home.session(id.session);
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let name = format!("verdict.{}.json", id.run);
+        let size = spawn_blocking(move || {
+            // In this order: an exit file that was moved away means that the verdict is there.
+            if let Some(verdict) = verdict
+                && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
+            {
+                tracing::warn!("write {}: {error}", dir.join(name).display());
+                return size_of(&dir);
+            }
+            match move_file(&files.exit_path(), &files.archived_exit_path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("archive an exit file: {error}")
+                }
+                Ok(()) | Err(_) => {}
+            }
+            size_of(&dir)
+        });
+        if let Ok(bytes) = size.await {
+            daemon.send(Event::Sized(id.session, bytes));
+        }
+    });
+}
+
+/// Also where something else is mounted on one of the two directories.
+fn move_file(from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            fs::copy(from, to)?;
+            fs::remove_file(from)
+        }
+        moved => moved,
+    }
+}
+
+/// The public record, and the verdict as the journal has it. Only what is durable is archived, so all may be told.
+fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
+    let core = daemon.core.borrow();
+    let session = core.session(id.session)?;
+    let verdict = session.run.verdict.as_ref()?;
+    let mut file = serde_json::to_value(daemon.view_of(session, true)).ok()?;
+    file.as_object_mut()?.insert("verdict".into(), serde_json::to_value(verdict).ok()?);
+    serde_json::to_vec_pretty(&file).ok()
+}
+
+fn size_of(dir: &std::path::Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
+}
