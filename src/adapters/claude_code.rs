@@ -16,6 +16,8 @@ pub(super) const CLAUDE_CODE: Adapter = Adapter {
     program: Program::Named("claude"),
     prompt: PromptWay::Stdin,
     argv,
+    resume: Some(resume),
+    imposes_id: true,
     env,
     parse: Some(parse),
     first_start: None,
@@ -34,6 +36,13 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
     if !ask.safe {
         argv.push("--dangerously-skip-permissions".to_owned());
     }
+    argv
+}
+
+fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
+    // The conversation keeps its id.
+    let mut argv = argv(&Ask { session: None, ..*ask });
+    argv.push(format!("--resume={native_id}"));
     argv
 }
 
@@ -131,6 +140,7 @@ mod tests {
         assert_eq!(joined(Ask::default()), format!("{always} --dangerously-skip-permissions"));
         let all = Ask { session: Some("id"), model: Some("opus"), safe: true, ..Ask::default() };
         assert_eq!(joined(all), format!("{always} --session-id=id --model=opus"));
+        assert_eq!(resume(&all, "native").join(" "), format!("{always} --model=opus --resume=native"));
     }
 
     fn change(vars: &[(&str, &str)], credentials: Option<&str>, root: bool, safe: bool) -> EnvChange {

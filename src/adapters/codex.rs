@@ -15,6 +15,8 @@ pub(super) const CODEX: Adapter = Adapter {
     program: Program::Named("codex"),
     prompt: PromptWay::Stdin,
     argv,
+    resume: Some(resume),
+    imposes_id: false,
     env: env_unchanged,
     parse: Some(parse),
     first_start: None,
@@ -24,6 +26,13 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
     let mut argv = vec!["exec".to_owned()];
     argv.extend(flags(ask));
     argv.push("-".to_owned());
+    argv
+}
+
+fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
+    let mut argv = vec!["exec".to_owned(), "resume".to_owned()];
+    argv.extend(flags(ask));
+    argv.extend([native_id.to_owned(), "-".to_owned()]);
     argv
 }
 
@@ -99,6 +108,7 @@ mod tests {
         assert_eq!(joined(Ask::default()), format!("exec --json {bypass} -"));
         let all = Ask { model: Some("gpt-5"), safe: true, ..Ask::default() };
         assert_eq!(joined(all), "exec --json --model=gpt-5 -");
+        assert_eq!(resume(&all, "id").join(" "), "exec resume --json --model=gpt-5 id -");
     }
 
     #[test]

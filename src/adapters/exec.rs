@@ -9,6 +9,8 @@ pub(super) const EXEC: Adapter = Adapter {
     program: Program::OfCommand,
     prompt: PromptWay::Refused,
     argv: |ask| ask.command.iter().skip(1).cloned().collect(),
+    resume: None,
+    imposes_id: false,
     env: env_unchanged,
     parse: None,
     first_start: None,

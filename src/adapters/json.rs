@@ -20,7 +20,9 @@ pub(super) fn typed(line: &[u8]) -> Option<(String, Value)> {
 
 /// The agent's id of the conversation.
 pub(super) fn native_id(value: &Value) -> Option<AgentEvent> {
-    let id = value.as_str().filter(|id| !id.is_empty() && id.len() <= ID_MAX_BYTES)?;
+    // One that begins like an option could become one, when the conversation is resumed.
+    let id =
+        value.as_str().filter(|id| !id.is_empty() && id.len() <= ID_MAX_BYTES && !id.starts_with('-'))?;
     Some(AgentEvent::NativeId(id.to_owned()))
 }
 

@@ -44,6 +44,10 @@ pub struct Adapter {
     pub prompt: PromptWay,
     /// The arguments after the program.
     pub argv: fn(&Ask<'_>) -> Vec<String>,
+    /// The arguments that go on with the conversation of this native id; `None` where the agent cannot.
+    pub resume: Option<fn(&Ask<'_>, &str) -> Vec<String>>,
+    /// Whether the conversation gets [`Ask::session`] as its native id, known before the agent says anything.
+    pub imposes_id: bool,
     /// What must differ from the caller's environment.
     pub env: fn(&EnvLook<'_>) -> EnvChange,
     /// How to read one line of its stdout; `None` where the exit code alone counts.
@@ -99,6 +103,8 @@ pub enum Unfit {
     NoCommand(&'static str),
     #[error("adapter {0} takes no command: pass the task with -p, --prompt <text>")]
     CommandRefused(&'static str),
+    #[error("adapter {0} cannot resume a session: launch a new one")]
+    CannotResume(&'static str),
     #[error("an argument holds a NUL byte, which no program can be given")]
     NulByte,
 }
@@ -120,12 +126,26 @@ impl Adapter {
             }
             PromptWay::Refused | PromptWay::Stdin => {}
         }
-        let arguments = (self.argv)(ask);
-        if program.contains('\0') || arguments.iter().any(|argument| argument.contains('\0')) {
-            return Err(Unfit::NulByte);
-        }
-        Ok((program, arguments))
+        checked(program, (self.argv)(ask))
     }
+
+    /// The program and the arguments that go on with a conversation; [`Ask::prompt`] is what is said next.
+    pub fn resume_command(&self, ask: &Ask<'_>, native_id: &str) -> Result<(String, Vec<String>), Unfit> {
+        let (Program::Named(program), Some(resume)) = (self.program, self.resume) else {
+            return Err(Unfit::CannotResume(self.name));
+        };
+        if ask.prompt.is_none_or(|text| text.trim().is_empty()) {
+            return Err(Unfit::NoPrompt);
+        }
+        checked(program.to_owned(), resume(ask, native_id))
+    }
+}
+
+fn checked(program: String, arguments: Vec<String>) -> Result<(String, Vec<String>), Unfit> {
+    if program.contains('\0') || arguments.iter().any(|argument| argument.contains('\0')) {
+        return Err(Unfit::NulByte);
+    }
+    Ok((program, arguments))
 }
 
 /// The environment that a session will get, as far as an adapter may look at it. Adapters never read their own.
@@ -231,6 +251,10 @@ mod tests {
         assert!(check(opencode, Some("do"), &command).starts_with("adapter opencode takes no command"));
         let nul = Ask { prompt: Some("do"), model: Some("a\0b"), ..Ask::default() };
         assert_eq!(opencode.command(&nul), Err(Unfit::NulByte));
+        assert_eq!(opencode.resume_command(&nul, "ses_1"), Err(Unfit::NulByte));
+        assert_eq!(opencode.resume_command(&Ask::default(), "ses_1"), Err(Unfit::NoPrompt));
+        let why = exec.resume_command(&Ask::default(), "x").unwrap_err().to_string();
+        assert_eq!(why, "adapter exec cannot resume a session: launch a new one");
     }
 
     #[test]
@@ -241,12 +265,19 @@ mod tests {
                 prompt: Some("SECRET"),
                 model: Some("m"),
                 title: Some("t"),
-                session: Some("s"),
+                session: Some("own-id"),
                 command: &command,
                 safe: false,
             };
             let arguments = (adapter.argv)(&ask);
             assert!(!arguments.iter().any(|argument| argument.contains("SECRET")), "{}", adapter.name);
+            let imposed = arguments.iter().any(|argument| argument.contains("own-id"));
+            assert_eq!(imposed, adapter.imposes_id, "{}", adapter.name);
+            let Some(resume) = adapter.resume else { continue };
+            let arguments = resume(&ask, "native-id");
+            assert!(!arguments.iter().any(|argument| argument.contains("SECRET")), "{}", adapter.name);
+            assert!(!arguments.iter().any(|argument| argument.contains("own-id")), "{}", adapter.name);
+            assert!(arguments.iter().any(|argument| argument.contains("native-id")), "{}", adapter.name);
         }
     }
 

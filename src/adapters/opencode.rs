@@ -17,6 +17,8 @@ pub(super) const OPENCODE: Adapter = Adapter {
     program: Program::Named("opencode"),
     prompt: PromptWay::Stdin,
     argv,
+    resume: Some(resume),
+    imposes_id: false,
     // Inherited OPENCODE, OPENCODE_PID and AGENT (a launch from inside an opencode tool) do no harm.
     env: env_unchanged,
     parse: Some(parse),
@@ -38,6 +40,13 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
     if !ask.safe {
         argv.push("--auto".to_owned());
     }
+    argv
+}
+
+fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
+    // The conversation has its title.
+    let mut argv = argv(&Ask { title: None, ..*ask });
+    argv.push(format!("--session={native_id}"));
     argv
 }
 
@@ -140,6 +149,8 @@ mod tests {
         let all = Ask { model: Some("fake/fake-1"), title: Some("--x y"), ..Ask::default() };
         assert_eq!(joined(all), "run --format json --model=fake/fake-1 --title=--x y --auto");
         assert_eq!(joined(Ask { title: Some(""), ..Ask::default() }), "run --format json --auto");
+        let again = resume(&all, "ses_1").join(" ");
+        assert_eq!(again, "run --format json --model=fake/fake-1 --auto --session=ses_1");
     }
 
     fn failed(error: &str) -> String {

@@ -16,6 +16,8 @@ pub(super) const PI: Adapter = Adapter {
     program: Program::Named("pi"),
     prompt: PromptWay::Stdin,
     argv,
+    resume: Some(resume),
+    imposes_id: false,
     env: env_unchanged,
     parse: Some(parse),
     first_start: None,
@@ -26,6 +28,12 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
     if let Some(model) = ask.model {
         argv.extend(["--model".to_owned(), model.to_owned()]);
     }
+    argv
+}
+
+fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
+    let mut argv = argv(ask);
+    argv.extend(["--session".to_owned(), native_id.to_owned()]);
     argv
 }
 
@@ -90,6 +98,7 @@ mod tests {
         assert_eq!(argv(&Ask::default()).join(" "), "-p --mode json");
         let all = Ask { model: Some("fake/fake-1"), safe: true, ..Ask::default() };
         assert_eq!(argv(&all).join(" "), "-p --mode json --model fake/fake-1");
+        assert_eq!(resume(&all, "id").join(" "), "-p --mode json --model fake/fake-1 --session id");
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub enum Command {
     Run(RunArgs),
     /// Launch a session in the background
     Launch(LaunchArgs),
+    /// Go on with an ended session: a new run of its agent, in the same conversation
+    Resume(ResumeArgs),
     /// List sessions
     List(ListArgs),
     /// Show one session
@@ -144,6 +146,26 @@ Ctrl-C stops the session, a second one kills it; a closed terminal leaves it run
 pub struct RunArgs {
     #[command(flatten)]
     pub launch: LaunchArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ResumeArgs {
+    /// Id, a unique start of it, or name
+    pub id: String,
+    /// What to say to the agent; `-` reads it from standard input
+    pub message: String,
+    /// End the run after this time; 0 for never [default: as at launch]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+    /// Set a variable of the session's environment
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// Accepted for compatibility: a session knows its adapter
+    #[arg(long, hide = true)]
+    pub adapter: Option<String>,
+    /// Print the session record as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -20,6 +20,16 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// Counter by counter, not below zero.
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            r#in: self.r#in.saturating_sub(other.r#in),
+            out: self.out.saturating_sub(other.out),
+            cache_read: self.cache_read.saturating_sub(other.cache_read),
+            cache_write: self.cache_write.saturating_sub(other.cache_write),
+        }
+    }
+
     /// Counter by counter, saturating.
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -29,6 +39,14 @@ impl Tokens {
             cache_write: self.cache_write.saturating_add(other.cache_write),
         }
     }
+}
+
+/// What earlier runs of a session used, by their verdicts: where an agent's totals go on across runs, its own share of
+/// each run is what its total has grown by. (What a run used and never told comes with the next one's.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spent {
+    pub tokens: Tokens,
+    pub cost_usd: f64,
 }
 
 /// One thing that an agent's output stream tells.

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod counters;
 mod evidence_list;
 pub mod fuse;
+mod launches;
 pub mod outbox;
 pub mod reattach;
 pub mod rebuild;
@@ -48,8 +49,8 @@ pub enum Event {
     Abandoned(ReplyTo),
     /// Something was seen about a run.
     Evidence(RunId, Evidence),
-    /// The agent said something.
-    Agent(SessionId, AgentEvent),
+    /// The agent of a run said something.
+    Agent(RunId, AgentEvent),
     /// An attempt at a delivery is over.
     Attempted(DeliveryId, AttemptResult),
     /// The timer fired, or might have.
@@ -132,6 +133,14 @@ pub enum Request {
         host: HostId,
         origin: Origin,
         spec: Box<Spec>,
+        key: Option<RequestKey>,
+    },
+    /// Take an ended session up again, with another run. `prompt` and `timeout` as in [`Spec`].
+    Resume {
+        session: SessionId,
+        host: HostId,
+        prompt: Option<String>,
+        timeout: Option<Duration>,
         key: Option<RequestKey>,
     },
     /// End a run. `force`: KILL at once.

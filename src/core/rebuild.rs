@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::agent::Spent;
 use super::fuse::{Outcome, Prong};
 use super::record::Record;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
@@ -107,11 +108,14 @@ pub fn rebuild(traces: &Traces, here: &HostId, now: Now) -> Result<Vec<Record>, 
     let mut note =
         vec!["the journal did not know this session; it was rebuilt from its directory".to_owned()];
     let mut created = creation(traces, here, &mut note)?;
-    let Record::Created { session, host, deadline, .. } = &mut created else {
+    let Record::Created { session, host, deadline, run, .. } = &mut created else {
         return Err(Hopeless("its record of creation is a record of something else".into()));
     };
     if *session != traces.run.session {
         return Err(Hopeless(format!("its record of creation is that of session {session}")));
+    }
+    if *run != traces.run.run {
+        return Err(Hopeless(format!("its record of creation is that of run {run}")));
     }
     let host = host.clone();
     *deadline = latest_deadline(traces, &host, *deadline, now, &mut note);
@@ -166,6 +170,8 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
         spec: Box::new(bare_spec(order)),
         deadline: None,
         request: None,
+        run: traces.run.run,
+        spent: Spent::default(),
     })
 }
 
@@ -195,6 +201,8 @@ fn bare_spec(order: OrderTrace) -> Spec {
         leftovers: order.leftovers,
         wants_report: false,
         private: true,
+        safe: false,
+        native_id: None,
     }
 }
 
@@ -304,6 +312,8 @@ mod tests {
             spec: Box::new(spec),
             deadline: Some(Deadline { mono: Mono(100 * SECOND), wall: Wall(100_000_000) }),
             request: None,
+            run: 1,
+            spent: Spent::default(),
         }
     }
 

@@ -4,8 +4,11 @@
 //! types elsewhere would double them without protecting anything that golden files do not. Every shape
 //! in here is for ever: fields are added with a default, never renamed, and variants stay.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use super::agent::Spent;
 use super::fuse::{Outcome, Prong, StopCause};
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use super::vocab::{HostId, Now, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall};
@@ -23,6 +26,23 @@ pub enum Record {
         spec: Box<Spec>,
         deadline: Option<Deadline>,
         /// The client's idempotency key, with the digest of what it asked.
+        request: Option<RequestKey>,
+        /// The run that is about to be launched: the first, save in a session that is rebuilt.
+        #[serde(default = "first_run")]
+        run: u32,
+        /// What runs before it used.
+        #[serde(default)]
+        spent: Spent,
+    },
+    /// An ended session was taken up again; this run of it is about to be launched.
+    Resumed {
+        run: RunId,
+        at: Now,
+        host: HostId,
+        /// As in [`Spec`], of the new run.
+        prompt: Option<String>,
+        timeout: Option<Duration>,
+        deadline: Option<Deadline>,
         request: Option<RequestKey>,
     },
     /// The leader runs.
@@ -53,6 +73,10 @@ pub enum Record {
     Rebuilt { session: SessionId, at: Wall, note: String },
     /// The session was forgotten: by retention, or by request.
     Pruned { session: SessionId },
+}
+
+fn first_run() -> u32 {
+    1
 }
 
 /// A client's key for a request that may be repeated.
@@ -91,6 +115,8 @@ pub enum EventKind {
     Stopped,
     Error,
     DeliveryDead,
+    /// A later run of a session has started.
+    Resumed,
 }
 
 impl EventKind {
@@ -102,12 +128,18 @@ impl EventKind {
             Self::Stopped => "session.stopped",
             Self::Error => "session.error",
             Self::DeliveryDead => "delivery.dead",
+            Self::Resumed => "session.resumed",
         }
     }
 
     /// Whether it says that a run is over.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Error)
+    }
+
+    /// The event of a run's start.
+    pub fn start_of(run: RunId) -> Self {
+        if run.run > 1 { Self::Resumed } else { Self::Started }
     }
 
     /// The terminal event of a run with this outcome.

@@ -19,6 +19,10 @@ pub enum Refusal {
     KeyReused,
     #[error("session {0} has ended; there is nothing to extend")]
     AlreadyEnded(SessionId),
+    #[error("session {0} is still running; wait for its end, or stop it, before it is resumed")]
+    StillRuns(SessionId),
+    #[error("processes of the last run of session {0} are still being ended; try again in a moment")]
+    StillEnding(SessionId),
     #[error("session {0} is being stopped; its deadline cannot be moved any more")]
     Stopping(SessionId),
     #[error("the daemon still reads its records; try again in a moment")]

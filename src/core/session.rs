@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::agent::{AgentEvent, AgentReport, Tokens};
+use super::agent::{AgentEvent, AgentReport, Span, Spent, Tokens};
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
 use super::record::{Record, RequestKey};
 use super::vocab::{HostId, Leftovers, Mono, Now, RunId, SessionId, Usage, WaitStatus, Wall, signal_name};
@@ -47,6 +47,12 @@ pub struct Spec {
     /// Whether prompt text is kept out of records.
     #[serde(default)]
     pub private: bool,
+    /// Whether the agent's own permission rules are in force.
+    #[serde(default)]
+    pub safe: bool,
+    /// The id that the agent's conversation was given at launch, for agents that take one.
+    #[serde(default)]
+    pub native_id: Option<String>,
 }
 
 /// Where a session comes from.
@@ -190,6 +196,8 @@ pub struct Session {
     pub run: Run,
     pub native_id: Option<String>,
     pub progress: Progress,
+    /// What earlier runs used.
+    pub spent: Spent,
     /// The client's idempotency key.
     pub request: Option<RequestKey>,
     /// The journal had lost it: what was rebuilt from its files, and what is not known any more.
@@ -251,6 +259,8 @@ impl Session {
             spec: Box::new(self.spec.clone()),
             deadline: self.run.deadline,
             request: self.request.clone(),
+            run: self.run.number,
+            spent: self.spent,
         }
     }
 
@@ -272,7 +282,10 @@ impl Session {
                 self.progress.tokens = Some(self.progress.tokens.unwrap_or_default().plus(*tokens));
                 self.progress.cost_usd = Some(self.progress.cost_usd.unwrap_or(0.0) + cost_usd);
             }
-            AgentEvent::Total { tokens, cost_usd, .. } => {
+            AgentEvent::Total { span, tokens, cost_usd } => {
+                let before = if *span == Span::Conversation { self.spent } else { Spent::default() };
+                let tokens = tokens.map(|tokens| tokens.minus(before.tokens));
+                let cost_usd = cost_usd.map(|cost| (cost - before.cost_usd).max(0.0));
                 self.progress.tokens = tokens.or(self.progress.tokens);
                 self.progress.cost_usd = cost_usd.or(self.progress.cost_usd);
             }
@@ -283,6 +296,16 @@ impl Session {
             | AgentEvent::Failed(_)
             | AgentEvent::StepEnded(_) => {}
         }
+    }
+
+    /// Takes it up again with another run: what the last one used is spent, its words are forgotten.
+    pub fn take_up(&mut self, run: Run) {
+        if let Some(verdict) = &self.run.verdict {
+            self.spent.tokens = self.spent.tokens.plus(verdict.tokens.unwrap_or_default());
+            self.spent.cost_usd += verdict.cost_usd.unwrap_or(0.0);
+        }
+        self.progress = Progress::default();
+        self.run = run;
     }
 
     /// The verdict that `end` and everything gathered so far make.
@@ -310,6 +333,11 @@ impl Session {
             tokens: self.progress.tokens,
             cost_usd: self.progress.cost_usd,
         }
+    }
+
+    /// Whether nothing of the last run's tree is waited for: it is gone, or is kept on purpose.
+    pub fn may_be_left(&self) -> bool {
+        self.is_settled() || (self.spec.leftovers == Leftovers::Keep && self.run.stop_step.is_none())
     }
 
     /// Whether anything of the session may still change or need care.

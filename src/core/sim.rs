@@ -141,7 +141,7 @@ fn host(boot: u64) -> HostId {
 }
 
 fn leader_id(run: RunId, boot: u64) -> ProcessId {
-    let number = run.session.0.as_u128() as u32;
+    let number = run.session.0.as_u128() as u32 + 10 * (run.run - 1);
     let handle = PidHandle { kind: 254, bytes: u64::from(number) + boot * 1000 };
     ProcessId { pid: 100 + number, handle: Some(handle), start_ticks: boot }
 }
@@ -227,7 +227,8 @@ impl World {
         let ids: Vec<_> = self.runs.keys().copied().collect();
         for id in ids {
             let Some(daemon) = &self.daemon else { return };
-            if daemon.session(id.session).is_none_or(|session| session.is_settled()) {
+            if daemon.session(id.session).is_none_or(|session| session.run_id() != id || session.is_settled())
+            {
                 continue;
             }
             for evidence in self.find(id).evidence() {
@@ -580,6 +581,42 @@ impl World {
         let id = RunId { session: SessionId(uuid::Uuid::from_u128(number)), run: 1 };
         let wants_report = self.dice.one_in(2);
         let leftovers = if self.dice.one_in(3) { Leftovers::Keep } else { Leftovers::Kill };
+        self.add_run(id, leftovers);
+        let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
+        let spec = Spec {
+            adapter: "exec".into(),
+            command: vec!["x".into()],
+            cwd: "/".into(),
+            model: None,
+            prompt: None,
+            name: None,
+            group: None,
+            spec: None,
+            labels: BTreeMap::new(),
+            meta: BTreeMap::new(),
+            timeout,
+            grace: Duration::from_secs(5),
+            leftovers,
+            wants_report,
+            private: false,
+            safe: false,
+            native_id: None,
+        };
+        let host = host(self.boot);
+        let to = self.reply_to(id);
+        let request = Request::Launch {
+            session: id.session,
+            host,
+            origin: Origin::Launched,
+            spec: Box::new(spec),
+            key: None,
+        };
+        self.feed(Event::Request(to, request));
+        self.forget_unknown();
+    }
+
+    /// What a run is going to be.
+    fn add_run(&mut self, id: RunId, leftovers: Leftovers) {
         let reports = [AgentReport::Success, AgentReport::Error(None), AgentReport::Missing];
         let truth = Truth {
             order: Order::Missing,
@@ -605,46 +642,37 @@ impl World {
             ask_tree: false,
         };
         self.runs.insert(id, truth);
-        let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
-        let spec = Spec {
-            adapter: "exec".into(),
-            command: vec!["x".into()],
-            cwd: "/".into(),
-            model: None,
-            prompt: None,
-            name: None,
-            group: None,
-            spec: None,
-            labels: BTreeMap::new(),
-            meta: BTreeMap::new(),
-            timeout,
-            grace: Duration::from_secs(5),
-            leftovers,
-            wants_report,
-            private: false,
-        };
-        let host = host(self.boot);
-        let to = self.reply_to(id);
-        let request = Request::Launch {
-            session: id.session,
-            host,
-            origin: Origin::Launched,
-            spec: Box::new(spec),
-            key: None,
-        };
-        self.feed(Event::Request(to, request));
-        self.forget_unknown();
     }
 
     /// A launch that no record and no living daemon knows of never was.
     fn forget_unknown(&mut self) {
         let (journal, daemon) = (&self.journal, &self.daemon);
         self.runs.retain(|id, _| {
-            let recorded =
-                |r: &Record| matches!(r, Record::Created { session, .. } if *session == id.session);
-            let known = daemon.as_ref().is_some_and(|daemon| daemon.session(id.session).is_some());
-            known || journal.iter().any(recorded)
+            let recorded = |r: &Record| match r {
+                Record::Created { session, run, .. } => *session == id.session && *run == id.run,
+                Record::Resumed { run, .. } => run == id,
+                _ => false,
+            };
+            let session = daemon.as_ref().and_then(|daemon| daemon.session(id.session));
+            session.is_some_and(|session| session.run.number >= id.run) || journal.iter().any(recorded)
         });
+    }
+
+    /// A client takes a session up again, whether it has ended or not.
+    fn resume(&mut self, of: RunId) {
+        let Some(daemon) = &self.daemon else { return };
+        let current = daemon.session(of.session).map_or(of.run, |session| session.run.number);
+        let id = RunId { session: of.session, run: current + 1 };
+        if self.runs.len() > 5 {
+            return;
+        }
+        let leftovers = self.truth(of).leftovers;
+        self.add_run(id, leftovers);
+        let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
+        let (to, host) = (self.reply_to(id), host(self.boot));
+        let request = Request::Resume { session: id.session, host, prompt: None, timeout, key: None };
+        self.feed(Event::Request(to, request));
+        self.forget_unknown();
     }
 
     fn reply_to(&mut self, id: RunId) -> ReplyTo {
@@ -724,7 +752,11 @@ impl World {
     fn a_client_asks(&mut self) {
         let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
         let session = id.session;
-        let request = match self.dice.below(4) {
+        let current =
+            self.daemon.as_ref().and_then(|daemon| daemon.session(session)).map(|session| session.run_id());
+        let id = current.unwrap_or(id);
+        let request = match self.dice.below(5) {
+            4 => return self.resume(id),
             0 => Request::Stop { session, force: self.dice.one_in(3) },
             1 => Request::Extend { session, by: Some(Duration::from_secs(15)) },
             2 => Request::Extend { session, by: None },
@@ -876,6 +908,12 @@ impl World {
             let ended = self.runs[run].exit_file.is_some();
             assert!(!ended || !self.recovering, "a deadline is acted on before the exit files are read");
         }
+        if let Record::Resumed { run, .. } = record {
+            let last = RunId { run: run.run - 1, ..*run };
+            let ended = self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == last));
+            assert!(ended, "a session is taken up again before its end is durable");
+            assert!(self.runs[&last].leader != Leader::Alive, "two leaders of one session: {run:?}");
+        }
         let Record::Ended { run, verdict } = record else { return };
         let again =
             self.journal.iter().any(|r| matches!(r, Record::Ended { run: earlier, .. } if earlier == run));
@@ -1022,6 +1060,8 @@ fn reachable() -> BTreeSet<Crash> {
         (Some(Running), Ended),
         (Some(Stopping), Ended),
         (Some(Ending), Ended),
+        // Taken up again.
+        (Some(Ended), Launching),
     ];
     let mut pairs: BTreeSet<Crash> = BTreeSet::new();
     for (before, after) in recorded {

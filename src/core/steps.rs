@@ -75,7 +75,7 @@ impl Supervisor {
         match evidence {
             Evidence::Started(leader) => {
                 self.record(now, Record::Started { run, leader: *leader, at: now }, out);
-                self.publish(now, EventKind::Started, run, None, out);
+                self.publish(now, EventKind::start_of(run), run, None, out);
                 if self.session_stop_step(run).is_some() {
                     out.effects.push(Effect::SignalLeader(run, TERM));
                 }
@@ -204,7 +204,7 @@ impl Supervisor {
         {
             // It ended before anybody heard that it had begun.
             self.record(now, Record::Started { run: id, leader, at: now }, out);
-            self.publish(now, EventKind::Started, id, None, out);
+            self.publish(now, EventKind::start_of(id), id, None, out);
         }
         let Some(session) = self.sessions.get(&id.session) else { return };
         let verdict = session.verdict(end, now);
@@ -268,6 +268,13 @@ impl Supervisor {
         self.timers.clear(&Timer::ShimStuck(run));
         self.arm_retention(now);
         self.answer(run.session, out);
+    }
+
+    /// The session is taken up again: what its last run keeps alive is nobody's care any more.
+    pub(super) fn leave_tree(&mut self, now: Now, id: SessionId, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let (run, leftovers) = (session.run_id(), session.run.leftovers);
+        self.tree_settled(now, run, leftovers, None, out);
     }
 
     /// Evidence that comes after the verdict is appended and never changes it.
@@ -405,7 +412,9 @@ impl Supervisor {
 
     /// The next step of a stop.
     pub(super) fn stop_step(&mut self, now: Now, id: RunId, out: &mut Step) {
-        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        let Some(session) = self.sessions.get_mut(&id.session).filter(|s| s.run.number == id.run) else {
+            return;
+        };
         if session.run.tree_settled {
             return;
         }
@@ -446,6 +455,9 @@ impl Supervisor {
     }
 
     pub(super) fn answer_stop_late(&mut self, id: RunId, out: &mut Step) {
+        if self.sessions.get(&id.session).is_some_and(|session| session.run.number != id.run) {
+            return;
+        }
         let Some(waiters) = self.waiters.get_mut(&id.session) else { return };
         waiters.retain(|waiter| {
             let stopping = matches!(waiter.what, WaitFor::TreeGone { .. });

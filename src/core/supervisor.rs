@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::agent::AgentEvent;
+use super::agent::{AgentEvent, Spent};
 use super::counters::Counters;
 use super::fuse::Outcome;
 use super::outbox::{Endpoint, Outbox};
@@ -116,7 +116,7 @@ impl Supervisor {
             Event::Request(to, request) => self.request(now, to, request, &mut out),
             Event::Abandoned(to) => self.abandon(to),
             Event::Evidence(run, evidence) => self.evidence(now, run, evidence, &mut out),
-            Event::Agent(session, said) => self.agent(now, session, &said, &mut out),
+            Event::Agent(run, said) => self.agent(now, run, &said, &mut out),
             Event::Attempted(id, result) => self.attempted(now, &id, &result, &mut out),
             Event::Timer => {}
             Event::Durable(upto) => self.durable_upto(upto, &mut out),
@@ -162,65 +162,14 @@ impl Supervisor {
             Request::Launch { session, host, origin, spec, key } => {
                 self.launch(now, to, session, host, origin, spec, key, out);
             }
+            Request::Resume { session, host, prompt, timeout, key } => {
+                self.resume(now, to, session, host, prompt, timeout, key, out);
+            }
             Request::Stop { session, force } => self.stop(now, to, session, force, out),
             Request::Extend { session, by } => self.extend(now, to, session, by, out),
             Request::Wait { session } => self.wait(to, session, out),
             Request::Prune => self.prune(now, to, out),
         }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request, taken apart once")]
-    fn launch(
-        &mut self,
-        now: Now,
-        to: ReplyTo,
-        session: SessionId,
-        host: HostId,
-        origin: Origin,
-        spec: Box<Spec>,
-        key: Option<RequestKey>,
-        out: &mut Step,
-    ) {
-        if let Some((digest, earlier)) = key.as_ref().and_then(|key| self.keys.get(&key.key)) {
-            let (same, earlier) = (key.as_ref().is_some_and(|key| key.digest == *digest), *earlier);
-            if same {
-                self.await_launch(to, earlier, out);
-            } else {
-                out.reply(to, Reply::Refused(Refusal::KeyReused));
-            }
-            return;
-        }
-        let refusal = match &self.journal {
-            JournalHealth::Failing(why) => Some(Refusal::JournalFailing(why.clone())),
-            JournalHealth::Well if !self.recovered => Some(Refusal::Recovering),
-            JournalHealth::Well if self.live >= self.settings.sessions_max => {
-                Some(Refusal::TooMany(self.settings.sessions_max))
-            }
-            JournalHealth::Well => None,
-        };
-        if let Some(refusal) = refusal {
-            out.reply(to, Reply::Refused(refusal));
-            return;
-        }
-        self.counters.launches += 1;
-        let deadline = spec.timeout.map(|timeout| super::session::Deadline {
-            mono: now.mono.after(timeout),
-            wall: now.wall.after(timeout),
-        });
-        self.record(
-            now,
-            Record::Created { session, at: now, host, origin, spec, deadline, request: key },
-            out,
-        );
-        let run = RunId { session, run: 1 };
-        self.waiters.entry(session).or_default().push(Waiter { to, what: WaitFor::Launch });
-        out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));
-        out.effects.push(Effect::Spawn(run));
-    }
-
-    fn await_launch(&mut self, to: ReplyTo, session: SessionId, out: &mut Step) {
-        self.waiters.entry(session).or_default().push(Waiter { to, what: WaitFor::Launch });
-        self.answer(session, out);
     }
 
     fn wait(&mut self, to: ReplyTo, session: SessionId, out: &mut Step) {
@@ -269,11 +218,13 @@ impl Supervisor {
         out.reply(to, Reply::Pruned(before - self.sessions.len()));
     }
 
-    fn agent(&mut self, now: Now, id: SessionId, said: &AgentEvent, out: &mut Step) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+    fn agent(&mut self, now: Now, id: RunId, said: &AgentEvent, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session).filter(|s| s.run.number == id.run) else {
+            return;
+        };
         match said {
             AgentEvent::NativeId(native) if session.native_id.as_ref() != Some(native) => {
-                self.record(now, Record::NativeId { session: id, id: native.clone() }, out);
+                self.record(now, Record::NativeId { session: id.session, id: native.clone() }, out);
             }
             AgentEvent::NativeId(_)
             | AgentEvent::Used { .. }
@@ -320,9 +271,21 @@ impl Supervisor {
     /// The one mutator of durable state.
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
-            Record::Created { session, at, host, origin, spec, deadline, request } => {
-                self.apply_created(*session, *at, host, *origin, spec, request.as_ref());
-                self.set_deadline(RunId { session: *session, run: 1 }, *deadline);
+            Record::Created { session, at, host, origin, spec, deadline, request, run, spent } => {
+                let first = Run::new(*run, *at, host.clone(), spec.wants_report);
+                self.apply_created(*session, first, *origin, spec, request.as_ref());
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.spent = *spent;
+                }
+                self.set_deadline(RunId { session: *session, run: *run }, *deadline);
+            }
+            Record::Resumed { run, at, host, prompt, timeout, deadline, request } => {
+                self.apply_resumed(*run, *at, host, request.as_ref());
+                if let Some(session) = self.sessions.get_mut(&run.session) {
+                    session.spec.prompt.clone_from(prompt);
+                    session.spec.timeout = *timeout;
+                }
+                self.set_deadline(*run, *deadline);
             }
             Record::DeadlineSet { run, deadline } => self.set_deadline(*run, *deadline),
             Record::NativeId { session, id } => {
@@ -361,20 +324,19 @@ impl Supervisor {
     fn apply_created(
         &mut self,
         id: SessionId,
-        at: Now,
-        host: &HostId,
+        run: Run,
         origin: Origin,
         spec: &Spec,
         request: Option<&RequestKey>,
     ) {
-        let run = Run::new(1, at, host.clone(), spec.wants_report);
         let session = Session {
             id,
             origin,
             spec: spec.clone(),
             run,
-            native_id: None,
+            native_id: spec.native_id.clone(),
             progress: Progress::default(),
+            spent: Spent::default(),
             request: request.cloned(),
             rebuilt: None,
         };
@@ -382,6 +344,19 @@ impl Supervisor {
         self.live += 1;
         if let Some(request) = request {
             self.keys.insert(request.key.clone(), (request.digest.clone(), id));
+        }
+    }
+
+    fn apply_resumed(&mut self, id: RunId, at: Now, host: &HostId, request: Option<&RequestKey>) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        if let Some(verdict) = &session.run.verdict {
+            self.settled.remove(&(verdict.decided.wall, id.session));
+        }
+        session.take_up(Run::new(id.run, at, host.clone(), session.spec.wants_report));
+        session.request = request.cloned();
+        self.live += 1;
+        if let Some(request) = request {
+            self.keys.insert(request.key.clone(), (request.digest.clone(), id.session));
         }
     }
 
@@ -425,6 +400,7 @@ impl Supervisor {
                 }
             }
             Record::Created { .. }
+            | Record::Resumed { .. }
             | Record::DeadlineSet { .. }
             | Record::NativeId { .. }
             | Record::Event { .. }

@@ -183,7 +183,7 @@ struct Reader {
 
 impl Reader {
     fn new(daemon: &Daemon, id: RunId, parse: Parse) -> Self {
-        let path = daemon.home.session(id.session).join("stdout.log");
+        let path = daemon.home.log(id, "stdout");
         Self { id, path, offset: 0, lines: Lines::default(), progress: Progress::keeping(0), parse }
     }
 
@@ -220,7 +220,7 @@ fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) 
         | AgentEvent::Used { .. }
         | AgentEvent::Total { .. }
         | AgentEvent::Idle
-        | AgentEvent::Active => daemon.send(Event::Agent(id.session, event)),
+        | AgentEvent::Active => daemon.send(Event::Agent(id, event)),
         AgentEvent::Said(_) | AgentEvent::SaidMore(_) | AgentEvent::Failed(_) | AgentEvent::StepEnded(_) => {}
     }
 }
@@ -233,12 +233,12 @@ pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
     };
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let path = daemon.home.session(id.session).join("stdout.log");
+        let path = daemon.home.log(id, "stdout");
         let evidence = match read_ending(&path, parse).await {
             Ok((progress, whole)) => {
                 let native = progress.native_id.clone().map(AgentEvent::NativeId);
                 for told in native.into_iter().chain(progress.totals(whole)) {
-                    daemon.send(Event::Agent(id.session, told));
+                    daemon.send(Event::Agent(id, told));
                 }
                 Evidence::Report(report(&progress))
             }

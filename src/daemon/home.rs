@@ -49,6 +49,11 @@ pub struct HomeLock {
     _file: File,
 }
 
+/// The name of a run's log in its session's directory.
+pub(super) fn log_name(run: u32, stream: &str) -> String {
+    if run == 1 { format!("{stream}.log") } else { format!("{stream}.{run}.log") }
+}
+
 impl Home {
     /// `$AGENTCTL_HOME`, else `~/.agentctl`.
     pub fn from_env() -> Result<Self, HomeError> {
@@ -89,6 +94,12 @@ impl Home {
     /// The directory of one session. An id has one spelling, so this stays inside.
     pub fn session(&self, id: SessionId) -> PathBuf {
         self.sessions().join(id.to_string())
+    }
+
+    /// What a run prints to `stream` (stdout or stderr). Each run has files of its own, so the words of one are never
+    /// taken for those of another.
+    pub fn log(&self, id: RunId, stream: &str) -> PathBuf {
+        self.session(id.session).join(log_name(id.run, stream))
     }
 
     /// Where the directory of a forgotten session is moved before it is deleted.

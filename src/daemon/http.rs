@@ -26,7 +26,7 @@ use crate::adapters::{Tail, last_messages};
 use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
 use crate::core::session::{Origin, Session};
-use crate::core::vocab::SessionId;
+use crate::core::vocab::{RunId, SessionId};
 use crate::core::{JournalHealth, Reply, Request as Ask};
 use crate::limits;
 use crate::wire::api::{self, Problem, SessionView};
@@ -120,6 +120,10 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
         Route::Wait(id) => ask(daemon, Ask::Wait { session: resolve(daemon, &id)? }).await,
         Route::Log(id) => log(daemon, resolve(daemon, &id)?, &Query::of(&request)).await,
         Route::Messages(id) => messages(daemon, resolve(daemon, &id)?, &Query::of(&request)).await,
+        Route::Resume(id) => {
+            let session = resolve(daemon, &id)?;
+            resume_session(daemon, session, request).await
+        }
         Route::Stop(id) => {
             let session = resolve(daemon, &id)?;
             let stop: api::Stop = read_json(daemon, request).await?.0;
@@ -213,7 +217,11 @@ fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
 fn refused(refusal: &Refusal) -> Fault {
     let status = match refusal {
         Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-        Refusal::Ambiguous { .. } | Refusal::AlreadyEnded(_) | Refusal::Stopping(_) => StatusCode::CONFLICT,
+        Refusal::Ambiguous { .. }
+        | Refusal::AlreadyEnded(_)
+        | Refusal::StillRuns(_)
+        | Refusal::StillEnding(_)
+        | Refusal::Stopping(_) => StatusCode::CONFLICT,
         Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::JournalFailing(_) => StatusCode::INSUFFICIENT_STORAGE,
         Refusal::Recovering | Refusal::TooMany(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -265,9 +273,10 @@ fn unrecorded(daemon: &Daemon, id: SessionId) -> Option<String> {
     }
 }
 
-async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
-    let key =
-        request.headers().get("idempotency-key").map(|value| value.to_str().unwrap_or_default().to_owned());
+/// The client's key for a request that it may repeat.
+fn idempotency_key(request: &Request<Incoming>) -> Result<Option<String>, Fault> {
+    let key = request.headers().get("idempotency-key");
+    let key = key.map(|value| value.to_str().unwrap_or_default().to_owned());
     if key.as_ref().is_some_and(|key| key.is_empty() || key.chars().count() > limits::KEY_CHARS_MAX) {
         let most = limits::KEY_CHARS_MAX;
         return Err(Fault::new(
@@ -275,23 +284,70 @@ async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Hand
             format!("an idempotency key has 1 to {most} characters"),
         ));
     }
+    Ok(key)
+}
+
+/// The key with the digest of what was asked under it.
+fn request_key(key: Option<String>, asked: &[&[u8]]) -> Option<RequestKey> {
+    let key = key?;
+    let mut digest = Sha256::new();
+    asked.iter().for_each(|part| digest.update(part));
+    let digest: String = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    Some(RequestKey { key, digest })
+}
+
+async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
+    let key = idempotency_key(&request)?;
     let (launch, body): (api::Launch, Bytes) = read_json(daemon, request).await?;
     let session = SessionId(Uuid::new_v4());
     let prepared = launch::prepare(daemon, session, launch);
     let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
-    let key = key.map(|key| {
-        let digest: String =
-            Sha256::digest(&body).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        RequestKey { key, digest }
-    });
+    let key = request_key(key, &[&body]);
     drop(body);
-    daemon.parcels.borrow_mut().insert(session, parcel);
+    let run = RunId { session, run: 1 };
+    daemon.parcels.borrow_mut().insert(run, parcel);
     let host = daemon.sys.host().clone();
     let answer =
         ask(daemon, Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key }).await;
     // Refused, or an earlier request's session was meant: nobody will come for it.
     if daemon.core.borrow().session(session).is_none() {
-        daemon.parcels.borrow_mut().remove(&session);
+        daemon.parcels.borrow_mut().remove(&run);
+    }
+    answer
+}
+
+async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Incoming>) -> Handled {
+    let key = idempotency_key(&request)?;
+    let (resume, body): (api::Resume, Bytes) = read_json(daemon, request).await?;
+    let key = request_key(key, &[b"resume ", id.0.as_bytes(), &body]);
+    drop(body);
+    // Who comes right after the end finds the rest of the tree being ended: that is helped along and awaited.
+    let ending = daemon
+        .core
+        .borrow()
+        .session(id)
+        .is_some_and(|session| session.run.verdict.is_some() && !session.may_be_left());
+    if ending {
+        ask(daemon, Ask::Stop { session: id, force: false }).await?;
+    }
+    let (run, prompt, parcel, timeout) = {
+        let core = daemon.core.borrow();
+        let session = core.session(id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
+        let prepared = launch::prepare_resume(daemon, session, &resume);
+        let (prompt, parcel) = prepared.map_err(|why| Fault::new(StatusCode::CONFLICT, why))?;
+        let timeout = api::optional_ms(resume.timeout_ms, session.spec.timeout);
+        (RunId { session: id, run: session.run.number + 1 }, prompt, parcel, timeout)
+    };
+    // Of two at once the second finds the first one's here, and must not replace it.
+    let mine = !daemon.parcels.borrow().contains_key(&run);
+    if mine {
+        daemon.parcels.borrow_mut().insert(run, parcel);
+    }
+    let host = daemon.sys.host().clone();
+    let answer = ask(daemon, Ask::Resume { session: id, host, prompt, timeout, key }).await;
+    let taken = daemon.core.borrow().session(id).is_some_and(|session| session.run.number >= run.run);
+    if mine && !taken {
+        daemon.parcels.borrow_mut().remove(&run);
     }
     answer
 }
@@ -379,7 +435,7 @@ async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
         let detail = format!("there is no stream \"{stream}\"; it is stdout or stderr");
         return Err(Fault::new(StatusCode::BAD_REQUEST, detail));
     }
-    let path = daemon.home.session(id).join(format!("{stream}.log"));
+    let path = daemon.home.log(run_of(daemon, id, query)?, stream);
     let from = match query.get("from").map(str::parse::<u64>) {
         None => 0,
         Some(Ok(from)) => from,
@@ -390,11 +446,26 @@ async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
     Ok(flow("application/octet-stream", chunks))
 }
 
+/// The run that is asked about: the current one, unless another is named.
+fn run_of(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, Fault> {
+    let core = daemon.core.borrow();
+    let current =
+        core.session(id).map(Session::run_id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
+    let Some(text) = query.get("run") else { return Ok(current) };
+    let asked = text.parse::<u32>().ok().filter(|run| (1..=current.run).contains(run));
+    let run = asked.ok_or_else(|| {
+        let detail =
+            format!("session {} has no run \"{text}\"; its runs are 1 to {}", id.short(), current.run);
+        Fault::new(StatusCode::BAD_REQUEST, detail)
+    })?;
+    Ok(RunId { session: id, run })
+}
+
 async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
     let count = query.get("n").map_or(Ok(20), str::parse::<usize>);
     let count = count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))?;
     let parse = daemon.adapter_of(id).and_then(|adapter| adapter.parse);
-    let path = daemon.home.session(id).join("stdout.log");
+    let path = daemon.home.log(run_of(daemon, id, query)?, "stdout");
     let tail = follow::read_tail(&path, limits::PEEK_TAIL_BYTES_MAX).await;
     let (bytes, whole) = match tail {
         Ok(tail) => tail,

@@ -29,6 +29,7 @@ use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
 
 use super::Daemon;
+use super::home::log_name;
 use super::perform::{self, Handles};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
@@ -79,24 +80,24 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         safe: ask.safe,
     };
     let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
-    let (env, first_start) = environment(adapter, id, &ask, &cwd)?;
+    let (env, first_start) = environment(adapter, id, ask.env.as_ref(), ask.safe, &cwd)?;
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
         env,
         prompt: ask.prompt.clone(),
-        umask: ask.umask.unwrap_or(0o022) & 0o777,
+        umask: umask(ask.umask),
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
     };
     // What listings show of the task: an agent's prompt, or the command itself.
     let task = ask.prompt.clone().unwrap_or_else(|| ask.command.join(" "));
-    let head: String = task.chars().take(limits::PROMPT_CHARS_MAX).collect();
+    let head = shown(&task, ask.private);
     let spec = Spec {
         adapter: adapter.name.to_owned(),
         command: if ask.private { Vec::new() } else { ask.command },
         cwd,
         model,
-        prompt: (!ask.private && !head.is_empty()).then_some(head),
+        prompt: head,
         name: ask.name,
         group: ask.group,
         spec: ask.spec,
@@ -107,8 +108,56 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         leftovers: ask.leftovers.unwrap_or(config.leftovers),
         wants_report: adapter.parse.is_some(),
         private: ask.private,
+        safe: ask.safe,
+        native_id: adapter.imposes_id.then_some(own_id),
     };
     Ok((spec, parcel))
+}
+
+/// Takes a request to go on with an ended session apart: what listings show of the message, and what its next run
+/// needs. The error is for the user.
+pub(crate) fn prepare_resume(
+    daemon: &Daemon,
+    session: &Session,
+    ask: &api::Resume,
+) -> Result<(Option<String>, Parcel), String> {
+    let spec = &session.spec;
+    let adapter = adapter(&spec.adapter)?;
+    let line =
+        Ask { prompt: Some(&ask.message), model: spec.model.as_deref(), safe: spec.safe, ..Ask::default() };
+    if ask.message.trim().is_empty() {
+        return Err("the message to go on with is empty".into());
+    }
+    let native = session.native_id.as_deref();
+    let command = adapter.resume_command(&line, native.unwrap_or_default());
+    let (program, arguments) = command.map_err(|unfit| unfit.to_string())?;
+    if native.is_none() {
+        return Err(format!(
+            "session {} cannot be resumed: {} ended before it told the id of its conversation; launch a new one",
+            session.id.short(),
+            spec.adapter
+        ));
+    }
+    let (env, first_start) = environment(adapter, session.id, ask.env.as_ref(), spec.safe, &spec.cwd)?;
+    let parcel = Parcel {
+        argv: std::iter::once(program).chain(arguments).collect(),
+        env,
+        prompt: Some(ask.message.clone()),
+        umask: umask(ask.umask),
+        nofile: ask.nofile.unwrap_or(daemon.nofile),
+        first_start,
+    };
+    Ok((shown(&ask.message, spec.private), parcel))
+}
+
+fn umask(asked: Option<u32>) -> u32 {
+    asked.unwrap_or(0o022) & 0o777
+}
+
+/// The beginning of a task, as listings show it.
+fn shown(task: &str, private: bool) -> Option<String> {
+    let head: String = task.chars().take(limits::PROMPT_CHARS_MAX).collect();
+    (!private && !head.is_empty()).then_some(head)
 }
 
 fn adapter(name: &str) -> Result<&'static Adapter, String> {
@@ -156,10 +205,13 @@ fn is_ours(key: &str) -> bool {
 fn environment(
     adapter: &Adapter,
     id: SessionId,
-    ask: &api::Launch,
+    asked: Option<&BTreeMap<String, String>>,
+    safe: bool,
     cwd: &str,
 ) -> Result<(Vec<u8>, Option<FirstStart>), String> {
-    let mut env = ask.env.clone().unwrap_or_else(minimal_environment);
+    let mut env = asked.cloned().unwrap_or_else(minimal_environment);
+    // As the caller has it: what is meant for us (AGENTCTL_...) is not the session's, and an adapter may look at it.
+    let asked = env.clone();
     env.retain(|key, _| !is_ours(key));
     if let Some((key, _)) =
         env.iter().find(|(key, value)| key.is_empty() || key.contains(['=', '\0']) || value.contains('\0'))
@@ -169,8 +221,6 @@ fn environment(
         ));
     }
     let home = daemon_home();
-    // As the caller has it: what is meant for us (AGENTCTL_...) is not the session's, and an adapter may look at it.
-    let asked = ask.env.as_ref().unwrap_or(&env).clone();
     let vars = |name: &str| asked.get(name).map(OsString::from);
     let look = EnvLook {
         vars: &vars,
@@ -178,7 +228,7 @@ fn environment(
         passwd_home: &home,
         cwd: Path::new(cwd),
         root: rustix::process::geteuid().is_root(),
-        safe: ask.safe,
+        safe,
     };
     let change = (adapter.env)(&look);
     for key in change.unset {
@@ -207,7 +257,7 @@ fn daemon_home() -> PathBuf {
 
 /// Starts the shim of a run. Called once the record of the launch is durable.
 pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
-    let Some(parcel) = daemon.parcels.borrow_mut().remove(&id.session) else {
+    let Some(parcel) = daemon.parcels.borrow_mut().remove(&id) else {
         // Only a start of the daemon finds no parcel, and there reattach.rs decides.
         return;
     };
@@ -259,8 +309,8 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<LaunchOrder> {
         nofile_soft: Some(parcel.nofile),
         stdin: parcel.prompt.as_ref().map(|_| files.prompt_name()),
         env: files.env_name(),
-        stdout: "stdout.log".into(),
-        stderr: "stderr.log".into(),
+        stdout: log_name(id.run, "stdout"),
+        stderr: log_name(id.run, "stderr"),
         leftovers: spec.leftovers,
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
         cgroup: cgroup.map(|path| path.to_string_lossy().into_owned()),
@@ -378,10 +428,13 @@ pub(super) fn write_deadline(daemon: &Daemon, id: RunId, at: Option<Mono>) {
     let files = daemon.home.run_files(id);
     let deadline = Deadline { v: Version, mono_ns: at, boot: daemon.sys.host().boot.clone() };
     let made = match session_dir::create_private_dir(files.dir()) {
-        // A deadline that is moved: the session has its directory.
+        // A deadline that is moved, or a later run: the session has its directory.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map(|()| keep_record(daemon, &files)),
+        made => made,
     };
+    if made.is_ok() && !files.has_created() {
+        keep_record(daemon, &files);
+    }
     let written = made.and_then(|()| files.write_deadline(&deadline));
     if let Err(error) = written {
         // The daemon's own timer is the normal path; the shim's late one is lost.

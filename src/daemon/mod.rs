@@ -120,7 +120,7 @@ pub(crate) struct Daemon {
     /// Soft limit of open files as inherited: what a session gets that asks for none.
     pub(crate) nofile: u64,
     pub(crate) handles: RefCell<HashMap<RunId, Handles>>,
-    pub(crate) parcels: RefCell<HashMap<SessionId, Parcel>>,
+    pub(crate) parcels: RefCell<HashMap<RunId, Parcel>>,
     pub(crate) launches: Semaphore,
     /// Bytes of request bodies that may still come into memory.
     pub(crate) bodies: Semaphore,
@@ -430,7 +430,7 @@ impl Daemon {
         }
         for effect in withdrawn {
             let Effect::Spawn(id) = effect else { continue };
-            self.parcels.borrow_mut().remove(&id.session);
+            self.parcels.borrow_mut().remove(&id);
             let error = LaunchError::Setup(format!("the journal could not be written: {why}"));
             self.take(Event::Evidence(id, Evidence::LaunchFailed(error)));
         }
@@ -473,7 +473,7 @@ impl Daemon {
         session: &crate::core::session::Session,
         told: bool,
     ) -> wire::api::SessionView {
-        let log = self.home.session(session.id).join("stdout.log");
+        let log = self.home.log(session.run_id(), "stdout");
         wire::api::SessionView::of(session, told, log.to_string_lossy().into_owned())
     }
 

@@ -129,17 +129,10 @@ fn of_session(
     runs: &BTreeSet<u32>,
     now: Now,
 ) -> Result<Vec<Record>, Hopeless> {
-    match runs.last() {
-        None => return Err(Hopeless("it holds no file of a run".into())),
-        Some(1) => {}
-        Some(later) => {
-            return Err(Hopeless(format!(
-                "it holds run {later}, and this agentctl rebuilds first runs only"
-            )));
-        }
-    }
+    // The last one is what the session is; what came before it is in its files alone.
+    let Some(run) = runs.last().copied() else { return Err(Hopeless("it holds no file of a run".into())) };
     let here = daemon.sys.host();
-    let files = daemon.home.run_files(RunId { session, run: 1 });
+    let files = daemon.home.run_files(RunId { session, run });
     let records = rebuild::rebuild(&gather(&files, here, now), here, now)?;
     // An exit file may be all that is left: its verdict needs a place.
     match session_dir::create_private_dir(files.dir()) {

@@ -22,6 +22,7 @@ pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
             | Record::NativeId { session, .. }
             | Record::Rebuilt { session, .. } => fact(*session, record),
             Record::Started { run, .. }
+            | Record::Resumed { run, .. }
             | Record::DeadlineSet { run, .. }
             | Record::StopRequested { run, .. }
             | Record::StatusLearned { run, .. }

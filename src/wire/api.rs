@@ -67,6 +67,27 @@ impl std::fmt::Debug for Launch {
     }
 }
 
+/// What `POST /v1/sessions/{id}/resume` takes. Directory, model, permission mode and name stay as they were.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resume {
+    /// What is said to the agent next.
+    pub message: String,
+    /// As at launch.
+    pub env: Option<BTreeMap<String, String>>,
+    pub umask: Option<u32>,
+    pub nofile: Option<u64>,
+    /// Master timeout of the new run, milliseconds; 0: none. Absent: that of the launch.
+    pub timeout_ms: Option<u64>,
+}
+
+impl std::fmt::Debug for Resume {
+    /// Without the environment and the message: both may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resume").field("timeout_ms", &self.timeout_ms).finish_non_exhaustive()
+    }
+}
+
 /// What `POST /v1/sessions/{id}/stop` takes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -19,6 +19,7 @@ pub enum Route {
     Wait(String),
     Log(String),
     Messages(String),
+    Resume(String),
     Stop(String),
     Extend(String),
 }
@@ -51,6 +52,7 @@ impl Route {
             ("GET", ["v1", "sessions", id, "wait"]) => Ok(Self::Wait((*id).into())),
             ("GET", ["v1", "sessions", id, "log"]) => Ok(Self::Log((*id).into())),
             ("GET", ["v1", "sessions", id, "messages"]) => Ok(Self::Messages((*id).into())),
+            ("POST", ["v1", "sessions", id, "resume"]) => Ok(Self::Resume((*id).into())),
             ("POST", ["v1", "sessions", id, "stop"]) => Ok(Self::Stop((*id).into())),
             ("POST", ["v1", "sessions", id, "extend"]) => Ok(Self::Extend((*id).into())),
             _ => Err(NoRoute::Unknown),

@@ -215,6 +215,12 @@ impl RunFiles {
     }
 
     /// The record of the launch.
+    /// Whether there is a `created.<run>.json`.
+    pub fn has_created(&self) -> bool {
+        self.dir.join(self.json("created")).exists()
+    }
+
+    /// Reads `created.<run>.json`.
     pub fn read_created(&self) -> Result<CreatedFile, FileError> {
         self.read_own("created")
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use agentctl::core::agent::Tokens;
+use agentctl::core::agent::{Spent, Tokens};
 use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
 use agentctl::core::record::{DeliveryEnd, DeliveryId, EventKind, Record, RequestKey};
 use agentctl::core::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
@@ -42,6 +42,8 @@ fn spec() -> Spec {
         leftovers: Leftovers::Kill,
         wants_report: true,
         private: false,
+        safe: false,
+        native_id: None,
     }
 }
 
@@ -76,11 +78,13 @@ fn records() -> Vec<Record> {
         Record::Created {
             session: session(),
             at,
-            host,
+            host: host.clone(),
             origin: Origin::Launched,
             spec: Box::new(spec()),
             deadline,
-            request,
+            request: request.clone(),
+            run: 1,
+            spent: Spent::default(),
         },
         Record::Started { run, leader: ProcessId { pid: 7, handle, start_ticks: 8 }, at },
         Record::DeadlineSet { run, deadline: None },
@@ -104,6 +108,16 @@ fn records() -> Vec<Record> {
         Record::DeliveryOver { id, at: wall, how: DeliveryEnd::Superseded },
         Record::Pruned { session: session() },
         Record::Rebuilt { session: session(), at: wall, note: "why".into() },
+        Record::Resumed {
+            run: RunId { session: session(), run: 2 },
+            at,
+            host,
+            prompt: Some("now the lints".into()),
+            timeout: Some(Duration::from_secs(60)),
+            deadline,
+            request,
+        },
+        Record::Event { seq: 4, kind: EventKind::Resumed, run: Some(run), at: wall, fires_at: None },
     ]
 }
 

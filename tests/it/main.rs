@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file per subject, the machinery in `support`.
 
 mod adapters;
+mod agents;
 mod blind_spots;
 mod cli;
 mod crash;
@@ -15,6 +16,7 @@ mod lifecycle;
 mod opencode;
 mod properties;
 mod real_opencode;
+mod resume;
 mod robustness;
 mod shim;
 mod support;

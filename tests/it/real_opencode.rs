@@ -10,7 +10,7 @@ use agentctl::adapters::{self, Ask, EnvLook, Progress, Tail};
 use agentctl::core::agent::{AgentReport, StepEnd, Tokens};
 
 use crate::support::fake_llm::FakeLlm;
-use crate::support::real_opencode::RealOpencode;
+use crate::support::real_agent::{Agent, RealAgent};
 
 /// What became of one run.
 struct Ran {
@@ -22,14 +22,14 @@ struct Ran {
 
 /// One home with its fake model; runs share both, as a user's do.
 struct Bench {
-    opencode: RealOpencode,
+    opencode: RealAgent,
     model: FakeLlm,
     home: tempfile::TempDir,
 }
 
 impl Bench {
     fn new(test: &str) -> Option<Self> {
-        let opencode = RealOpencode::find(test)?;
+        let opencode = RealAgent::find(Agent::Opencode, test)?;
         Some(Self { opencode, model: FakeLlm::start(), home: tempfile::tempdir().expect("a temporary home") })
     }
 

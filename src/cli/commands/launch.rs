@@ -7,17 +7,18 @@ use std::rc::Rc;
 use hyper::Method;
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, umask};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::core::vocab::Leftovers;
 use crate::limits;
-use crate::wire::api::{Launch, SessionView, Stop};
+use crate::wire::api::{Launch, Resume, SessionView, Stop};
 
 use super::super::client::{Client, RETRY_PAUSE, decode, encode, may_retry, segment, whole};
 use super::super::render;
-use super::super::{Failure, LaunchArgs, RunArgs};
+use super::super::{Failure, LaunchArgs, ResumeArgs, RunArgs};
 use super::{logs, view, wait};
 
 /// Everything under `run` and `wait` that is not the session's own end.
@@ -26,18 +27,37 @@ const ITSELF: u8 = 125;
 pub(super) async fn launch(args: LaunchArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
     let json = args.json;
-    let record = send(&client, &request(args)?).await?;
+    let record = send(&client, "/v1/sessions", &request(args)?).await?;
+    told(record, json, "launched", "Launched")
+}
+
+pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
+    let client = Client::find()?;
+    let path = format!("/v1/sessions/{}/resume", segment(&args.id));
+    let request = Resume {
+        message: prompt(Some(args.message), None)?.unwrap_or_default(),
+        env: Some(environment(args.env)),
+        umask: Some(current_umask()),
+        nofile: getrlimit(Resource::Nofile).current,
+        timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+    };
+    let record = send(&client, &path, &request).await?;
+    told(record, args.json, "resumed", "Resumed")
+}
+
+/// Tells what came of a launch.
+fn told(record: Value, json: bool, done: &str, word: &str) -> Result<u8, Failure> {
     if json {
         render::json(&record)?;
     }
     let session = view(record)?;
     if session.outcome.as_deref() == Some("launch_failed") {
         let why = session.meta.get("message").and_then(Value::as_str).unwrap_or("the launch failed");
-        return Err(Failure::new(1, format!("session {} was not launched: {why}", &session.id[..8])));
+        return Err(Failure::new(1, format!("session {} was not {done}: {why}", &session.id[..8])));
     }
     if !json {
         let pid = session.pid.map_or("unknown".into(), |pid| pid.to_string());
-        render::out(&format!("Launched session {} (PID: {pid})\n", &session.id[..8]))?;
+        render::out(&format!("{word} session {} (PID: {pid})\n", &session.id[..8]))?;
     }
     Ok(0)
 }
@@ -47,7 +67,7 @@ pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let client = Client::find().map_err(itself)?;
     let json = args.launch.json;
     let request = request(args.launch)?;
-    let record = send(&client, &request).await.map_err(itself)?;
+    let record = send(&client, "/v1/sessions", &request).await.map_err(itself)?;
     drop(request);
     let session = view(record).map_err(itself)?;
     let ended = follow(&client, &session).await.map_err(itself)?;
@@ -101,15 +121,15 @@ async fn stop_on_signals(client: &Client, id: &str) -> Failure {
     }
 }
 
-/// Sends a launch. A lost answer is asked for again under the same key, so nothing is launched twice.
-async fn send(client: &Client, request: &Launch) -> Result<Value, Failure> {
+/// Sends a launch or a resume. A lost answer is asked for again under the same key, so nothing is launched twice.
+async fn send<T: Serialize>(client: &Client, path: &str, request: &T) -> Result<Value, Failure> {
     let body = encode(Some(request))?;
     let key = Uuid::new_v4().to_string();
     let tries = limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
     let mut failed = None;
     for _ in 0..tries {
         let asking = if failed.is_none() { client.clone() } else { client.without_autostart() };
-        let answer = match asking.send(Method::POST, "/v1/sessions", body.clone(), Some(&key)).await {
+        let answer = match asking.send(Method::POST, path, body.clone(), Some(&key)).await {
             Ok(answer) => whole(answer).await,
             Err(why) => Err(why),
         };

@@ -25,6 +25,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Run(args) => launch::run(args).await,
         Command::Launch(args) => launch::launch(args).await,
+        Command::Resume(args) => launch::resume(args).await,
         Command::List(args) => list(args).await,
         Command::Status(args) => status(args).await,
         Command::Wait(args) => wait::wait(args).await,

@@ -1,9 +1,12 @@
 //! A scripted model endpoint on loopback, so that the real agent programs run without any network.
 //!
-//! Speaks OpenAI chat completions (streamed or not), `/v1/models` and an empty `/api.json` catalogue, over
+//! Speaks OpenAI chat completions and Responses, Anthropic messages, `/v1/models` and an empty `/api.json` catalogue, over
 //! HTTP/1.1 on a port of its own. What it answers is written in the prompt (see `script`). It knows nothing of
 //! agents beyond the shape of their shell tool, and ends with the value that holds it.
 
+mod anthropic;
+mod chat;
+mod responses;
 mod script;
 mod tests;
 
@@ -35,8 +38,9 @@ pub(crate) struct Seen {
 impl Seen {
     /// All texts that the user wrote, as the agent passed them on.
     pub(crate) fn user_texts(&self) -> Vec<String> {
-        let messages = self.body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
-        messages.iter().filter(|message| message["role"] == "user").flat_map(script::texts_of).collect()
+        let turns =
+            [&self.body["messages"], &self.body["input"]].into_iter().filter_map(Value::as_array).flatten();
+        turns.filter(|turn| turn["role"] == "user").flat_map(script::texts_of).collect()
     }
 }
 
@@ -178,7 +182,18 @@ fn route(request: &Request, answer: &mut Answer, shared: &Shared) -> io::Result<
     match request.method.as_str() {
         "GET" if path.ends_with("/models") => answer.json(200, &models()),
         "GET" if path.ends_with("/api.json") => answer.json(200, &json!({})),
-        "POST" if path.ends_with("/chat/completions") => chat(&body, &said, &plan, answer, shared),
+        "POST" if path.ends_with("/chat/completions") => {
+            speak(Dialect::Chat, &body, &said, &plan, answer, shared)
+        }
+        "POST" if path.ends_with("/responses") => {
+            speak(Dialect::Responses, &body, &said, &plan, answer, shared)
+        }
+        "POST" if path.ends_with("/messages/count_tokens") => {
+            answer.json(200, &json!({"input_tokens": 1000}))
+        }
+        "POST" if path.ends_with("/messages") => {
+            speak(Dialect::Anthropic, &body, &said, &plan, answer, shared)
+        }
         "HEAD" => answer.head(200, "text/plain", 0).map(|()| Next::KeepAlive),
         _ => answer.json(404, &json!({"error": {"message": format!("not found {path}"), "code": 404}})),
     }
@@ -189,7 +204,16 @@ fn models() -> Value {
     json!({"object": "list", "data": [model("fake-1"), model("gpt-4o")]})
 }
 
-fn chat(
+/// How a request is put, and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Chat,
+    Responses,
+    Anthropic,
+}
+
+fn speak(
+    dialect: Dialect,
     body: &Value,
     said: &script::Said,
     plan: &Plan,
@@ -198,12 +222,12 @@ fn chat(
 ) -> io::Result<Next> {
     let model = body["model"].as_str().unwrap_or("fake-1");
     if model.contains("no-such") || model.contains("nosuch") {
-        return answer.json(404, &error_body(404));
+        return answer.json(404, &error_body(dialect, 404));
     }
     // With a tool as well, the error is the answer to what the tool returned.
     let tool_is_due = plan.tool.is_some() && !said.tool_answered;
     if let Some(status) = plan.error.filter(|_| !tool_is_due) {
-        return answer.json(status, &error_body(status));
+        return answer.json(status, &error_body(dialect, status));
     }
     if plan.hang {
         // Blocks until the client goes away or the test is over.
@@ -214,20 +238,33 @@ fn chat(
     }
     let id = shared.next_id.fetch_add(1, Ordering::SeqCst);
     // Side requests carry no tools and must not be answered with a call.
-    let call = plan
-        .tool
-        .as_deref()
-        .filter(|_| tool_is_due)
-        .and_then(|command| shell_call(&said.tools, command))
-        .map(|(name, arguments)| {
-            let function = json!({"name": name, "arguments": arguments.to_string()});
-            json!([{"index": 0, "id": format!("call_{id:08x}"), "type": "function", "function": function}])
-        });
+    let command = plan.tool.as_deref().filter(|_| tool_is_due);
+    let call = command.and_then(|command| shell_call(&said.tools, command));
     let reply = Reply { id, model, plan, call };
-    if body["stream"] == true { reply.stream(answer) } else { reply.at_once(answer) }
+    let streamed = body["stream"] == true;
+    match dialect {
+        Dialect::Chat if streamed => chat::stream(&reply, answer),
+        Dialect::Chat => chat::at_once(&reply, answer),
+        Dialect::Responses if streamed => responses::stream(&reply, answer),
+        Dialect::Responses => responses::at_once(&reply, answer),
+        Dialect::Anthropic if streamed => anthropic::stream(&reply, answer),
+        Dialect::Anthropic => anthropic::at_once(&reply, answer),
+    }
 }
 
-fn error_body(status: u16) -> Value {
+fn error_body(dialect: Dialect, status: u16) -> Value {
+    let message = format!("fake error {status}");
+    if dialect == Dialect::Anthropic {
+        let kind = match status {
+            401 => "authentication_error",
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            529 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        return json!({"type": "error", "error": {"type": kind, "message": message}});
+    }
     let code = match status {
         401 => "invalid_api_key",
         404 => "model_not_found",
@@ -235,7 +272,7 @@ fn error_body(status: u16) -> Value {
         500.. => "server_error",
         _ => "invalid_request_error",
     };
-    json!({"error": {"message": format!("fake error {status}"), "type": code, "code": code, "param": null}})
+    json!({"error": {"message": message, "type": code, "code": code, "param": null}})
 }
 
 /// One answer of the model.
@@ -243,83 +280,28 @@ struct Reply<'a> {
     id: u64,
     model: &'a str,
     plan: &'a Plan,
-    call: Option<Value>,
+    /// The tool to be called, with its arguments.
+    call: Option<(String, Value)>,
 }
 
 impl Reply<'_> {
-    fn finish_reason(&self) -> &'static str {
-        match self {
-            Self { call: Some(_), .. } => "tool_calls",
-            Self { plan, .. } if plan.length => "length",
-            Self { plan, .. } if plan.refuse => "content_filter",
-            _ => "stop",
-        }
-    }
-
-    fn usage(&self) -> Value {
-        let (input, output) = self.plan.usage;
-        json!({
-            "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output,
-            "prompt_tokens_details": {"cached_tokens": input / 10},
-            "completion_tokens_details": {"reasoning_tokens": 5},
-        })
-    }
-
-    fn envelope(&self, object: &str, choices: Value) -> Value {
-        let id = format!("chatcmpl-{:012x}", self.id);
-        json!({"id": id, "object": object, "created": 1, "model": self.model, "choices": choices})
-    }
-
-    fn at_once(&self, answer: &mut Answer) -> io::Result<Next> {
-        thread::sleep(self.plan.sleep);
-        let mut message = json!({"role": "assistant", "content": self.plan.text()});
-        if let Some(call) = &self.call {
-            message = json!({"role": "assistant", "content": null, "tool_calls": call});
-        }
-        let choices = json!([{"index": 0, "message": message, "finish_reason": self.finish_reason()}]);
-        let mut whole = self.envelope("chat.completion", choices);
-        whole["usage"] = self.usage();
-        answer.json(200, &whole)
-    }
-
-    fn delta(&self, answer: &mut Answer, delta: Value, finish_reason: Option<&str>) -> io::Result<()> {
-        let choices = json!([{"index": 0, "delta": delta, "finish_reason": finish_reason}]);
-        answer.event(&self.envelope("chat.completion.chunk", choices).to_string())
-    }
-
-    fn stream(&self, answer: &mut Answer) -> io::Result<Next> {
-        answer.stream_head()?;
-        self.delta(answer, json!({"role": "assistant", "content": ""}), None)?;
+    /// Waits as long as the plan says, with a sign of life now and then.
+    fn trickle(&self, mut sign: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut left = self.plan.sleep;
         while !left.is_zero() {
-            self.delta(answer, json!({"content": "."}), None)?;
+            sign()?;
             let nap = left.min(Duration::from_secs(1));
             thread::sleep(nap);
             left -= nap;
         }
-        if let Some(status) = self.plan.error_mid {
-            answer.event(&error_body(status).to_string())?;
-            return answer.stream_end();
-        }
+        Ok(())
+    }
+
+    /// The text in two pieces.
+    fn halves(&self) -> [String; 2] {
         let text: Vec<char> = self.plan.text().chars().collect();
         let (first, second) = text.split_at(text.len() / 2);
-        let half = |half: &[char]| json!({"content": half.iter().collect::<String>()});
-        if self.plan.drop {
-            self.delta(answer, half(first), None)?;
-            return Ok(Next::Close);
-        }
-        if let Some(call) = &self.call {
-            self.delta(answer, json!({"tool_calls": call}), None)?;
-        } else {
-            self.delta(answer, half(first), None)?;
-            self.delta(answer, half(second), None)?;
-        }
-        self.delta(answer, json!({}), Some(self.finish_reason()))?;
-        let mut last = self.envelope("chat.completion.chunk", json!([]));
-        last["usage"] = self.usage();
-        answer.event(&last.to_string())?;
-        answer.event("[DONE]")?;
-        answer.stream_end()
+        [first, second].map(|half| half.iter().collect())
     }
 }
 
@@ -352,6 +334,13 @@ impl Answer {
 
     fn event(&mut self, data: &str) -> io::Result<()> {
         let event = format!("data: {data}\n\n");
+        self.out.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())
+    }
+
+    /// An event with a name of its own, which its data repeats.
+    fn named(&mut self, name: &str, mut data: Value) -> io::Result<()> {
+        data["type"] = name.into();
+        let event = format!("event: {name}\ndata: {data}\n\n");
         self.out.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())
     }
 

@@ -7,5 +7,6 @@ pub(crate) mod namespace;
 pub(crate) mod openmetrics;
 pub(crate) mod orgloop;
 pub(crate) mod play;
-pub(crate) mod real_opencode;
+pub(crate) mod real_agent;
+pub(crate) mod stage;
 pub(crate) mod wait;

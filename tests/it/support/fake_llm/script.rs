@@ -23,7 +23,8 @@ const NAMES: [&str; 10] =
     ["reply", "sleep", "tool", "error", "errormid", "hang", "drop", "length", "usage", "refuse"];
 
 /// What agents call their shell tool, in order of preference.
-const SHELL_NAMES: [&str; 6] = ["bash", "Bash", "shell", "exec_command", "run_shell_command", "terminal"];
+const SHELL_NAMES: [&str; 7] =
+    ["bash", "Bash", "shell", "exec_command", "shell_command", "run_shell_command", "terminal"];
 
 /// The answer that a prompt asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,20 +66,24 @@ pub(super) struct Said {
 pub(super) fn normalise(body: &Value) -> Said {
     let list = |key: &str| body[key].as_array().map(Vec::as_slice).unwrap_or_default();
     let (mut users, mut tool_answered) = (Vec::new(), false);
-    for message in list("messages") {
-        let texts = texts_of(message);
-        match message["role"].as_str() {
-            Some("user") if texts.iter().any(|text| !directives(text).is_empty()) => {
-                tool_answered = false;
-                users.extend(texts);
-            }
-            Some("tool") => tool_answered = true,
-            _ => {}
+    // Chat and Anthropic have messages, Responses have input.
+    for turn in list("messages").iter().chain(list("input")) {
+        let texts = texts_of(turn);
+        let parts = turn["content"].as_array().into_iter().flatten();
+        let kind = turn["type"].as_str().unwrap_or_default();
+        tool_answered |= turn["role"] == "tool"
+            || kind.ends_with("_call_output")
+            || parts.into_iter().any(|part| part["type"] == "tool_result");
+        if turn["role"] == "user" && texts.iter().any(|text| !directives(text).is_empty()) {
+            tool_answered = false;
+            users.extend(texts);
         }
     }
     let tools = list("tools").iter().filter_map(|tool| {
-        let function = &tool["function"];
-        Some((function["name"].as_str()?.to_owned(), function["parameters"].clone()))
+        let function = if tool["function"].is_object() { &tool["function"] } else { tool };
+        let schema =
+            [&function["parameters"], &function["input_schema"]].into_iter().find(|it| it.is_object());
+        Some((function["name"].as_str()?.to_owned(), schema.cloned().unwrap_or_default()))
     });
     Said { users, tool_answered, tools: tools.collect() }
 }

@@ -1,0 +1,272 @@
+//! The real agents, each through every case, from launch to webhook, against a scripted model. Needs `.ci/install-agents`.
+//!
+//! `docs/agents.md` holds the table of what came of each; a run that finds a cell other than the one there fails, and
+//! `AGENTCTL_BLESS=1 cargo test --test it agents::` (or `.ci/agents-table`) writes the cells anew.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use serde_json::Value;
+
+use crate::support::real_agent::Agent;
+use crate::support::stage::{COMPLETED, Expected, Stage, carriers, command_of};
+use crate::support::wait::until;
+
+const DOCS: &str = "docs/agents.md";
+
+/// The rows of the table, and what the agent is told. `{model}` is the scripted model, unless a case says otherwise.
+const CASES: [&str; 12] = [
+    "success",
+    "tool",
+    "failing tool",
+    "authentication error",
+    "server error",
+    "length cut-off",
+    "refused model",
+    "hang, ended by the deadline",
+    "stop during a tool that left its session",
+    "SIGKILL of the program",
+    "resume",
+    "two at once, in a fresh home",
+];
+
+/// How an agent ends where it lives to tell: with a code of its own, or with 0 and words.
+const FAILED: Expected<'static> =
+    Expected { outcome: "failed", reason: "exit_code_1", code: Some(1), number: 1, steps: None, ..COMPLETED };
+const REPORTED: Expected<'static> = Expected { reason: "agent_reported_error", code: Some(0), ..FAILED };
+
+struct Matrix {
+    stage: Stage,
+    agent: Agent,
+    /// (case, what came of it)
+    found: Vec<(&'static str, String)>,
+}
+
+impl Matrix {
+    fn launch(&self, name: &str, prompt: &str, flags: &[&str]) -> String {
+        let [model, _] = self.agent.models();
+        self.stage.launch(name, prompt, &[&["--model", model], flags].concat())
+    }
+
+    /// Checks the whole end, and notes it for the table.
+    #[track_caller]
+    fn check(&mut self, case: &'static str, id: &str, expected: &Expected<'_>) -> Value {
+        let record = self.stage.verdict(id, expected);
+        let text = |key: &str| record[key].as_str().unwrap_or_default().to_owned();
+        let (outcome, reason) = (text("outcome"), text("reason"));
+        let cell = match outcome.as_str() {
+            "completed" => "completed".to_owned(),
+            "failed" => format!("failed, `{reason}`"),
+            outcome => format!("{outcome} ({})", record["exitStatus"]),
+        };
+        self.found.push((case, cell));
+        record
+    }
+
+    /// What the agent ends with when it is sent TERM.
+    fn by_term<'a>(
+        &self,
+        outcome: &'a str,
+        reason: &'a str,
+        number: u8,
+        prongs: &'a [&'a str],
+    ) -> Expected<'a> {
+        let own_code = matches!(self.agent, Agent::ClaudeCode | Agent::Pi);
+        Expected {
+            outcome,
+            reason,
+            code: own_code.then_some(143),
+            signal: (!own_code).then_some("SIGTERM"),
+            number,
+            prongs,
+            message: None,
+            steps: None,
+        }
+    }
+}
+
+fn matrix(agent: Agent) {
+    let Some(stage) = Stage::new(agent, &format!("every case of {}", agent.adapter())) else { return };
+    let mut matrix = Matrix { stage, agent, found: Vec::new() };
+    two_at_once(&mut matrix);
+    natural_ends(&mut matrix);
+    ended_by_others(&mut matrix);
+    resumed(&mut matrix);
+    compare(agent, &matrix.found);
+}
+
+fn two_at_once(matrix: &mut Matrix) {
+    let (one, two) = thread::scope(|scope| {
+        let one = scope.spawn(|| matrix.launch("one", "[[reply:1]]", &[]));
+        let two = scope.spawn(|| matrix.launch("two", "[[reply:2]]", &[]));
+        (one.join().expect("a launch"), two.join().expect("a launch"))
+    });
+    let one = matrix.stage.verdict(&one, &COMPLETED);
+    let two = matrix.check("two at once, in a fresh home", &two, &COMPLETED);
+    assert_ne!(one["nativeId"], two["nativeId"]);
+}
+
+fn natural_ends(matrix: &mut Matrix) {
+    let exits = |message| Expected { message: Some(message), ..FAILED };
+    let reports = |message| Expected { message: Some(message), ..REPORTED };
+    let twice = Expected { steps: Some(2), ..COMPLETED };
+    let by_agent = |opencode, claude, codex, pi| match matrix.agent {
+        Agent::Opencode => opencode,
+        Agent::ClaudeCode => claude,
+        Agent::Codex => codex,
+        Agent::Pi => pi,
+    };
+    let deadline = matrix.by_term("timed_out", "deadline", 124, &["deadline", "exit_file", "pidfd"]);
+    // opencode tries again in silence for a minute and a half; the deadline is sooner.
+    let patience = if matrix.agent == Agent::Opencode { "20s" } else { "100s" };
+    let [_, no_such] = matrix.agent.models();
+    let table = [
+        ("success", "[[reply:hello there]]", &[][..], COMPLETED),
+        ("tool", "[[tool:bash:echo hello]] [[reply:after]]", &[], twice),
+        ("failing tool", "[[tool:bash:exit 3]] [[reply:so what]]", &[], twice),
+        (
+            "authentication error",
+            "[[error:401]]",
+            &["--timeout", "100s"],
+            by_agent(exits("401"), exits("401"), exits("401"), reports("401")),
+        ),
+        (
+            "server error",
+            "[[error:500]]",
+            &["--timeout", patience],
+            by_agent(deadline, exits("500"), exits("high demand"), reports("500")),
+        ),
+        (
+            "length cut-off",
+            "[[length]] [[reply:cut o]]",
+            &[],
+            by_agent(
+                Expected { steps: Some(1), ..reports("`length`") },
+                Expected { steps: Some(4), ..exits("output token maximum") },
+                exits("max_output_tokens"),
+                Expected { steps: Some(1), ..reports("`length`") },
+            ),
+        ),
+        (
+            "refused model",
+            "hi",
+            &["--model", no_such],
+            by_agent(exits("UnknownError"), exits("claude-no-such"), exits("404"), reports("404")),
+        ),
+        ("hang, ended by the deadline", "[[hang]]", &["--timeout", "15s"], deadline),
+    ];
+    let launched: Vec<_> = table
+        .iter()
+        .map(|(case, prompt, flags, _)| {
+            let name = case.replace([' ', ','], "-");
+            let [model, _] = matrix.agent.models();
+            let model: &[&str] = if flags.contains(&"--model") { &[] } else { &["--model", model] };
+            matrix.stage.launch(&name, prompt, &[model, flags].concat())
+        })
+        .collect();
+    for (id, (case, _, _, expected)) in launched.iter().zip(&table) {
+        matrix.check(case, id, expected);
+    }
+    assert_eq!(matrix.stage.daemon.json(["peek", &launched[0], "-n", "1", "--json"])[0], "hello there");
+}
+
+/// A tool that never ends, with a process beside it that left its session.
+const WITHOUT_END: &str = "[[tool:bash:(setsid tail -f /dev/null &) ; tail -F /dev/null]]";
+
+fn ended_by_others(matrix: &mut Matrix) {
+    let ids = ["stopped", "killed"].map(|name| matrix.launch(name, WITHOUT_END, &["--grace", "5s"]));
+    for id in &ids {
+        let runs = |command: &str| carriers(id).into_iter().find(|pid| command_of(*pid) == command);
+        until("the tool's own session", || runs("tail -f /dev/null"));
+        until("the tool", || runs("tail -F /dev/null"));
+    }
+    let [stopped, killed] = ids;
+    let output = matrix.stage.daemon.run(["stop", &stopped]);
+    assert_eq!(carriers(&stopped), [0; 0], "nobody is left at the moment of the answer: {output:?}");
+    let prongs = ["stop", "exit_file", "pidfd", "tree_gone"];
+    let cancelled = matrix.by_term("cancelled", "stop_requested", 143, &prongs);
+    let record = matrix.check("stop during a tool that left its session", &stopped, &cancelled);
+    assert!(record["nativeId"].is_string(), "without it nobody can resume what was stopped: {record}");
+
+    matrix.stage.leader(&killed).signal(9).expect("a live leader");
+    let sigkill = Expected {
+        outcome: "failed",
+        reason: "sigkill",
+        code: None,
+        signal: Some("SIGKILL"),
+        number: 137,
+        steps: None,
+        ..COMPLETED
+    };
+    matrix.check("SIGKILL of the program", &killed, &sigkill);
+    until("the rest of the tree to be ended", || carriers(&killed).is_empty().then_some(()));
+}
+
+fn resumed(matrix: &mut Matrix) {
+    let before = matrix.stage.daemon.status("success");
+    let id = before["id"].as_str().expect("an id");
+    let output = matrix.stage.command(&["resume", id, "[[reply:again]]", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let after = matrix.check("resume", id, &COMPLETED);
+    assert_eq!((&after["run"], &after["nativeId"]), (&Value::from(2), &before["nativeId"]));
+    assert_eq!(matrix.stage.daemon.json(["peek", id, "-n", "1", "--json"])[0], "again");
+    // The model was told what had been said before.
+    let texts = matrix.stage.model.requests().last().expect("a request").user_texts().join(" ");
+    assert!(texts.contains("[[reply:hello there]]") && texts.contains("[[reply:again]]"), "{texts}");
+}
+
+/// The docs are one file, and these tests run at the same time.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Compares what was found with the agent's column in the docs.
+fn compare(agent: Agent, found: &[(&str, String)]) {
+    let _one = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCS);
+    let text = fs::read_to_string(&docs).expect("the docs");
+    let column = 2 + Agent::ALL.iter().position(|other| *other == agent).expect("one of all");
+    let bless = std::env::var_os("AGENTCTL_BLESS").is_some();
+    let mut wrong = Vec::new();
+    let mut line = |line: &str| -> String {
+        let mut cells: Vec<String> = line.split('|').map(|cell| cell.trim().to_owned()).collect();
+        let case = CASES.into_iter().find(|case| cells.get(1).is_some_and(|cell| cell == case));
+        let (Some(case), true) = (case, cells.len() == Agent::ALL.len() + 3) else { return line.to_owned() };
+        let cell =
+            found.iter().find(|(of, _)| *of == case).map(|(_, cell)| cell.clone()).expect("every case ran");
+        if cells[column] == cell {
+            return line.to_owned();
+        }
+        wrong.push(format!("{case}: found {cell}, the docs say {}", cells[column]));
+        cells[column] = cell;
+        format!("| {} |", cells[1..cells.len() - 1].join(" | "))
+    };
+    let written: Vec<String> = text.lines().map(&mut line).collect();
+    if bless {
+        fs::write(&docs, written.join("\n") + "\n").expect("write the docs");
+    } else {
+        assert!(wrong.is_empty(), "{}: {}", agent.adapter(), wrong.join("; "));
+    }
+    let rows = CASES.iter().filter(|case| text.contains(&format!("| {case} |"))).count();
+    assert_eq!(rows, CASES.len(), "every case has its row in {DOCS}");
+}
+
+#[test]
+fn opencode_through_every_case() {
+    matrix(Agent::Opencode);
+}
+
+#[test]
+fn claude_code_through_every_case() {
+    matrix(Agent::ClaudeCode);
+}
+
+#[test]
+fn codex_through_every_case() {
+    matrix(Agent::Codex);
+}
+
+#[test]
+fn pi_through_every_case() {
+    matrix(Agent::Pi);
+}
