@@ -17,6 +17,7 @@ pub fn host(features: &Features, host: &HostLimits, systemd: &Systemd, sessions_
     checks.push(cgroups(&features.cgroup));
     checks.extend(room(host, sessions_max));
     checks.push(service(systemd));
+    checks.extend(testing_aid(&features.without));
     checks
 }
 
@@ -119,6 +120,13 @@ fn room(host: &HostLimits, sessions_max: usize) -> Vec<Check> {
 
 /// One instance for exits/ and one for all logs, however many sessions there are.
 fn watches(host: &HostLimits) -> Check {
+    if let Some(why) = &host.inotify_refused {
+        let found = format!(
+            "no instance is to be had ({why}): ends are known by pidfd, and exit files looked for then"
+        );
+        return Check::new("inotify", CheckState::Problem, found)
+            .advise("raise the sysctl fs.inotify.max_user_instances, or see who uses them");
+    }
     match (host.inotify_instances, host.inotify_watches) {
         (Some(instances), Some(watches)) => {
             let found = format!(
@@ -147,6 +155,15 @@ fn service(systemd: &Systemd) -> Check {
     }
 }
 
+/// Said loudly: a host that is weaker than it must be is a mistake outside of tests.
+fn testing_aid(without: &str) -> Option<Check> {
+    let found = format!("AGENTCTL_SYS_WITHOUT={without}: done without, as if this host lacked it");
+    (!without.is_empty()).then(|| {
+        Check::new("testing aid", CheckState::Note, found)
+            .advise("unset AGENTCTL_SYS_WITHOUT and restart the daemon")
+    })
+}
+
 /// Whether the shim is where it is looked for.
 pub fn shim(program: Result<&Path, &std::io::Error>) -> Check {
     match program {
@@ -171,6 +188,7 @@ mod tests {
             children_lists: true,
             io_uring: Ok(()),
             cgroup: CgroupMode::Own { base: "/sys/fs/cgroup/x".into(), why: "ours".into() },
+            without: String::new(),
         }
     }
 
@@ -181,6 +199,7 @@ mod tests {
             pids: Some(4 << 20),
             inotify_instances: Some(128),
             inotify_watches: Some(8_192),
+            inotify_refused: None,
         }
     }
 
@@ -225,6 +244,7 @@ mod tests {
             children_lists: false,
             io_uring: Err("refused".into()),
             cgroup: CgroupMode::None { why: "no cgroup2".into() },
+            without: "pidfs".into(),
         };
         let note = CheckState::Note;
         let expected = [
@@ -235,6 +255,7 @@ mod tests {
             ("reap notice", note),
             ("children lists", note),
             ("cgroups", note),
+            ("testing aid", note),
         ];
         check(&weak, &roomy(), 10_000, &expected);
     }
@@ -247,6 +268,7 @@ mod tests {
             pids: None,
             inotify_instances: Some(1),
             inotify_watches: Some(1),
+            inotify_refused: None,
         };
         let expected = [
             ("open files", CheckState::Note),
@@ -256,5 +278,7 @@ mod tests {
         ];
         check(&everything(), &tight, 1_000, &expected);
         check(&everything(), &HostLimits { pids: Some(2_000), ..roomy() }, 10, &[]);
+        let used_up = HostLimits { inotify_refused: Some("EMFILE".into()), ..roomy() };
+        check(&everything(), &used_up, 10, &[("inotify", CheckState::Problem)]);
     }
 }

@@ -11,8 +11,8 @@ use std::{io, thread};
 use rustix::event::{PollFlags, Timespec};
 
 use super::cgroup::{self, CgroupMode};
-use super::identity;
 use super::linux::{pidfd, uring};
+use super::{identity, without};
 
 /// What this host can do. Each loss is described in the README.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Features {
     pub io_uring: Result<(), String>,
     /// Whether sessions get cgroups of their own.
     pub cgroup: CgroupMode,
+    /// What the testing aid makes this process do without, as it was given; empty: nothing.
+    pub without: String,
 }
 
 /// Tries everything once; later calls repeat the answer. The first takes a few milliseconds.
@@ -42,14 +44,12 @@ pub fn probe() -> &'static Features {
         Features {
             pidfd: own.is_ok(),
             reap_notice: of_own(|fd| pidfd::tells_reaping(fd.as_fd()).unwrap_or(false)),
-            pidfs_handles: of_own(|fd| {
-                let handle = identity::handle_of(fd.as_fd()).ok().flatten();
-                handle.is_some_and(|handle| identity::open_handle(handle).is_ok())
-            }),
+            pidfs_handles: of_own(|fd| matches!(identity::handle_of(fd.as_fd()), Ok(Some(_)))),
             info_exit: keeps_exit_status().unwrap_or(false),
             children_lists: Path::new("/proc/thread-self/children").exists(),
             io_uring: uring::prove().map_err(|error| uring::explain(&error)),
             cgroup: cgroup::mode(),
+            without: without::wanted(),
         }
     })
 }

@@ -27,6 +27,8 @@ pub struct HostLimits {
     pub inotify_instances: Option<u64>,
     /// inotify watches of this user.
     pub inotify_watches: Option<u64>,
+    /// Why no instance is to be had at this moment.
+    pub inotify_refused: Option<String>,
 }
 
 /// What systemd has to do with this process.
@@ -48,7 +50,18 @@ pub fn host_limits() -> HostLimits {
         pids: number("/proc/sys/kernel/pid_max"),
         inotify_instances: number("/proc/sys/fs/inotify/max_user_instances"),
         inotify_watches: number("/proc/sys/fs/inotify/max_user_watches"),
+        inotify_refused: inotify_refused(),
     }
+}
+
+#[cfg(target_os = "linux")]
+fn inotify_refused() -> Option<String> {
+    super::linux::inotify::instance().err().map(|error| error.to_string())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn inotify_refused() -> Option<String> {
+    Some("exists on Linux only".to_owned())
 }
 
 /// Looks for systemd.

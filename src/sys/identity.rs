@@ -12,6 +12,8 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::core::vocab::{HostId, PidHandle, ProcessId};
 
+use super::without::{Lack, refuse, without};
+
 pub use super::proc_fs::{Stat, is_gone, stat};
 
 /// Pidfs as the place to resolve a handle in, without any pidfd at hand (uapi/linux/fcntl.h).
@@ -68,6 +70,9 @@ pub fn start_ticks(pid: u32) -> io::Result<u64> {
 
 /// The pidfs handle of a process; `None` where the kernel (before 6.14) or a sandbox gives none.
 pub fn handle_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<PidHandle>> {
+    if without(Lack::Pidfs) {
+        return Ok(None);
+    }
     let mut handle = FileHandle { bytes: HANDLE_BYTES as u32, kind: 0, handle: [0; HANDLE_BYTES] };
     let mut mount_id = 0;
     // SAFETY: `FileHandle` has the layout of `struct file_handle` and says how many bytes follow its head;
@@ -95,8 +100,9 @@ pub fn handle_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<PidHandle>> {
 }
 
 /// A pidfd of exactly the process that `handle` names, living or zombie. ESTALE: it has been reaped (or never was
-/// one of this boot); any other error says nothing about the process.
+/// one of this boot); any other error says nothing about the process. EPERM: a container without CAP_DAC_READ_SEARCH.
 pub fn open_handle(handle: PidHandle) -> io::Result<OwnedFd> {
+    refuse(Lack::Pidfs)?;
     match open_handle_in(FD_PIDFS_ROOT, handle) {
         // The kernel has handles but not yet the shorthand for their root: any pidfd will do, so take our own.
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => {

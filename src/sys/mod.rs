@@ -27,6 +27,8 @@ pub mod service;
 pub mod shim_file;
 mod start;
 pub mod tree;
+#[cfg(target_os = "linux")]
+mod without;
 
 use std::cell::RefCell;
 use std::ffi::OsString;

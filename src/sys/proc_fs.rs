@@ -53,6 +53,13 @@ fn parse(line: &[u8]) -> Option<Stat> {
     })
 }
 
+/// Whether the process shows us what only they see who may trace it. `/proc/PID/io` asks exactly what the wait status in
+/// `stat` asks (ptrace_may_access with PTRACE_MODE_READ_FSCREDS: fs/proc/base.c, fs/proc/array.c), and says no instead
+/// of 0. False where the kernel keeps no such file.
+pub(super) fn hides_nothing(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/io")).is_ok()
+}
+
 /// Whether an error of reading `/proc/PID/...` means that the number is free: the directory is not there, or the
 /// process was reaped between open and read.
 pub fn is_gone(error: &io::Error) -> bool {

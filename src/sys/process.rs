@@ -17,7 +17,11 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::portable::Liveness;
 #[cfg(target_os = "linux")]
-use super::{identity, linux::pidfd};
+use super::{
+    identity,
+    linux::pidfd,
+    without::{Lack, without},
+};
 use super::{portable, proc_fs};
 #[cfg(target_os = "linux")]
 use crate::core::vocab::PidHandle;
@@ -109,12 +113,16 @@ impl ProcessRef {
 
     /// Finds a process by its recorded identity, which the caller knows to be of this boot and pid namespace.
     ///
-    /// With a pidfs handle the answer is exact. Without one (before Linux 6.14) number and start time are compared,
-    /// which is probabilistic: a number that was reused within the same 10 ms tick passes for the original.
+    /// With a pidfs handle the answer is exact, also where it may only be compared and not opened (a container without
+    /// CAP_DAC_READ_SEARCH). Without one (before Linux 6.14) number and start time are compared, which is
+    /// probabilistic: a number that was reused within the same 10 ms tick passes for the original.
     #[cfg(target_os = "linux")]
     pub fn find(id: &ProcessId) -> Found {
         let opened = match id.handle {
-            Some(handle) => open_by_handle(id, handle),
+            Some(handle) => match open_by_handle(id, handle) {
+                Err(error) if is_denied(&error) => open_by_number(id),
+                opened => opened,
+            },
             None => open_by_number(id),
         };
         let process = match opened {
@@ -192,6 +200,7 @@ impl ProcessRef {
     #[cfg(target_os = "linux")]
     fn is_reaped(&self) -> Option<bool> {
         match &self.held {
+            Held::Pidfd(_) if without(Lack::ReapNotice) => Some(false),
             Held::Pidfd(fd) => pidfd::shows(fd.as_fd(), PollFlags::HUP, Timespec::default()).ok(),
             Held::Number => portable::liveness(&self.id).ok().map(|now| now == Liveness::Gone),
         }
@@ -235,11 +244,12 @@ impl ProcessRef {
     }
 
     /// The status of the process while it is a zombie: field 52 of /proc/PID/stat. `None`: it is no zombie, or we may
-    /// not see it. The kernel hides the field as 0, so a process that ended with status 0 answers `None` as well.
+    /// not see it. The kernel hides the field as 0, so 0 is believed only of a process that hides nothing from us.
     pub fn zombie_status(&self) -> Option<WaitStatus> {
         let stat = proc_fs::stat(self.id.pid).ok()?;
+        let told = stat.is_zombie() && (stat.exit.0 != 0 || proc_fs::hides_nothing(self.id.pid));
         let ours = self.owns_number().ok()? && stat.start_ticks == self.id.start_ticks;
-        (ours && stat.is_zombie() && stat.exit.0 != 0).then_some(stat.exit)
+        (ours && told).then_some(stat.exit)
     }
 
     /// Reaps it if it is a zombie and ours to reap: a child, or an orphan that we adopted as subreaper (waitid(2)).
@@ -271,12 +281,20 @@ fn open_by_handle(id: &ProcessId, handle: PidHandle) -> io::Result<Option<Proces
     }
 }
 
-/// `None`: nobody has the number, or a process that started at another time. Both prove that ours was reaped.
+/// Whether handles may not be opened here, whoever they name.
+#[cfg(target_os = "linux")]
+fn is_denied(error: &io::Error) -> bool {
+    const DENIED: [i32; 4] = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EOPNOTSUPP];
+    error.raw_os_error().is_some_and(|errno| DENIED.contains(&errno))
+}
+
+/// `None`: nobody has the number, or another process: one of another handle, or that started at another time. All
+/// prove that ours was reaped.
 #[cfg(target_os = "linux")]
 fn open_by_number(id: &ProcessId) -> io::Result<Option<ProcessRef>> {
     // ESRCH comes as well when the number changes hands under the call: then ours is gone either way.
     match ProcessRef::at_number(id.pid) {
-        Ok(now) if now.id.start_ticks == id.start_ticks => Ok(Some(now)),
+        Ok(now) if now.id.same(id) => Ok(Some(now)),
         Ok(_another) => Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         Err(error) => Err(error),

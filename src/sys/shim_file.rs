@@ -22,8 +22,8 @@ use rustix::net::{
     SocketType, recvmsg, socketpair,
 };
 
-use super::ProcessRef;
 use super::linux::pidfd;
+use super::{ProcessRef, without};
 
 /// The name of the program, beside ours.
 const NAME: &str = "agentctl-shim";
@@ -53,7 +53,7 @@ impl ShimProgram {
         Ok(Self { file })
     }
 
-    /// Starts `agentctl-shim SESSION_DIR RUN` with an empty environment and, as its standard input, one end of a
+    /// Starts `agentctl-shim SESSION_DIR RUN` with an environment of our testing aid alone and, as its standard input, one end of a
     /// socket pair; the other end is ours. It is our child, and nobody waits for it but whoever holds the reference.
     ///
     /// An error does not prove that no shim runs (it may be one of opening its pidfd): whether the launch was taken is
@@ -69,6 +69,7 @@ impl ShimProgram {
             .arg(session_dir)
             .arg(run.to_string())
             .env_clear()
+            .env(without::VARIABLE, without::wanted())
             .stdin(theirs)
             .stdout(Stdio::null())
             .stderr(open_log(session_dir)?)

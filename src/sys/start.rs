@@ -16,6 +16,8 @@ use tokio::task::LocalSet;
 
 #[cfg(target_os = "linux")]
 use super::linux::{self, Poller};
+#[cfg(target_os = "linux")]
+use super::without::{self, UnknownLack};
 use super::{Inner, Running, Sys};
 use crate::core::vocab::HostId;
 
@@ -120,6 +122,10 @@ pub enum StartError {
         /// The error of the failed call.
         source: io::Error,
     },
+    /// The testing aid was not understood.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Without(#[from] UnknownLack),
     /// Without knowing the boot, nothing recorded about a process could ever be compared.
     #[error("cannot tell which boot of which host this is")]
     Host(#[source] io::Error),
@@ -127,6 +133,8 @@ pub enum StartError {
 
 /// Builds the runtime of the chosen backend, runs `main` on it and drops it with all its tasks.
 pub fn run<T>(choice: BackendChoice, main: impl AsyncFnOnce(Sys) -> T) -> Result<T, StartError> {
+    #[cfg(target_os = "linux")]
+    without::check()?;
     let host = host_id().map_err(StartError::Host)?;
     match choice {
         BackendChoice::Portable => run_portable(host, "asked for".to_owned(), main),

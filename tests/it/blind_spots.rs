@@ -10,7 +10,7 @@ use agentctl::sys::clock;
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
-use crate::support::namespace::{Mounted, bind, in_own_limits, in_own_mounts, small_disk};
+use crate::support::namespace::{Mounted, bind, in_own_limits, in_own_mounts, own_setting, small_disk};
 use crate::support::play::{output_of, stdout, until_gone, until_later};
 use crate::support::wait::until;
 
@@ -171,7 +171,7 @@ fn a_daemon_that_gets_no_inotify_at_all_still_knows_every_end() {
         return;
     }
     // Of this user namespace only.
-    fs::write("/proc/sys/user/max_inotify_instances", "0").expect("a limit of our own");
+    own_setting("/proc/sys/user/max_inotify_instances", "0");
     let mut daemon = Daemon::new();
     daemon.until_said("exits/ cannot be watched");
     daemon.still_sees(3);
@@ -185,7 +185,7 @@ fn a_daemon_that_gets_no_inotify_at_all_still_knows_every_end() {
     assert_eq!(daemon.ended(&id)["exitCode"], 7);
     daemon.kill();
     daemon.start();
-    fs::write("/proc/sys/user/max_inotify_instances", "128").expect("a limit of our own");
+    own_setting("/proc/sys/user/max_inotify_instances", "128");
     daemon.still_sees(4);
 }
 

@@ -11,7 +11,7 @@ use crate::support::wait::until;
 
 impl Daemon {
     /// The finding of that name.
-    fn finding(&self, name: &str) -> Option<Value> {
+    pub(crate) fn finding(&self, name: &str) -> Option<Value> {
         let checks = self.json(["doctor", "--json"]);
         checks.as_array().expect("a list").iter().find(|check| check["name"] == name).cloned()
     }

@@ -17,6 +17,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::time::sleep;
 
 use super::{Interest, Poller};
+use crate::sys::without::{Lack, refuse};
 use crate::sys::{DirNews, RETRY_AFTER, RescanWhy};
 
 /// Longest pause between two attempts to watch a directory that is not there.
@@ -82,10 +83,16 @@ fn directory_at(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
+/// A fresh instance. EMFILE: this user has as many as may be.
+pub(in crate::sys) fn instance() -> io::Result<Inotify> {
+    refuse(Lack::Inotify)?;
+    Inotify::init()
+}
+
 /// A fresh instance with the one watch. A whole instance, not only a watch, because then no event of a lost watch can
 /// be taken for one of its successor.
 fn watch_names(dir: &Path) -> io::Result<(Inotify, Present)> {
-    let instance = Inotify::init()?;
+    let instance = instance()?;
     // Files come by a rename; one that somebody wrote in place is to be seen as well, once it is whole.
     let names = WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE;
     let mask = names | WatchMask::MOVE_SELF | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
@@ -168,7 +175,7 @@ impl Growth {
     /// Makes the instance and the task that reads it.
     pub(in crate::sys) fn start(poller: Poller) -> io::Result<Rc<Self>> {
         let growth =
-            Rc::new(Self { inotify: RefCell::new(Inotify::init()?), waiting: RefCell::new(HashMap::new()) });
+            Rc::new(Self { inotify: RefCell::new(instance()?), waiting: RefCell::new(HashMap::new()) });
         let reader = Rc::clone(&growth);
         // A copy to wait on, so that watches can be added meanwhile.
         let fd = reader.inotify.borrow().as_fd().try_clone_to_owned()?;

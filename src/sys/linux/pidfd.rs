@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::core::vocab::WaitStatus;
+use crate::sys::without::{Lack, refuse, without};
 
 /// `f_type` of the file system that pidfds live on since Linux 6.9 (uapi/linux/magic.h: PID_FS_MAGIC).
 const PID_FS_MAGIC: i64 = 0x5049_4446;
@@ -48,7 +49,7 @@ pub(in crate::sys) fn shows(fd: BorrowedFd<'_>, events: PollFlags, timeout: Time
 /// Whether a pidfd tells when its process is reaped (POLLHUP). It does since pidfds have a file system of their own;
 /// before, a wait for it would never end.
 pub(in crate::sys) fn tells_reaping(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(rustix::fs::fstatfs(fd)?.f_type == PID_FS_MAGIC)
+    Ok(!without(Lack::ReapNotice) && rustix::fs::fstatfs(fd)?.f_type == PID_FS_MAGIC)
 }
 
 /// pidfd_send_signal(2). ESRCH: the process has been reaped; a zombie accepts any signal.
@@ -69,6 +70,7 @@ pub(in crate::sys) fn send(fd: BorrowedFd<'_>, signal: u8) -> io::Result<()> {
 /// The wait status of a *reaped* process (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15). `None`: not reaped yet,
 /// or a kernel that does not tell. ENOTTY, EINVAL, ESRCH: a kernel that does not know the question.
 pub(in crate::sys) fn exit_info(fd: BorrowedFd<'_>) -> io::Result<Option<WaitStatus>> {
+    refuse(Lack::InfoExit)?;
     // SAFETY: the struct consists of integers, for which zero is a value.
     let mut info: libc::pidfd_info = unsafe { mem::zeroed() };
     info.mask = u64::from(libc::PIDFD_INFO_EXIT);

@@ -16,6 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio_uring::{OneshotOutputTransform, Runtime, UnsubmittedOneshot};
 
 use super::Interest;
+use crate::sys::without::{Lack, refuse};
 
 /// Submissions between two parks of the thread; more are flushed early.
 const SUBMISSIONS: u32 = 256;
@@ -33,6 +34,7 @@ pub(in crate::sys) fn runtime() -> io::Result<Runtime> {
 
 /// Makes a small ring and completes one poll on it: a sandbox may allow the one and not the other.
 pub(in crate::sys) fn prove() -> io::Result<()> {
+    refuse(Lack::IoUring)?;
     let mut ring = IoUring::new(2)?;
     let ready = eventfd(1, EventfdFlags::CLOEXEC)?;
     let poll = poll_entry(ready.as_raw_fd(), Interest::In);

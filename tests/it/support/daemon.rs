@@ -238,8 +238,15 @@ pub(crate) fn home() -> TempDir {
 /// What a daemon says that refuses to start: exit 1, and nothing on stdout.
 #[track_caller]
 pub(crate) fn refusal(home: &Path) -> String {
+    refusal_with(home, &[], &[])
+}
+
+/// The same, with more in its environment and more arguments.
+#[track_caller]
+pub(crate) fn refusal_with(home: &Path, env: &[(&str, &str)], arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
-    let output = command.args(["daemon", "run"]).env("AGENTCTL_HOME", home).env("NO_COLOR", "1").output();
+    command.args(["daemon", "run"]).args(arguments).envs(env.iter().copied());
+    let output = command.env("AGENTCTL_HOME", home).env("NO_COLOR", "1").output();
     let output = output.expect("the daemon runs");
     assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{output:?}");
     stderr(&output)

@@ -6,6 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 
 use super::play::{stderr, stdout};
@@ -26,23 +28,71 @@ pub(crate) fn in_own_limits(test: &str) -> bool {
     again(test, &["--user", "--map-root-user", "--mount"])
 }
 
+/// The same as PID 1 of a pid namespace of its own, with mounts of its own. Orphans come to the test and are reaped by
+/// nobody but it.
+#[must_use]
+pub(crate) fn in_own_pids(test: &str) -> bool {
+    let mut namespaces = vec!["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    if !rustix::process::geteuid().is_root() {
+        namespaces.extend(["--user", "--map-root-user"]);
+    }
+    again(test, &namespaces)
+}
+
+/// What a seccomp filter answers with EPERM.
+#[derive(Clone, Copy)]
+pub(crate) enum Denied {
+    IoUring,
+    OpenByHandle,
+}
+
+/// The same with a seccomp filter on the test and all that it starts.
+#[must_use]
+pub(crate) fn under_seccomp(test: &str, denied: &[Denied]) -> bool {
+    if !again(test, &[]) {
+        return false;
+    }
+    let number = |denied: &Denied| match denied {
+        Denied::IoUring => libc::SYS_io_uring_setup,
+        Denied::OpenByHandle => libc::SYS_open_by_handle_at,
+    };
+    let filter = SeccompFilter::new(
+        denied.iter().map(|denied| (number(denied), Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM.cast_unsigned()),
+        std::env::consts::ARCH.try_into().expect("an architecture with seccomp"),
+    );
+    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
+    seccompiler::apply_filter(&program).expect("a filter on this thread and its children");
+    true
+}
+
+/// Writes a setting of the kernel that belongs to a namespace of the test's own. Nothing else may be set by a test.
+#[track_caller]
+pub(crate) fn own_setting(path: &str, value: &str) {
+    assert!(std::env::var_os(INSIDE).is_some(), "{path} would be set for the whole machine");
+    std::fs::write(path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
 fn again(test: &str, namespaces: &[&str]) -> bool {
     if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
         return true;
     }
-    if !Command::new("unshare")
-        .args(namespaces)
-        .arg("true")
-        .output()
-        .is_ok_and(|probe| probe.status.success())
-    {
-        skipped(test, "this host gives no namespaces of one's own");
-        return false;
-    }
     let me = std::env::current_exe().expect("this program");
-    let mut command = Command::new("unshare");
-    command.args(namespaces).arg(me).args([test, "--exact", "--nocapture"]).env(INSIDE, test);
-    let output = command.output().expect("unshare runs");
+    let mut command = if namespaces.is_empty() {
+        Command::new(me)
+    } else {
+        let probe = Command::new("unshare").args(namespaces).arg("true").output();
+        if !probe.is_ok_and(|probe| probe.status.success()) {
+            skipped(test, "this host gives no namespaces of one's own");
+            return false;
+        }
+        let mut command = Command::new("unshare");
+        command.args(namespaces).arg(me);
+        command
+    };
+    let output = command.args([test, "--exact", "--nocapture"]).env(INSIDE, test).output();
+    let output = output.expect("the second life of a test runs");
     assert!(output.status.success(), "{}\n{}", stdout(&output), stderr(&output));
     assert!(stdout(&output).contains("1 passed"), "no test is called {test}:\n{}", stdout(&output));
     let told = stderr(&output);

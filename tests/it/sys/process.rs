@@ -43,11 +43,28 @@ fn the_status_is_read_from_zombie_parent_and_kernel() {
 }
 
 #[test]
-fn zero_is_never_read_from_a_zombie() {
+fn zero_is_read_from_a_zombie_only_where_it_hides_nothing() {
     let mut child = exits_with(0);
     let process = ProcessRef::of_child(child.0.id()).expect("held");
+    assert_eq!(process.zombie_status(), None, "it lives");
     let_end(&mut child, &process);
-    assert_eq!(process.zombie_status(), None, "a hidden status looks the same");
+    let shown = std::fs::read(format!("/proc/{}/io", process.pid())).is_ok();
+    assert_eq!(process.zombie_status(), shown.then_some(WaitStatus::exited(0)));
+    if rustix::process::geteuid().is_root() {
+        // To another user the same zombie shows 0 whatever its status was, and nothing is believed.
+        let mut failed = exits_with(7);
+        let process = ProcessRef::of_child(failed.0.id()).expect("held");
+        let_end(&mut failed, &process);
+        let stat = Command::new("setpriv")
+            .args(["--reuid=65534", "--clear-groups", "cat"])
+            .args([format!("/proc/{}/stat", process.pid()), format!("/proc/{}/io", process.pid())])
+            .output()
+            .expect("setpriv runs");
+        let shown = String::from_utf8_lossy(&stat.stdout);
+        assert!(shown.trim_end().ends_with(" 0"), "hidden: {shown}");
+        assert!(!stat.status.success(), "and io says so");
+        assert_eq!(process.zombie_status(), Some(WaitStatus::exited(7)));
+    }
     assert_eq!(process.reap().expect("asked"), Some(WaitStatus::exited(0)));
 }
 
