@@ -147,6 +147,24 @@ impl Config {
         };
         mean(path, raw, env)
     }
+
+    /// Takes over what a running daemon can take from a configuration that was read anew. The keys that also
+    /// differ and count only from the next start of the daemon are returned.
+    pub fn renew(&mut self, new: Self) -> Vec<&'static str> {
+        let kept = Self {
+            metrics_addr: self.metrics_addr.clone(),
+            durability: self.durability,
+            backend: self.backend,
+            ..new.clone()
+        };
+        let differing = [
+            ("metrics_addr", kept.metrics_addr != new.metrics_addr),
+            ("durability", kept.durability != new.durability),
+            ("backend", kept.backend != new.backend),
+        ];
+        *self = kept;
+        differing.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
 }
 
 fn parse(path: &Path, text: &str) -> Result<RawConfig, ConfigError> {

@@ -326,6 +326,8 @@ pub enum DaemonCommand {
     Status(JsonFlag),
     /// Stop the daemon and start the one installed now; sessions live on
     Restart,
+    /// Read the configuration again; one that is wrong changes nothing
+    Reload,
     /// Write and enable systemd units for this program
     Install {
         /// For this user of a server, as a system service (as root), instead of your own manager

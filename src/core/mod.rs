@@ -65,6 +65,8 @@ pub enum Event {
     Recovered,
     /// The files of a settled session take this much space.
     Sized(SessionId, u64),
+    /// The configuration was read again.
+    Configured(Settings),
 }
 
 /// Everything that the core can want done.

@@ -13,7 +13,7 @@ use super::outbox::AttemptResult;
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
 use super::refusal::Refusal;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Phase, Session, StopStep};
-use super::supervisor::{Supervisor, WaitFor, Waiter};
+use super::supervisor::{Settings, Supervisor, WaitFor, Waiter};
 use super::timers::Timer;
 use super::vocab::{Leftovers, Now, RunId, SessionId, Usage};
 use super::{Effect, JournalHealth, Reply, ReplyTo, Step};
@@ -597,6 +597,26 @@ impl Supervisor {
         }
         let before = self.sizes.insert(id, bytes).unwrap_or(0);
         self.bytes = self.bytes - before + bytes;
+        self.forget_excess(now, out);
+    }
+
+    /// New settings hold for all that is decided from now on; what already was, stays.
+    pub(super) fn configured(&mut self, now: Now, settings: Settings, out: &mut Step) {
+        self.settings = settings;
+        if !self.recovered {
+            return;
+        }
+        self.forget_old(now, out);
+        self.forget_excess(now, out);
+        // What waited for an endpoint that was not configured can go out.
+        let endpoints: Vec<_> =
+            self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
+        for endpoint in endpoints {
+            self.start_attempts(now, &endpoint, out);
+        }
+    }
+
+    fn forget_excess(&mut self, now: Now, out: &mut Step) {
         let oldest_first: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
         for oldest in oldest_first {
             if self.bytes <= self.settings.disk_max_bytes {

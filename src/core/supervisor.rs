@@ -18,7 +18,7 @@ use super::vocab::{HostId, Mono, Now, RunId, SessionId, Wall};
 use super::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Step};
 
 /// What the core needs to know of the configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub endpoints: Vec<Endpoint>,
     /// Ended sessions are kept so long.
@@ -127,6 +127,7 @@ impl Supervisor {
             Event::Rebuilt(records) => self.rebuilt(now, records, &mut out),
             Event::Recovered => self.recover(now, &mut out),
             Event::Sized(session, bytes) => self.sized(now, session, bytes, &mut out),
+            Event::Configured(settings) => self.configured(now, settings, &mut out),
         }
         self.fire_due(now, &mut out);
         out

@@ -65,14 +65,14 @@ pub(super) fn attempt(daemon: &Rc<Daemon>, id: DeliveryId) {
 }
 
 async fn request(daemon: &Rc<Daemon>, id: &DeliveryId) -> Result<(Request<Full<Bytes>>, Duration), String> {
-    let webhook = daemon.config.webhooks.iter().find(|webhook| webhook.name == id.endpoint);
+    let webhook = daemon.config.borrow().webhooks.iter().find(|webhook| webhook.name == id.endpoint).cloned();
     let webhook = webhook.ok_or("the endpoint is not configured any more")?;
     let owed = daemon.core.borrow().outbox().get(id).map(|delivery| (delivery.run, delivery.kind));
     let (run, kind) = owed.ok_or("the delivery is over")?;
     let (reader, key) = (daemon.journal.reader(), id.clone());
     let body = spawn_blocking(move || reader.body(&key)).await.map_err(|panicked| panicked.to_string())?;
     let body = Bytes::from(body.map_err(|error| format!("read the delivery from the journal: {error}"))?);
-    Ok((signed(webhook, run, kind, body)?, webhook.timeout))
+    Ok((signed(&webhook, run, kind, body)?, webhook.timeout))
 }
 
 fn signed(

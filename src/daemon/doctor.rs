@@ -29,7 +29,7 @@ pub(super) async fn answer(daemon: &Rc<Daemon>) -> Response<Answer> {
         sys::features::probe(),
         &sys::host_limits::host_limits(),
         &sys::host_limits::systemd(),
-        daemon.config.sessions_max,
+        daemon.config.borrow().sessions_max,
     ));
     checks.push(journal(daemon));
     checks.push(integrity(daemon.journal.reader()).await);
@@ -64,7 +64,7 @@ fn journal(daemon: &Daemon) -> Check {
             Check::new("journal", CheckState::Problem, found)
                 .advise(format!("free space at {}", daemon.home.path().display()))
         }
-        JournalHealth::Well => match daemon.config.durability {
+        JournalHealth::Well => match daemon.config.borrow().durability {
             Durability::Full => {
                 Check::new("journal", CheckState::Ok, "durability full: commits outlive a power loss")
             }

@@ -33,7 +33,7 @@ use crate::wire::api::{self, Problem, SessionView};
 use crate::wire::route::{NoRoute, Route};
 
 use super::hub::{Line, Next};
-use super::{Daemon, doctor, follow, launch, scrape};
+use super::{Daemon, doctor, follow, launch, reload, scrape};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -112,6 +112,10 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
             daemon.stop.notify_one();
             Ok(json_answer(StatusCode::ACCEPTED, &json!({"stopping": true})))
         }
+        Route::Reload => match reload::reload(daemon) {
+            Ok(reloaded) => Ok(json_answer(StatusCode::OK, &reloaded)),
+            Err(error) => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, reload::kept(&error))),
+        },
         Route::Events => events(daemon, &request).await,
         Route::List => Ok(list(daemon, &Query::of(&request))),
         Route::Launch => launch_session(daemon, request).await,
@@ -394,7 +398,7 @@ fn health(daemon: &Daemon) -> serde_json::Value {
         "uptimeSeconds": now.mono.since(daemon.started.mono).as_secs(),
         "backend": started.backend.to_string(),
         "backendWhy": started.why,
-        "durability": match daemon.config.durability {
+        "durability": match daemon.config.borrow().durability {
             crate::config::Durability::Full => "full",
             crate::config::Durability::Normal => "normal",
         },

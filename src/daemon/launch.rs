@@ -53,7 +53,7 @@ pub(crate) type Turns = RefCell<HashMap<PathBuf, Arc<Mutex<()>>>>;
 
 /// Checks a request and takes it apart. The error is for the user: 400.
 pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Result<(Spec, Parcel), String> {
-    let config = &daemon.config;
+    let config = daemon.config.borrow();
     let name = ask.adapter.clone().or_else(|| config.adapter.clone());
     let name =
         name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;

@@ -18,6 +18,7 @@ mod perform;
 mod reach;
 mod reattach;
 mod rebuild;
+mod reload;
 mod rows;
 mod scrape;
 mod serve;
@@ -110,7 +111,8 @@ impl Starter {
 /// Everything that the tasks of the daemon share.
 pub(crate) struct Daemon {
     pub(crate) home: Home,
-    pub(crate) config: Config,
+    /// What holds now; read again at a reload.
+    pub(crate) config: RefCell<Config>,
     pub(crate) sys: Sys,
     pub(crate) core: RefCell<Supervisor>,
     pub(crate) journal: Journal,
@@ -170,10 +172,7 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let managed = matches!(options.starter, Starter::Manager(_));
     let lock = takeover::prepare(&options.home, options.starter.line(), managed)?;
-    let env: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let config = Config::load(&options.home.config(), &env)?;
+    let config = Config::load(&options.home.config(), &environment())?;
     let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
     let nofile = sys::raise_nofile().before;
     if let Err(error) = sys::become_subreaper() {
@@ -217,7 +216,7 @@ async fn live(
     scrape::serve(&daemon).await;
     reattach::recover(&daemon).await;
     let manager = service::begin(&daemon, starter);
-    let ended = serve::until_signalled(&daemon);
+    let ended = serve::until_signalled(&daemon, manager.as_deref());
     tokio::pin!(ended);
     loop {
         tokio::select! {
@@ -234,7 +233,7 @@ async fn live(
         }
     }
     tracing::info!("agentctl daemon stops; sessions live on");
-    if let Some(manager) = manager {
+    if let Some(manager) = &manager {
         manager.stopping();
     }
     serve::close(&daemon);
@@ -279,7 +278,7 @@ impl Daemon {
         let hub = Hub::new(journal.epoch().to_owned(), loaded.last_seq);
         Self {
             home,
-            config,
+            config: RefCell::new(config),
             sys,
             core: RefCell::new(core),
             journal,
@@ -501,6 +500,13 @@ impl Drop for Asker {
             self.daemon.send(Event::Abandoned(self.to));
         }
     }
+}
+
+/// The daemon's own, as far as it is text: what beats the configuration.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn settings(config: &Config, boot: String) -> Settings {

@@ -75,6 +75,6 @@ fn as_recorded(daemon: &Daemon, run: RunId) -> Option<api::SessionView> {
 }
 
 fn events_before(daemon: &Daemon) -> Wall {
-    let kept = i64::try_from(daemon.config.retention.as_micros()).unwrap_or(i64::MAX);
+    let kept = i64::try_from(daemon.config.borrow().retention.as_micros()).unwrap_or(i64::MAX);
     Wall(crate::sys::clock::now().wall.0.saturating_sub(kept))
 }

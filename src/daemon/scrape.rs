@@ -42,7 +42,7 @@ pub(super) fn answer(daemon: &Daemon) -> Response<Answer> {
 
 /// Serves /metrics at the configured address. A taken port is a warning: supervision is more than its metrics.
 pub(super) async fn serve(daemon: &Rc<Daemon>) {
-    let Some(address) = daemon.config.metrics_addr.clone() else { return };
+    let Some(address) = daemon.config.borrow().metrics_addr.clone() else { return };
     let listener = match TcpListener::bind(&address).await {
         Ok(listener) => listener,
         Err(error) => {

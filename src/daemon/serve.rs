@@ -25,9 +25,9 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::limits;
-use crate::sys::service::inherited_listener;
+use crate::sys::service::{ServiceManager, inherited_listener};
 
-use super::{Daemon, DaemonError, http};
+use super::{Daemon, DaemonError, http, reload};
 
 thread_local! {
     /// The socket file that this daemon made, with its inode, to be removed when it ends.
@@ -157,7 +157,7 @@ async fn first_byte(stream: &UnixStream) -> io::Result<Option<u8>> {
 }
 
 /// Resolves when the daemon is to end: TERM, INT, or a request.
-pub(super) async fn until_signalled(daemon: &Rc<Daemon>) {
+pub(super) async fn until_signalled(daemon: &Rc<Daemon>, manager: Option<&ServiceManager>) {
     let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
@@ -168,8 +168,8 @@ pub(super) async fn until_signalled(daemon: &Rc<Daemon>) {
         tokio::select! {
             _ = term.recv() => return,
             _ = int.recv() => return,
-            // A terminal that closes does not end a supervisor.
-            _ = hup.recv() => {}
+            // Also what a terminal says that closes, which does not end a supervisor.
+            _ = hup.recv() => reload::on_hangup(daemon, manager),
             () = daemon.stop.notified() => return,
         }
     }

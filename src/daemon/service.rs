@@ -48,7 +48,7 @@ async fn is_alive(daemon: &Daemon) -> bool {
 }
 
 /// What `systemctl status` shows.
-fn status(daemon: &Daemon) -> String {
+pub(super) fn status(daemon: &Daemon) -> String {
     let core = daemon.core.borrow();
     let backend = daemon.sys.started().backend;
     match core.journal() {

@@ -17,6 +17,7 @@ mod lifecycle;
 mod opencode;
 mod properties;
 mod real_opencode;
+mod reload;
 mod resume;
 mod robustness;
 mod shim;

@@ -191,6 +191,7 @@ fn torment(guest: &Guest, kind: Kind, fleet: &BTreeSet<String>) {
         all_live(guest, fleet, words);
         assert_eq!(main(), old, "{words} does not touch the daemon");
     }
+    reloads(guest, kind, fleet);
     guest.systemctl(kind, &format!("stop {}", kind.service));
     assert_eq!(guest.shows(kind, "ActiveState"), "inactive");
     // The socket still listens, and the next command starts the daemon.
@@ -198,6 +199,27 @@ fn torment(guest: &Guest, kind: Kind, fleet: &BTreeSet<String>) {
     assert_eq!(guest.shows(kind, "ActiveState"), "active");
     connections_during_restarts(guest, kind);
     all_live(guest, fleet, "restarts with clients");
+}
+
+/// `systemctl reload` returns when the configuration was read; one that is wrong is said in the status, and changes
+/// nothing.
+fn reloads(guest: &Guest, kind: Kind, fleet: &BTreeSet<String>) {
+    let old = guest.shows(kind, "MainPID");
+    let config =
+        guest.json("daemon status --json")["home"].as_str().expect("a home").to_owned() + "/config.json";
+    guest.user(&format!("test ! -e {config} && echo '{{\"grace\": \"soon\"}}' >{config}"));
+    guest.systemctl(kind, &format!("reload {}", kind.service));
+    let said = guest.shows(kind, "StatusText");
+    assert!(
+        said.contains("grace: \"soon\" is no duration") && said.contains("goes on with the one"),
+        "{said}"
+    );
+    guest.user(&format!("rm {config}"));
+    guest.systemctl(kind, &format!("reload {}", kind.service));
+    let said = guest.shows(kind, "StatusText");
+    assert!(!said.contains("soon"), "{said}");
+    all_live(guest, fleet, "a reload");
+    assert_eq!(guest.shows(kind, "MainPID"), old, "a reload keeps the daemon");
 }
 
 /// A command that comes while nobody listens waits in the socket's backlog and is answered.

@@ -26,6 +26,7 @@ pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
             render::out("Daemon stopped\n")?;
             Ok(0)
         }
+        DaemonCommand::Reload => reload(&client).await,
         DaemonCommand::Status(args) => status(&client, args.json).await,
         DaemonCommand::Restart => {
             match stop(&client).await {
@@ -71,6 +72,19 @@ async fn stop(client: &Client) -> Result<(), Failure> {
         sleep(RETRY_PAUSE).await;
     }
     Err(Failure::new(1, "the daemon was told to stop and still answers; see: agentctl daemon status"))
+}
+
+async fn reload(client: &Client) -> Result<u8, Failure> {
+    let reloaded: Value = client.json(Method::POST, "/v1/reload", NO_BODY).await?;
+    let mut said = String::from("Configuration read again\n");
+    let waiting: Vec<_> =
+        reloaded["atRestart"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !waiting.is_empty() {
+        let keys = waiting.join(", ");
+        said += &format!("In force from the next start of the daemon (agentctl daemon restart): {keys}\n");
+    }
+    render::out(&said)?;
+    Ok(0)
 }
 
 /// What the daemon's start had to make good for its journal.
