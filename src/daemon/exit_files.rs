@@ -243,6 +243,8 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
     spawn_local(async move {
         let name = format!("verdict.{}.json", id.run);
         let size = spawn_blocking(move || {
+            // An earlier try at the verdict's file, for one.
+            super::perform::sweep_half_written(&files, false);
             // In this order: an exit file that was moved away means that the verdict is there.
             if let Some(verdict) = verdict
                 && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)

@@ -157,6 +157,7 @@ struct Pending {
     upto: u64,
     events: Vec<hub::Line>,
     ended: Vec<SessionId>,
+    settled: Vec<RunId>,
     effects: Vec<Effect>,
 }
 
@@ -356,7 +357,8 @@ impl Daemon {
     fn carry_out(self: &Rc<Self>, step: Step) {
         let Step { records, effects } = step;
         let upto = self.core.borrow().appended();
-        let mut pending = Pending { upto, events: Vec::new(), ended: Vec::new(), effects };
+        let mut pending =
+            Pending { upto, events: Vec::new(), ended: Vec::new(), settled: Vec::new(), effects };
         if !records.is_empty() {
             let rendered = rows::render(self, &records);
             pending.events = rendered.events;
@@ -366,6 +368,10 @@ impl Daemon {
                     |record| if let Record::Ended { run, .. } = record { Some(run.session) } else { None },
                 )
                 .collect();
+            let settled = |record: &Record| {
+                if let Record::TreeSettled { run, .. } = record { Some(*run) } else { None }
+            };
+            pending.settled = records.iter().filter_map(settled).collect();
             self.journal.commit(rendered.rows, upto, records.iter().any(is_vital));
         }
         if self.durable.get() >= upto {
@@ -402,6 +408,9 @@ impl Daemon {
         }
         for effect in pending.effects {
             self.perform(effect);
+        }
+        for run in pending.settled {
+            perform::let_go_if_settled(self, run);
         }
     }
 

@@ -14,11 +14,12 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::core::agent::AgentReport;
 use crate::core::fuse::{Evidence, Prong};
+use crate::core::session::Run;
 use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::core::{Effect, Event};
 use crate::sys::tree::{self, Tree};
 use crate::sys::{Found, ProcessRef, cgroup};
-use crate::wire::session_dir::ShimLock;
+use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::reach::Reach;
 use super::{Daemon, deliver, exit_files, follow, launch, reach};
@@ -81,29 +82,30 @@ pub(super) fn watch_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessRef) 
 
 /// Tells the core when the shim has ended, with its last word first.
 pub(super) fn watch_shim(daemon: &Rc<Daemon>, id: RunId, shim: &ProcessRef) {
-    let telling = Rc::clone(daemon);
+    let (telling, held) = (Rc::clone(daemon), shim.clone());
     daemon.sys.on_end(shim, move |ended| match ended {
         Ok(()) => {
-            spawn_local(shim_ended(telling, id));
+            spawn_local(shim_ended(telling, id, Some(held)));
         }
         Err(error) => tracing::error!(session = %id.session, "the shim cannot be watched: {error}"),
     });
 }
 
 /// The shim has ended, or seems to have: its last word, and the proof by its lock.
-pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId) {
-    let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
+pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId, shim: Option<ProcessRef>) {
     if let Some(shim) = shim
         && let Err(error) = shim.reap()
     {
         tracing::warn!(session = %id.session, "reap the shim: {error}");
     }
     daemon.release_turn(id);
+    let_go_if_settled(&daemon, id);
     let files = daemon.home.run_files(id);
     // Its child holds the lock as well until it has become the leader.
     for _ in 0..LOCK_LOOKS_MAX {
         match files.shim_lock() {
             Ok(ShimLock::Free | ShimLock::NoFile) => {
+                sweep_half_written(&files, true);
                 if let Ok(tree) = files.read_tree() {
                     daemon.evidence(id, Evidence::TreeGone(Some(tree.usage)));
                 }
@@ -118,6 +120,23 @@ pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId) {
         }
     }
     daemon.evidence(id, Evidence::CannotTell("the shim has ended and its lock is still held".into()));
+}
+
+pub(super) fn sweep_half_written(files: &RunFiles, shim_is_dead: bool) {
+    match files.sweep_half_written(shim_is_dead) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("sweep {}: {error}", files.dir().display());
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Whatever was held of a run that is settled: a daemon that lives for months ends many.
+pub(super) fn let_go_if_settled(daemon: &Daemon, id: RunId) {
+    let settled = |run: &Run| run.number != id.run || (run.verdict.is_some() && run.tree_settled);
+    if daemon.core.borrow().session(id.session).is_none_or(|session| settled(&session.run)) {
+        daemon.handles.borrow_mut().remove(&id);
+    }
 }
 
 /// The leader by its own file, when its pidfd did not come over the socket.

@@ -70,7 +70,7 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     let in_the_making = found.shim == ShimFound::Lives && found.leader.is_none() && reach == Reach::Here;
     if found.shim == ShimFound::Lives && handles.shim.is_none() && reach == Reach::Here {
         // It held its lock a moment ago and cannot be held by us: most likely it has just ended.
-        spawn_local(perform::shim_ended(Rc::clone(daemon), id));
+        spawn_local(perform::shim_ended(Rc::clone(daemon), id, None));
     }
     if let Some(leader) = &handles.leader {
         perform::watch_leader(daemon, id, leader);
@@ -119,9 +119,7 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
             None
         }
     };
-    if shim == ShimFound::Gone {
-        sweep(&files);
-    }
+    sweep(&files, shim);
     if shim == ShimFound::Lives {
         handles.shim = hold_shim(daemon, &files, reach);
     }
@@ -138,7 +136,11 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
 }
 
 /// Environment and prompt of a launch that was interrupted: nobody needs them any more.
-fn sweep(files: &RunFiles) {
+fn sweep(files: &RunFiles, shim: ShimFound) {
+    perform::sweep_half_written(files, shim == ShimFound::Gone);
+    if shim != ShimFound::Gone {
+        return;
+    }
     for name in [files.env_name(), files.prompt_name()] {
         match std::fs::remove_file(files.dir().join(&name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

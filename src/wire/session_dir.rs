@@ -167,6 +167,30 @@ impl RunFiles {
         format!("{kind}.{}.json", self.id.run)
     }
 
+    /// Removes what writers of this run that were killed left half written: earlier daemons, and the shim if that is
+    /// dead. A secret may be in it. Daemon only.
+    pub fn sweep_half_written(&self, shim_is_dead: bool) -> io::Result<()> {
+        let by_daemons = [
+            self.env_name(),
+            self.prompt_name(),
+            self.json("launch"),
+            self.json("created"),
+            self.json("verdict"),
+            "deadline".to_owned(),
+        ];
+        let by_shims = [self.json("shim"), self.json("leader"), self.json("exit")];
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let Some((target, writer)) = name.to_str().and_then(half_written) else { continue };
+            let dead = by_daemons.iter().any(|name| name == target)
+                || (shim_is_dead && by_shims.iter().any(|name| name == target));
+            if dead && writer != process::id() {
+                fs::remove_file(self.dir.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the order that a shim may claim. Daemon only.
     pub fn write_launch(&self, order: &LaunchOrder) -> io::Result<()> {
         write(&self.dir, &self.json("launch"), order)
@@ -420,6 +444,13 @@ fn create_and_place(
         let _ = fs::remove_file(&temp);
     }
     placed.map(|()| file)
+}
+
+/// Which file a temporary one was to become, and the process that wrote it.
+fn half_written(name: &str) -> Option<(&str, u32)> {
+    let (rest, _serial) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+    let (target, writer) = rest.rsplit_once('.')?;
+    Some((target, writer.parse().ok()?))
 }
 
 fn write<T: Format>(dir: &Path, name: &str, content: &T) -> io::Result<()> {

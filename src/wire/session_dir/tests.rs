@@ -1,5 +1,6 @@
 //! The formats against their golden files, and against anything else that may lie in a directory.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::os::unix::fs::symlink;
 use std::thread;
@@ -213,6 +214,32 @@ fn files_are_private_and_leave_no_temporary_names() {
     assert_eq!(names.len(), 1);
     assert_eq!(names[0].metadata().expect("metadata").permissions().mode() & 0o7777, 0o600);
     assert_eq!(fs::metadata(files.dir()).expect("metadata").permissions().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn what_killed_writers_left_half_written_is_swept_and_nothing_else() {
+    let home = tempfile::tempdir().expect("a directory");
+    let files = files(home.path());
+    files.write_launch(&launch()).expect("written");
+    let own = format!(".env.2.{}.0.tmp", process::id());
+    let of_daemons = [".env.2.4000001.0.tmp", ".created.2.json.4000001.7.tmp", ".deadline.4000001.2.tmp"];
+    let of_shim = ".leader.2.json.4000001.0.tmp";
+    let others =
+        [".leader.3.json.4000001.2.tmp", ".env.3.4000001.2.tmp", ".env.2.tmp", ".hidden", own.as_str()];
+    for name in of_daemons.iter().chain([&of_shim]).chain(&others) {
+        fs::write(files.dir().join(name), "half").expect("a file");
+    }
+    let mut expected: BTreeSet<String> = others.iter().map(|name| (*name).to_owned()).collect();
+    expected.extend([of_shim.to_owned(), "launch.2.json".to_owned()]);
+    let names = || -> BTreeSet<String> {
+        let entries = fs::read_dir(files.dir()).expect("a directory").flatten();
+        entries.map(|entry| entry.file_name().into_string().expect("a text")).collect()
+    };
+    files.sweep_half_written(false).expect("swept");
+    assert_eq!(names(), expected);
+    files.sweep_half_written(true).expect("swept");
+    expected.remove(of_shim);
+    assert_eq!(names(), expected);
 }
 
 #[test]
