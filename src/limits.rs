@@ -38,12 +38,18 @@ pub const PROMPT_CHARS_MAX: usize = 200;
 pub const LABEL_CHARS_MAX: usize = 200;
 /// Labels of one session.
 pub const LABELS_MAX: usize = 64;
+/// Longest text of a hook.
+pub const HOOK_BYTES_MAX: usize = 64 << 10;
 /// Longest idempotency key.
 pub const KEY_CHARS_MAX: usize = 200;
 /// Events kept in memory for readers that follow; older ones are read from the journal.
 pub const EVENTS_IN_MEMORY_MAX: usize = 1_024;
 /// Events read from the journal at once for one reader.
 pub const EVENTS_PAGE: usize = 500;
+/// Events on their way to one reader, beside what its socket holds.
+pub const EVENTS_UNREAD_MAX: usize = 8;
+/// A reader of events that takes nothing for so long is told so; after as long again its connection is closed.
+pub const EVENTS_READER_PATIENCE: Duration = Duration::from_secs(10);
 /// End of a log that the outcome rule reads.
 pub const REPORT_TAIL_BYTES_MAX: u64 = 1 << 20;
 /// And so much where that holds none: the last line of some agents repeats the whole conversation.

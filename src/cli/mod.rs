@@ -131,6 +131,12 @@ pub struct LaunchArgs {
     /// Callback agent passed through to the webhook's meta
     #[arg(long, value_name = "ID")]
     pub callback_agent: Option<String>,
+    /// Run this with /bin/sh once the session has started; see its outcome in `status`
+    #[arg(long, value_name = "SCRIPT")]
+    pub on_create: Option<String>,
+    /// Run this with /bin/sh once the session has its verdict, whatever it is; at most once
+    #[arg(long, value_name = "SCRIPT")]
+    pub on_complete: Option<String>,
     /// Print the session record as JSON
     #[arg(long)]
     pub json: bool,
@@ -284,6 +290,11 @@ pub struct ExtendArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Each line has a cursor; --since CURSOR goes on after it, whatever happened meanwhile.
+When the daemon restarts, the command goes on where it was, without a gap. Exit 1 when the events
+after the cursor are not kept any more; 3 when no daemon answers for a minute."
+)]
 pub struct EventsArgs {
     /// Begin after this cursor; 0 for all that is kept [default: now]
     #[arg(long, value_name = "CURSOR")]
@@ -291,6 +302,18 @@ pub struct EventsArgs {
     /// Print what there is, then exit
     #[arg(long)]
     pub no_follow: bool,
+    /// Only this type, such as session.stopped, or stopped for short; several are alternatives
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+    pub kind: Vec<String>,
+    /// Only sessions of this adapter
+    #[arg(long, value_name = "NAME")]
+    pub adapter: Vec<String>,
+    /// Only this session: id, a unique start of it, or name
+    #[arg(long, value_name = "ID")]
+    pub session: Vec<String>,
+    /// Only sessions of this group
+    #[arg(long, value_name = "GROUP")]
+    pub group: Vec<String>,
     /// Accepted for compatibility: events are JSON always
     #[arg(long, hide = true)]
     pub json: bool,

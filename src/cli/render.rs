@@ -202,6 +202,11 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
             lines.push(("Note", text.to_owned()));
         }
     }
+    for (kind, hook) in session.meta.get("hooks").and_then(|hooks| hooks.as_object()).into_iter().flatten() {
+        let text = |key| hook[key].as_str().unwrap_or_default();
+        let why = if text("reason").is_empty() { String::new() } else { format!(" ({})", text("reason")) };
+        lines.push(("Hook", format!("{kind}: {}{why}, {}", text("state"), text("logPath"))));
+    }
     lines.push(("Log", session.log_path.clone()));
     let text: String = lines.iter().map(|(key, value)| format!("{key:<10} {value}\n")).collect();
     out(&text)

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod counters;
 mod evidence_list;
 pub mod fuse;
+pub mod hooks;
 mod launches;
 pub mod outbox;
 pub mod reattach;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::agent::Spent;
 use super::fuse::{Outcome, Prong};
+use super::hooks::Hooks;
 use super::record::Record;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use super::vocab::{HostId, Leftovers, Mono, Now, ProcessId, RunId, Usage};
@@ -203,6 +204,8 @@ fn bare_spec(order: OrderTrace) -> Spec {
         private: true,
         safe: false,
         native_id: None,
+        hooks: Hooks::default(),
+        hook_of: None,
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agent::Spent;
 use super::fuse::{Outcome, Prong, StopCause};
+use super::hooks::HookKind;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use super::vocab::{HostId, Now, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall};
 
@@ -69,6 +70,8 @@ pub enum Record {
     AttemptFailed { id: DeliveryId, attempt: u32, at: Wall, retry_in_ms: u64, held: bool, error: String },
     /// Nothing more will be sent.
     DeliveryOver { id: DeliveryId, at: Wall, how: DeliveryEnd },
+    /// A hook of a run has ended; its start is the creation of the hidden session that it is.
+    HookEnded { run: RunId, hook: HookKind, verdict: Box<Verdict> },
     /// The journal had lost the session, or its end, and it was rebuilt from its files; what is not known any more.
     Rebuilt { session: SessionId, at: Wall, note: String },
     /// The session was forgotten: by retention, or by request.
@@ -120,6 +123,10 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every type that there is.
+    pub const ALL: [Self; 6] =
+        [Self::Started, Self::Resumed, Self::Timeout, Self::Stopped, Self::Error, Self::DeliveryDead];
+
     /// The public name.
     pub fn word(self) -> &'static str {
         match self {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::agent::{AgentEvent, AgentReport, Span, Spent, Tokens};
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
+use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::record::{Record, RequestKey};
 use super::vocab::{HostId, Leftovers, Mono, Now, RunId, SessionId, Usage, WaitStatus, Wall, signal_name};
 
@@ -53,6 +54,12 @@ pub struct Spec {
     /// The id that the agent's conversation was given at launch, for agents that take one.
     #[serde(default)]
     pub native_id: Option<String>,
+    /// Scripts of the user's at its start and its end.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+    /// It is itself such a script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook_of: Option<HookOf>,
 }
 
 /// Where a session comes from.
@@ -156,6 +163,8 @@ pub struct Run {
     pub tree_settled: bool,
     /// Why a check could not be made.
     pub unverified: Option<String>,
+    /// Hooks whose start is recorded.
+    pub hooks: BTreeMap<HookKind, HookState>,
     /// Questions already put to the edge, so that each is asked once per daemon life.
     pub asked: Asked,
 }
@@ -223,6 +232,7 @@ impl Run {
             leftovers: LeftoverCount::Known(0),
             tree_settled: false,
             unverified: None,
+            hooks: BTreeMap::new(),
             asked: Asked::default(),
         }
     }

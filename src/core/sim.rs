@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::agent::AgentReport;
 use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
+use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::outbox::{AttemptResult, Endpoint};
 use super::reattach::{Found, OrderFound, Seen, ShimFound};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
@@ -98,6 +99,10 @@ struct Truth {
     kernel_tells: bool,
     ask_kernel: bool,
     ask_tree: bool,
+    /// It is a hook of this one.
+    hook_of: Option<HookOf>,
+    /// Leaders that this run ever had.
+    leaders: u32,
 }
 
 struct World {
@@ -141,7 +146,7 @@ fn host(boot: u64) -> HostId {
 }
 
 fn leader_id(run: RunId, boot: u64) -> ProcessId {
-    let number = run.session.0.as_u128() as u32 + 10 * (run.run - 1);
+    let number = run.session.0.as_u128() as u32 % 1_000_000 + 10 * (run.run - 1);
     let handle = PidHandle { kind: 254, bytes: u64::from(number) + boot * 1000 };
     ProcessId { pid: 100 + number, handle: Some(handle), start_ticks: boot }
 }
@@ -153,7 +158,7 @@ fn settings(boot: u64) -> Settings {
         retention: Duration::from_secs(7 * 24 * 3600),
         disk_max_bytes: u64::MAX,
         sessions_max: 1000,
-        boot: host(boot).boot,
+        host: host(boot),
     }
 }
 
@@ -285,6 +290,7 @@ impl World {
             .map(|(id, phase)| (before.get(id).copied(), *phase))
             .collect();
         self.daemon = Some(daemon);
+        self.note_hooks(&step.records);
         self.carry_out(step, &moved);
     }
 
@@ -403,9 +409,14 @@ impl World {
                     self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
                 assert!(durable, "archived before the verdict is durable");
                 self.truth(id).archived = true;
+                self.notices.push(Event::Sized(id.session, 10));
             }
             Effect::Deliver(id) => self.deliver(id),
-            Effect::Remove(_) => {}
+            // What is deleted cannot be found by a later life either.
+            Effect::Remove(session) => {
+                let run = RunId { session, run: 1 };
+                (self.truth(run).exit_file, self.truth(run).tree_file) = (None, false);
+            }
             Effect::Reply(to, reply) => self.check_reply(to, &reply),
         }
     }
@@ -532,6 +543,7 @@ impl World {
             }
             Shim::Claimed => {
                 (truth.leader, truth.leader_file, truth.shim) = (Leader::Alive, true, Shim::Watching);
+                truth.leaders += 1;
                 truth.boot = boot;
                 let leader = leader_id(id, boot);
                 self.notify(id, Evidence::Started(leader));
@@ -577,11 +589,15 @@ impl World {
     // ---- what happens next ---------------------------------------------------------------------
 
     fn launch(&mut self) {
-        let number = self.runs.len() as u128 + 1;
+        let number = self.runs.values().filter(|truth| truth.hook_of.is_none()).count() as u128 + 1;
         let id = RunId { session: SessionId(uuid::Uuid::from_u128(number)), run: 1 };
         let wants_report = self.dice.one_in(2);
         let leftovers = if self.dice.one_in(3) { Leftovers::Keep } else { Leftovers::Kill };
         self.add_run(id, leftovers);
+        let hooks = Hooks {
+            on_create: self.dice.one_in(4).then(|| "a".to_owned()),
+            on_complete: self.dice.one_in(3).then(|| "b".to_owned()),
+        };
         let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
         let spec = Spec {
             adapter: "exec".into(),
@@ -601,6 +617,8 @@ impl World {
             private: false,
             safe: false,
             native_id: None,
+            hooks,
+            hook_of: None,
         };
         let host = host(self.boot);
         let to = self.reply_to(id);
@@ -618,7 +636,13 @@ impl World {
     /// What a run is going to be.
     fn add_run(&mut self, id: RunId, leftovers: Leftovers) {
         let reports = [AgentReport::Success, AgentReport::Error(None), AgentReport::Missing];
-        let truth = Truth {
+        let report = reports[self.dice.below(3)].clone();
+        let truth = self.new_truth(report, leftovers, None);
+        self.runs.insert(id, truth);
+    }
+
+    fn new_truth(&mut self, report: AgentReport, leftovers: Leftovers, hook_of: Option<HookOf>) -> Truth {
+        Truth {
             order: Order::Missing,
             shim: Shim::None,
             leader: Leader::Unborn,
@@ -631,7 +655,7 @@ impl World {
             tree_file: false,
             rest: if self.dice.one_in(3) { 2 } else { 0 },
             stubborn: self.dice.one_in(4),
-            report: reports[self.dice.below(3)].clone(),
+            report,
             leftovers,
             deadline_file: None,
             by_deadline: false,
@@ -640,8 +664,21 @@ impl World {
             kernel_tells: false,
             ask_kernel: false,
             ask_tree: false,
-        };
-        self.runs.insert(id, truth);
+            hook_of,
+            leaders: 0,
+        }
+    }
+
+    /// Hooks that a step begins: runs like any other from here on.
+    fn note_hooks(&mut self, records: &[Record]) {
+        for record in records {
+            if let Record::Created { session, spec, .. } = record
+                && let Some(of) = spec.hook_of
+            {
+                let truth = self.new_truth(AgentReport::Missing, spec.leftovers, Some(of));
+                self.runs.insert(RunId { session: *session, run: 1 }, truth);
+            }
+        }
     }
 
     /// A launch that no record and no living daemon knows of never was.
@@ -693,7 +730,12 @@ impl World {
             return;
         }
         match choice {
-            0 if self.runs.len() < 3 && !self.calm && self.daemon.is_some() => self.launch(),
+            0 if self.runs.values().filter(|truth| truth.hook_of.is_none()).count() < 3
+                && !self.calm
+                && self.daemon.is_some() =>
+            {
+                self.launch()
+            }
             0..=7 if !self.notices.is_empty() => {
                 let at = self.dice.below(self.notices.len());
                 let notice = self.notices.remove(at);
@@ -751,6 +793,10 @@ impl World {
 
     fn a_client_asks(&mut self) {
         let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
+        if self.truth(id).hook_of.is_some() {
+            // Nobody outside can name it.
+            return;
+        }
         let session = id.session;
         let current =
             self.daemon.as_ref().and_then(|daemon| daemon.session(session)).map(|session| session.run_id());
@@ -987,14 +1033,75 @@ impl World {
         }
         for (run, truth) in &self.runs {
             assert_eq!(verdicts.get(run), Some(&1), "verdicts of {run:?}");
-            assert_eq!(terminal.get(run), Some(&1), "terminal events of {run:?}");
+            let told = if truth.hook_of.is_some() { None } else { Some(&1) };
+            assert_eq!(terminal.get(run), told, "terminal events of {run:?}");
             assert!(!truth.planted, "a planted exit file was believed");
         }
+        self.check_hooks();
         for record in &self.journal {
             if let Record::DeliveryQueued { id, kind, .. } = record
                 && kind.is_terminal()
             {
                 assert!(self.received.contains_key(id), "{id:?} was never delivered");
+            }
+        }
+    }
+}
+
+/// At most once per verdict, for certain; and nobody forgets how it went.
+impl World {
+    fn check_hooks(&self) {
+        let daemon = self.daemon.as_ref().expect("it came to rest");
+        for (id, truth) in &self.runs {
+            if let Some(of) = truth.hook_of {
+                assert_eq!(id.session, of.id());
+                assert!(truth.leaders <= 1, "a hook was begun {} times", truth.leaders);
+                assert!(daemon.session(id.session).is_none(), "a hook that is over is kept");
+                continue;
+            }
+            let Some(session) = daemon.session(id.session) else {
+                let forgotten =
+                    |r: &Record| matches!(r, Record::Pruned { session } if *session == id.session);
+                assert!(self.journal.iter().any(forgotten), "{id:?} is gone");
+                continue;
+            };
+            let verdicts =
+                self.journal.iter().filter(|r| matches!(r, Record::Ended { run, .. } if run == id));
+            assert_eq!(verdicts.count(), 1);
+            if session.run_id() != *id {
+                // Taken up again: it remembers the hooks of its last run.
+                continue;
+            }
+            for kind in HookKind::ALL {
+                self.check_hook(HookOf { run: *id, kind }, session);
+            }
+        }
+    }
+
+    fn check_hook(&self, of: HookOf, session: &super::session::Session) {
+        let wanted = session.spec.hooks.script(of.kind).is_some();
+        let begun = match of.kind {
+            HookKind::OnCreate => session.run.started.is_some() && of.run.run == 1,
+            HookKind::OnComplete => true,
+        };
+        let created = self
+            .journal
+            .iter()
+            .filter(|r| matches!(r, Record::Created { session, .. } if *session == of.id()));
+        assert_eq!(created.count(), usize::from(wanted && begun), "starts of {of:?}");
+        let state = session.run.hooks.get(&of.kind);
+        if !(wanted && begun) {
+            assert!(state.is_none());
+            return;
+        }
+        let Some(HookState::Ended(verdict)) = state else { panic!("{of:?} is {state:?} at the end") };
+        let truth = &self.runs[&RunId { session: of.id(), run: 1 }];
+        match truth.leader {
+            Leader::Unborn => assert_ne!(verdict.outcome, Outcome::Completed, "it never ran"),
+            Leader::Alive => panic!("a hook is told as ended and lives"),
+            Leader::Zombie(status) | Leader::Reaped(status) => {
+                assert!(verdict.status.is_none_or(|said| said == status), "{verdict:?} of {status:?}");
+                assert!(verdict.status.is_some() || verdict.outcome == Outcome::Lost, "{verdict:?}");
             }
         }
     }

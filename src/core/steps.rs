@@ -9,6 +9,7 @@ use super::evidence_list::note;
 use super::fuse::{
     Decision, End, Evidence, Need, Outcome, Prong, Rejection, ShimSeen, StopCause, Taken, TreeSeen,
 };
+use super::hooks::HookKind;
 use super::outbox::AttemptResult;
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
 use super::refusal::Refusal;
@@ -49,7 +50,7 @@ impl Supervisor {
             self.late_evidence(now, id, &evidence, out);
             return;
         }
-        let taken = match contradicted(session, &evidence, now, &self.settings.boot) {
+        let taken = match contradicted(session, &evidence, now, &self.settings.host.boot) {
             Some(why) => Taken::Rejected(why),
             None => session.run.fuse.take(&evidence, now),
         };
@@ -76,6 +77,7 @@ impl Supervisor {
             Evidence::Started(leader) => {
                 self.record(now, Record::Started { run, leader: *leader, at: now }, out);
                 self.publish(now, EventKind::start_of(run), run, None, out);
+                self.start_hook(now, run, HookKind::OnCreate, out);
                 if self.session_stop_step(run).is_some() {
                     out.effects.push(Effect::SignalLeader(run, TERM));
                 }
@@ -205,12 +207,15 @@ impl Supervisor {
             // It ended before anybody heard that it had begun.
             self.record(now, Record::Started { run: id, leader, at: now }, out);
             self.publish(now, EventKind::start_of(id), id, None, out);
+            self.start_hook(now, id, HookKind::OnCreate, out);
         }
         let Some(session) = self.sessions.get(&id.session) else { return };
         let verdict = session.verdict(end, now);
         self.record(now, Record::Ended { run: id, verdict: Box::new(verdict) }, out);
         self.publish(now, EventKind::of(end.outcome), id, None, out);
         out.effects.push(Effect::Archive(id));
+        self.start_hook(now, id, HookKind::OnComplete, out);
+        self.hook_ended(now, id, out);
         if end.outcome == Outcome::LaunchFailed {
             self.refuse_launch(id, out);
         }
@@ -268,6 +273,7 @@ impl Supervisor {
         self.timers.clear(&Timer::ShimStuck(run));
         self.arm_retention(now);
         self.answer(run.session, out);
+        self.forget_hook(now, run.session, out);
     }
 
     /// The session is taken up again: what its last run keeps alive is nobody's care any more.
@@ -281,7 +287,7 @@ impl Supervisor {
     fn late_evidence(&mut self, now: Now, id: RunId, evidence: &Evidence, out: &mut Step) {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         let policy = session.spec.leftovers;
-        let taken = match contradicted(session, evidence, now, &self.settings.boot) {
+        let taken = match contradicted(session, evidence, now, &self.settings.host.boot) {
             Some(why) => Taken::Rejected(why),
             None => session.run.fuse.take(evidence, now),
         };
@@ -540,6 +546,7 @@ impl Supervisor {
                 self.count_kept(id, out);
             }
         }
+        self.recover_hooks(now, out);
         let endpoints: Vec<_> =
             self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
         for endpoint in endpoints {
@@ -597,6 +604,7 @@ impl Supervisor {
         }
         let before = self.sizes.insert(id, bytes).unwrap_or(0);
         self.bytes = self.bytes - before + bytes;
+        self.forget_hook(now, id, out);
         self.forget_excess(now, out);
     }
 
@@ -652,7 +660,8 @@ impl Supervisor {
     /// Forgets a session that has ended, is settled and owes nothing.
     pub(super) fn forget(&mut self, now: Now, id: SessionId, out: &mut Step) -> bool {
         let forgettable = self.sessions.get(&id).is_some_and(|session| {
-            session.is_settled() && self.may_tell(session) && !self.outbox.owes(session.run_id())
+            let run = session.run_id();
+            session.is_settled() && self.may_tell(session) && !self.outbox.owes(run) && !self.has_hook(run)
         });
         if forgettable {
             self.record(now, Record::Pruned { session: id }, out);

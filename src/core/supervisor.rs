@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::agent::{AgentEvent, Spent};
 use super::counters::Counters;
 use super::fuse::Outcome;
+use super::hooks::HookState;
 use super::outbox::{Endpoint, Outbox};
 use super::record::{EventKind, Record, RequestKey};
 use super::refusal::Refusal;
@@ -27,8 +28,8 @@ pub struct Settings {
     pub disk_max_bytes: u64,
     /// Sessions supervised at once.
     pub sessions_max: usize,
-    /// This boot of the host.
-    pub boot: String,
+    /// Where hooks are started: this boot of this host.
+    pub host: HostId,
 }
 
 /// All state. Everything durable in it is rebuilt by applying the records in order.
@@ -258,6 +259,9 @@ impl Supervisor {
         fires_at: Option<Wall>,
         out: &mut Step,
     ) {
+        if self.sessions.get(&run.session).is_some_and(Session::is_hidden) {
+            return;
+        }
         let seq = self.seq + 1;
         self.record(now, Record::Event { seq, kind, run: Some(run), at: now.wall, fires_at }, out);
         let hearing = self.settings.endpoints.iter().filter(|endpoint| endpoint.kinds.contains(&kind));
@@ -313,6 +317,10 @@ impl Supervisor {
                 self.counters.deliveries_dead += u64::from(*how == super::record::DeliveryEnd::Dead);
                 self.outbox.over(id);
             }
+            Record::HookEnded { run, hook, verdict } => {
+                let of = super::hooks::HookOf { run: *run, kind: *hook };
+                self.apply_hook(of, HookState::Ended(verdict.clone()));
+            }
             Record::Rebuilt { session, note, .. } => {
                 if let Some(session) = self.sessions.get_mut(session) {
                     session.rebuilt = Some(note.clone());
@@ -330,6 +338,7 @@ impl Supervisor {
         spec: &Spec,
         request: Option<&RequestKey>,
     ) {
+        let since = run.begun.wall;
         let session = Session {
             id,
             origin,
@@ -342,7 +351,10 @@ impl Supervisor {
             rebuilt: None,
         };
         self.sessions.insert(id, session);
-        self.live += 1;
+        match spec.hook_of {
+            Some(of) => self.apply_hook(of, HookState::Running { since }),
+            None => self.live += 1,
+        }
         if let Some(request) = request {
             self.keys.insert(request.key.clone(), (request.digest.clone(), id));
         }
@@ -384,11 +396,17 @@ impl Supervisor {
                 run.fuse.ended.get_or_insert(super::fuse::EndTime { at: *at, exact: false });
             }
             Record::Ended { verdict, .. } => {
-                self.counters.ended(verdict.outcome, verdict.decided.wall.since(run.begun.wall));
                 run.evidence.clone_from(&verdict.evidence);
                 run.verdict = Some((**verdict).clone());
                 run.verdict_record = appended;
-                self.live -= 1;
+                let lasted = verdict.decided.wall.since(run.begun.wall);
+                match session.spec.hook_of {
+                    Some(of) => self.apply_hook(of, HookState::Ended(verdict.clone())),
+                    None => {
+                        self.counters.ended(verdict.outcome, lasted);
+                        self.live -= 1;
+                    }
+                }
             }
             Record::LateEvidence { entry, .. } => run.evidence.push(entry.clone()),
             Record::TreeSettled { leftovers, usage, .. } => {
@@ -396,7 +414,7 @@ impl Supervisor {
                 run.usage = usage.or(run.usage);
                 run.tree_settled = true;
                 run.stop_step = None;
-                if let Some(verdict) = &run.verdict {
+                if let Some(verdict) = run.verdict.as_ref().filter(|_| session.spec.hook_of.is_none()) {
                     self.settled.insert((verdict.decided.wall, id.session));
                 }
             }
@@ -408,6 +426,7 @@ impl Supervisor {
             | Record::DeliveryQueued { .. }
             | Record::AttemptFailed { .. }
             | Record::DeliveryOver { .. }
+            | Record::HookEnded { .. }
             | Record::Rebuilt { .. }
             | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
         }
@@ -445,9 +464,14 @@ impl Supervisor {
         self.sessions.get(&id)
     }
 
-    /// All sessions, by id.
+    /// All sessions, by id; hooks, which are hidden sessions, among them.
     pub fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.sessions.values()
+    }
+
+    /// The sessions that users know, by id.
+    pub fn shown(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values().filter(|session| !session.is_hidden())
     }
 
     /// Whether the verdict of a session, if any, is durable and may be told.
@@ -458,7 +482,8 @@ impl Supervisor {
     /// Finds a session by its id, a unique prefix of 4 or more characters, or its name. Exact beats
     /// prefix beats name; of several sessions with one name the one that has not ended is meant.
     pub fn resolve(&self, text: &str) -> Result<SessionId, Refusal> {
-        if let Some(id) = text.parse().ok().filter(|id| self.sessions.contains_key(id)) {
+        let shown = |id: &SessionId| self.sessions.get(id).is_some_and(|session| !session.is_hidden());
+        if let Some(id) = text.parse().ok().filter(shown) {
             return Ok(id);
         }
         let by_prefix = self.by_prefix(text);
@@ -483,8 +508,9 @@ impl Supervisor {
         let Ok(least) = least.parse::<SessionId>() else { return Vec::new() };
         self.sessions
             .range(least..)
+            .take_while(|(id, _)| id.to_string().starts_with(text))
+            .filter(|(_, session)| !session.is_hidden())
             .map(|(id, _)| *id)
-            .take_while(|id| id.to_string().starts_with(text))
             .collect()
     }
 

@@ -151,7 +151,7 @@ fn outbox(core: &Supervisor, now: Now) -> Check {
 /// Sessions that somebody should look at, a line for each kind.
 fn sessions(core: &Supervisor) -> Vec<Check> {
     let named = |wanted: &dyn Fn(&Session) -> bool| {
-        let ids: Vec<_> = core.sessions().filter(|session| wanted(session)).map(|s| s.id.short()).collect();
+        let ids: Vec<_> = core.shown().filter(|session| wanted(session)).map(|s| s.id.short()).collect();
         let mut text = ids.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
         if ids.len() > NAMED_MAX {
             text.push_str(&format!(" and {} more", ids.len() - NAMED_MAX));
@@ -161,7 +161,7 @@ fn sessions(core: &Supervisor) -> Vec<Check> {
     let mut checks = vec![Check::new(
         "sessions",
         CheckState::Ok,
-        format!("{} supervised, {} in all", core.live(), core.sessions().count()),
+        format!("{} supervised, {} in all", core.live(), core.shown().count()),
     )];
     let mut add = |name: &str, state, found: Option<(usize, String)>, means: &str, advice: &str| {
         if let Some((count, ids)) = found {

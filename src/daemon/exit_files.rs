@@ -17,7 +17,7 @@ use crate::sys::{Backend, DirNews, Found};
 use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage};
 
 use super::perform::{adopt_leader, leader_of};
-use super::{Daemon, launch, reach};
+use super::{Daemon, hooks, launch, reach};
 
 /// Watches exits/. The first news is a rescan, so nothing published before is missed.
 pub(super) fn watch_exits(daemon: &Rc<Daemon>) {
@@ -236,6 +236,7 @@ fn put_aside(daemon: &Daemon, id: RunId) {
 /// The verdict is durable: exits/ keeps undecided runs only.
 pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
     daemon.release_turn(id);
+    hooks::verdict_archived(daemon, id);
     let files = daemon.home.run_files(id);
     let verdict = verdict_file(daemon, id);
     let dir = daemon.home.session(id.session);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::header::{CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -32,8 +32,7 @@ use crate::limits;
 use crate::wire::api::{self, Problem, SessionView};
 use crate::wire::route::{NoRoute, Route};
 
-use super::hub::{Line, Next};
-use super::{Daemon, doctor, follow, launch, reload, scrape};
+use super::{Daemon, doctor, follow, launch, reload, scrape, stream};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -76,15 +75,15 @@ impl Body for Answer {
 }
 
 /// An error for the client.
-struct Fault {
+pub(super) struct Fault {
     status: StatusCode,
     detail: String,
 }
 
-type Handled = Result<Response<Answer>, Fault>;
+pub(super) type Handled = Result<Response<Answer>, Fault>;
 
 impl Fault {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into() }
     }
 }
@@ -116,7 +115,7 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
             Ok(reloaded) => Ok(json_answer(StatusCode::OK, &reloaded)),
             Err(error) => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, reload::kept(&error))),
         },
-        Route::Events => events(daemon, &request).await,
+        Route::Events => stream::answer(daemon, &request).await,
         Route::List => Ok(list(daemon, &Query::of(&request))),
         Route::Launch => launch_session(daemon, request).await,
         Route::Prune => ask(daemon, Ask::Prune).await,
@@ -143,23 +142,23 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
 }
 
 /// The parameters after the `?`.
-struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn of<B>(request: &Request<B>) -> Self {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
         let query = request.uri().query().unwrap_or_default();
         Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
-    fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
-    fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(super) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
-    fn flag(&self, key: &str) -> bool {
+    pub(super) fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(|value| !matches!(value, "0" | "false"))
     }
 }
@@ -214,7 +213,7 @@ async fn read_body(
     Ok((bytes.into(), held))
 }
 
-fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
+pub(super) fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
     daemon.core.borrow().resolve(text).map_err(|refusal| refused(&refusal))
 }
 
@@ -372,7 +371,7 @@ fn list(daemon: &Daemon, query: &Query) -> Response<Answer> {
             && query.get("group").is_none_or(|group| Some(group) == session.spec.group.as_deref())
             && query.all("label").all(|label| has_label(session, label))
     };
-    let mut found: Vec<&Session> = core.sessions().filter(wanted).collect();
+    let mut found: Vec<&Session> = core.shown().filter(wanted).collect();
     // Running first, then the newest.
     found.sort_by_key(|session| (session.run.verdict.is_some(), std::cmp::Reverse(session.run.begun.wall)));
     let views: Vec<SessionView> =
@@ -493,117 +492,6 @@ async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled 
     Ok(json_answer(StatusCode::OK, &texts))
 }
 
-async fn events(daemon: &Rc<Daemon>, request: &Request<Incoming>) -> Handled {
-    let query = Query::of(request);
-    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let sse = accept.contains("text/event-stream");
-    let resumed = request.headers().get("last-event-id").and_then(|value| value.to_str().ok());
-    let since = match resumed.or_else(|| query.get("since")) {
-        None => daemon.hub.latest(),
-        Some(text) => check_cursor(daemon, text).await?,
-    };
-    let follow = query.get("follow").is_none_or(|_| query.flag("follow"));
-    let (to, lines) = mpsc::channel(8);
-    spawn_local(send_events(Rc::clone(daemon), since, follow, sse, to));
-    Ok(flow(if sse { "text/event-stream" } else { "application/x-ndjson" }, lines))
-}
-
-async fn check_cursor(daemon: &Rc<Daemon>, text: &str) -> Result<u64, Fault> {
-    let epoch = daemon.hub.epoch();
-    let now = api::cursor(epoch, daemon.hub.latest());
-    let gone = |why: &str| Fault::new(StatusCode::GONE, format!("{why}; the stream is at {now}"));
-    let seq = match api::parse_cursor(text, epoch) {
-        Ok(Some(seq)) => seq,
-        Ok(None) => {
-            let detail = format!("\"{text}\" is no cursor; it looks like {now}");
-            return Err(Fault::new(StatusCode::BAD_REQUEST, detail));
-        }
-        Err(other) => return Err(gone(&format!("the cursor {text} belongs to another journal ({other})"))),
-    };
-    if seq > daemon.hub.latest() {
-        return Err(gone(&format!("the cursor {text} lies ahead of the stream")));
-    }
-    let reader = daemon.journal.reader();
-    let oldest = tokio::task::spawn_blocking(move || reader.oldest_event()).await;
-    match oldest {
-        // 0 asks for all that is kept.
-        Ok(Ok(Some(oldest))) if seq > 0 && seq + 1 < oldest => {
-            Err(gone(&format!("the events after {text} are not kept any more")))
-        }
-        Ok(Ok(_)) => Ok(seq),
-        Ok(Err(error)) => {
-            Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("read the journal: {error}")))
-        }
-        Err(panicked) => Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, panicked.to_string())),
-    }
-}
-
-async fn send_events(
-    daemon: Rc<Daemon>,
-    mut place: u64,
-    follow: bool,
-    sse: bool,
-    to: mpsc::Sender<io::Result<Bytes>>,
-) {
-    let mut bell = daemon.hub.bell();
-    let until = if follow { u64::MAX } else { daemon.hub.latest() };
-    loop {
-        bell.mark_unchanged();
-        let lines = match daemon.hub.after(place) {
-            Next::Lines(lines) => lines,
-            Next::Older => match older(&daemon, place).await {
-                Ok(lines) => lines,
-                Err(error) => {
-                    let _reader_left = to.send(Err(error)).await;
-                    return;
-                }
-            },
-            Next::Nothing if follow => {
-                tokio::select! {
-                    rung = bell.changed() => if rung.is_err() { return },
-                    () = to.closed() => return,
-                }
-                continue;
-            }
-            Next::Nothing => return,
-        };
-        for line in lines {
-            if line.seq > until {
-                return;
-            }
-            place = line.seq;
-            if to.send(Ok(frame(&daemon, &line, sse))).await.is_err() {
-                return;
-            }
-        }
-        if place >= until {
-            return;
-        }
-    }
-}
-
-/// From the journal; what is not durable yet is in memory only, so nothing is told too early.
-async fn older(daemon: &Daemon, place: u64) -> io::Result<Vec<Line>> {
-    let reader = daemon.journal.reader();
-    let read = tokio::task::spawn_blocking(move || reader.events(place)).await.map_err(io::Error::other)?;
-    let latest = daemon.hub.latest();
-    let lines = read.map_err(io::Error::other)?.into_iter().filter(|(seq, _)| *seq <= latest);
-    let lines: Vec<_> = lines.map(|(seq, body)| Line::new(seq, &body)).collect();
-    if lines.is_empty() {
-        return Err(io::Error::other("the events were forgotten while they were being read"));
-    }
-    Ok(lines)
-}
-
-fn frame(daemon: &Daemon, line: &Line, sse: bool) -> Bytes {
-    if !sse {
-        return line.bytes.clone();
-    }
-    let cursor = api::cursor(daemon.hub.epoch(), line.seq);
-    let data = String::from_utf8_lossy(&line.bytes);
-    Bytes::from(format!("id: {cursor}\ndata: {data}\n"))
-}
-
 pub(super) fn json_answer<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Response<Answer> {
     let body = serde_json::to_vec(value).expect("our answers have string keys");
     whole(status, "application/json", body.into())
@@ -616,7 +504,7 @@ pub(super) fn whole(status: StatusCode, kind: &'static str, body: Bytes) -> Resp
     answer
 }
 
-fn flow(kind: &'static str, chunks: mpsc::Receiver<io::Result<Bytes>>) -> Response<Answer> {
+pub(super) fn flow(kind: &'static str, chunks: mpsc::Receiver<io::Result<Bytes>>) -> Response<Answer> {
     let mut answer = Response::new(Answer::Flow(chunks));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer

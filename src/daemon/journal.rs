@@ -376,7 +376,13 @@ fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
             let session = session.to_string();
             change.prepare_cached("DELETE FROM record WHERE session = ?1")?.execute(params![session])?;
             change.prepare_cached("DELETE FROM delivery WHERE session = ?1")?.execute(params![session])?;
-            change.prepare_cached("DELETE FROM event WHERE at_us < ?1")?.execute(params![events_before.0])?;
+            // Only from the beginning on: where the clock was set back meanwhile, there would be gaps else.
+            let mut forget = change.prepare_cached(
+                "DELETE FROM event WHERE seq < coalesce(
+                     (SELECT seq FROM event WHERE at_us >= ?1 ORDER BY seq LIMIT 1),
+                     (SELECT max(seq) + 1 FROM event))",
+            )?;
+            forget.execute(params![events_before.0])?;
         }
     }
     Ok(())

@@ -19,6 +19,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use crate::adapters::{self, Adapter, Ask, EnvLook, FirstStart};
 use crate::core::Event;
 use crate::core::fuse::{Evidence, LaunchError};
+use crate::core::hooks::{HookOf, Hooks};
 use crate::core::session::{Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
 use crate::sys::ProcessRef;
@@ -28,9 +29,9 @@ use crate::wire::session_dir::{self, CreatedFile, DEADLINE_MOVED, Deadline, Laun
 use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
 
-use super::Daemon;
 use super::home::log_name;
 use super::perform::{self, Handles};
+use super::{Daemon, hooks};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
@@ -46,6 +47,8 @@ pub(crate) struct Parcel {
     umask: u32,
     nofile: u64,
     first_start: Option<FirstStart>,
+    /// Its hooks will need the environment.
+    for_hooks: bool,
 }
 
 /// Keeps first starts of one agent in one home apart.
@@ -81,6 +84,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
     };
     let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
     let (env, first_start) = environment(adapter, id, ask.env.as_ref(), ask.safe, &cwd)?;
+    let hooks = Hooks { on_create: ask.on_create.clone(), on_complete: ask.on_complete.clone() };
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
         env,
@@ -88,6 +92,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         umask: umask(ask.umask),
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
+        for_hooks: !hooks.is_empty(),
     };
     // What listings show of the task: an agent's prompt, or the command itself.
     let task = ask.prompt.clone().unwrap_or_else(|| ask.command.join(" "));
@@ -110,6 +115,8 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         private: ask.private,
         safe: ask.safe,
         native_id: adapter.imposes_id.then_some(own_id),
+        hooks,
+        hook_of: None,
     };
     Ok((spec, parcel))
 }
@@ -146,6 +153,7 @@ pub(crate) fn prepare_resume(
         umask: umask(ask.umask),
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
+        for_hooks: spec.hooks.on_complete.is_some(),
     };
     Ok((shown(&ask.message, spec.private), parcel))
 }
@@ -180,6 +188,15 @@ fn check_words(ask: &api::Launch) -> Result<(), String> {
             "the label \"{shown}...\" is longer than {} characters",
             limits::LABEL_CHARS_MAX
         ));
+    }
+    for (what, script) in [("onCreate", &ask.on_create), ("onComplete", &ask.on_complete)] {
+        let Some(script) = script else { continue };
+        if script.trim().is_empty() || script.contains('\0') || script.len() > limits::HOOK_BYTES_MAX {
+            let most = limits::HOOK_BYTES_MAX;
+            return Err(format!(
+                "the script {what} is empty, holds a NUL byte, or is longer than {most} bytes"
+            ));
+        }
     }
     for (what, word) in [("name", &ask.name), ("group", &ask.group)] {
         let Some(word) = word else { continue };
@@ -257,12 +274,19 @@ fn daemon_home() -> PathBuf {
 
 /// Starts the shim of a run. Called once the record of the launch is durable.
 pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
-    let Some(parcel) = daemon.parcels.borrow_mut().remove(&id) else {
-        // Only a start of the daemon finds no parcel, and there reattach.rs decides.
-        return;
-    };
+    let parcel = daemon.parcels.borrow_mut().remove(&id);
+    let hook = hooks::hook_of(daemon, id.session);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
+        let parcel = match (parcel, hook) {
+            (Some(parcel), _) => parcel,
+            (None, Some(of)) => match hook_parcel(&daemon, of).await {
+                Ok(parcel) => parcel,
+                Err(why) => return withdraw(&daemon, id, why),
+            },
+            // Only a start of the daemon finds no parcel, and there reattach.rs decides.
+            (None, None) => return,
+        };
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
         let Ok(_place) = daemon.launches.acquire().await else { return };
         let Some(order) = order(&daemon, id, &parcel) else { return };
@@ -275,6 +299,23 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             Err(why) => withdraw(&daemon, id, why),
         }
     });
+}
+
+/// What a hook needs: its script is in its record, its environment in the directory of its session.
+async fn hook_parcel(daemon: &Rc<Daemon>, of: HookOf) -> Result<Parcel, String> {
+    let argv = daemon.core.borrow().session(of.id()).map(|hook| hook.spec.command.clone());
+    let vars = hooks::variables(daemon, of);
+    let dir = daemon.home.session(of.run.session);
+    let env = spawn_blocking(move || hooks::environment(&dir, &vars)).await;
+    Ok(Parcel {
+        argv: argv.ok_or("its record is gone")?,
+        env: env.map_err(|panicked| panicked.to_string())??,
+        prompt: None,
+        umask: 0o077,
+        nofile: daemon.nofile,
+        first_start: None,
+        for_hooks: false,
+    })
 }
 
 async fn take_turn(daemon: &Rc<Daemon>, first: Option<&FirstStart>) -> Option<OwnedMutexGuard<()>> {
@@ -299,6 +340,11 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<LaunchOrder> {
         CgroupMode::None { .. } => None,
     };
     let files = daemon.home.run_files(id);
+    let logs = match spec.hook_of {
+        Some(of) => [(); 2].map(|()| hooks::log_path(daemon, of).to_string_lossy().into_owned()),
+        None => ["stdout", "stderr"].map(|stream| log_name(id.run, stream)),
+    };
+    let [stdout, stderr] = logs;
     Some(LaunchOrder {
         v: Version,
         session: id.session,
@@ -309,8 +355,8 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<LaunchOrder> {
         nofile_soft: Some(parcel.nofile),
         stdin: parcel.prompt.as_ref().map(|_| files.prompt_name()),
         env: files.env_name(),
-        stdout: log_name(id.run, "stdout"),
-        stderr: log_name(id.run, "stderr"),
+        stdout,
+        stderr,
         leftovers: spec.leftovers,
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
         cgroup: cgroup.map(|path| path.to_string_lossy().into_owned()),
@@ -336,6 +382,9 @@ fn begin(
 ) -> Result<Begun, String> {
     let doing = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let dir = files.dir();
+    if parcel.for_hooks {
+        hooks::keep_environment(dir, &parcel.env).map_err(doing("keep the environment for hooks"))?;
+    }
     session_dir::write_atomic(dir, &order.env, &parcel.env, session_dir::FILE_MODE)
         .map_err(doing("write the session's environment"))?;
     if let (Some(name), Some(prompt)) = (&order.stdin, &parcel.prompt) {

@@ -10,6 +10,7 @@ mod doctor;
 mod exit_files;
 mod follow;
 mod home;
+mod hooks;
 mod http;
 mod hub;
 mod journal;
@@ -23,6 +24,7 @@ mod rows;
 mod scrape;
 mod serve;
 mod service;
+mod stream;
 mod takeover;
 
 use std::cell::{Cell, RefCell};
@@ -42,7 +44,7 @@ use crate::config::{Config, ConfigError};
 use crate::core::fuse::{Evidence, LaunchError, Outcome};
 use crate::core::outbox::Endpoint;
 use crate::core::record::{EventKind, Record};
-use crate::core::vocab::{RunId, SessionId};
+use crate::core::vocab::{HostId, RunId, SessionId};
 use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
 use crate::sys::cgroup::CgroupMode;
 use crate::sys::service::ServiceManager;
@@ -270,7 +272,7 @@ impl Daemon {
         inbox: mpsc::UnboundedSender<Message>,
     ) -> Self {
         let now = sys::clock::now();
-        let mut core = Supervisor::new(settings(&config, sys.host().boot.clone()));
+        let mut core = Supervisor::new(settings(&config, sys.host().clone()));
         for record in &loaded.records {
             core.replay(record, now);
         }
@@ -433,7 +435,8 @@ impl Daemon {
     fn withdraw_launches(self: &Rc<Self>, why: &str) {
         let mut withdrawn = Vec::new();
         for pending in self.pending.borrow_mut().iter_mut() {
-            let is_spawn = |effect: &mut Effect| matches!(effect, Effect::Spawn(_));
+            // A hook is expected whenever its session's verdict can be told.
+            let is_spawn = |effect: &mut Effect| matches!(effect, Effect::Spawn(id) if hooks::hook_of(self, id.session).is_none());
             withdrawn.extend(pending.effects.extract_if(.., is_spawn));
         }
         for effect in withdrawn {
@@ -518,7 +521,7 @@ fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-fn settings(config: &Config, boot: String) -> Settings {
+fn settings(config: &Config, host: HostId) -> Settings {
     let endpoint = |webhook: &crate::config::Webhook| Endpoint {
         name: webhook.name.clone(),
         kinds: vec![EventKind::Stopped, EventKind::Error],
@@ -528,6 +531,6 @@ fn settings(config: &Config, boot: String) -> Settings {
         retention: config.retention,
         disk_max_bytes: config.disk_max_bytes,
         sessions_max: config.sessions_max,
-        boot,
+        host,
     }
 }

@@ -17,12 +17,12 @@ use crate::core::fuse::{Evidence, Prong};
 use crate::core::session::Run;
 use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::core::{Effect, Event};
-use crate::sys::tree::{self, Tree};
+use crate::sys::tree::{self, Mark, Tree};
 use crate::sys::{Found, ProcessRef, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::reach::Reach;
-use super::{Daemon, deliver, exit_files, follow, launch, reach};
+use super::{Daemon, deliver, exit_files, follow, hooks, launch, reach};
 
 /// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
 const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
@@ -160,7 +160,7 @@ fn signal_leader(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
 }
 
 /// Everything of the tree, as far as it can be told.
-fn members(shim: Option<&ProcessRef>, cgroup: Option<&PathBuf>, session: SessionId, since: u64) -> Tree {
+fn members(shim: Option<&ProcessRef>, cgroup: Option<&PathBuf>, mark: &Mark, since: u64) -> Tree {
     if let Some(cgroup) = cgroup {
         match cgroup::members(cgroup) {
             // The shim removes the cgroup when it is empty, so a missing one says what the shim said.
@@ -171,7 +171,7 @@ fn members(shim: Option<&ProcessRef>, cgroup: Option<&PathBuf>, session: Session
     }
     match shim.filter(|shim| shim.has_ended() == Some(false)) {
         Some(shim) => tree::descendants(shim),
-        None => tree::marked(&session.to_string(), since),
+        None => tree::marked(mark, since),
     }
 }
 
@@ -180,7 +180,7 @@ struct TreeLook {
     shim: Option<ProcessRef>,
     leader: Option<ProcessRef>,
     cgroup: Option<PathBuf>,
-    session: SessionId,
+    mark: Mark,
     reach: Reach,
 }
 
@@ -192,14 +192,17 @@ impl TreeLook {
             shim: handles.and_then(|handles| handles.shim.clone()),
             leader: handles.and_then(|handles| handles.leader.clone()),
             cgroup: handles.and_then(|handles| handles.cgroup.clone()),
-            session: id.session,
+            mark: match hooks::hook_of(daemon, id.session) {
+                Some(_) => Mark::Hook(id.session.to_string()),
+                None => Mark::Session(id.session.to_string()),
+            },
             reach: Reach::of_run(daemon, id),
         }
     }
 
     fn members(&self) -> Tree {
         let since = self.leader.as_ref().map_or(0, |leader| leader.id().start_ticks);
-        match members(self.shim.as_ref(), self.cgroup.as_ref(), self.session, since) {
+        match members(self.shim.as_ref(), self.cgroup.as_ref(), &self.mark, since) {
             // What is not seen from here may be there all the same.
             Tree::Known(members) if members.is_empty() => match self.reach.limit() {
                 Some(limit) => Tree::Unknown(limit.to_owned()),
@@ -394,8 +397,11 @@ async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
 fn remove(daemon: &Rc<Daemon>, session: SessionId) {
     daemon.handles.borrow_mut().retain(|id, _| id.session != session);
     let (dir, condemned) = (daemon.home.session(session), daemon.home.condemned(session));
+    let exit = daemon.home.run_files(RunId { session, run: 1 }).exit_path();
     spawn_local(async move {
         let removed = spawn_blocking(move || {
+            // Put away with the verdict, most likely; one that is left would be taken for a session that was lost too.
+            let _put_away = fs::remove_file(exit);
             // Gone at once or not at all: half a directory would be taken for a session that the journal lost.
             match fs::rename(&dir, &condemned) {
                 Ok(()) => remove_all(&condemned),

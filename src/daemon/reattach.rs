@@ -17,7 +17,7 @@ use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::perform::{self, Handles};
 use super::reach::Reach;
-use super::{Daemon, exit_files, follow, launch};
+use super::{Daemon, exit_files, follow, hooks, launch};
 
 /// Looks at every run that is not settled, then lets deadlines begin.
 pub(super) async fn recover(daemon: &Rc<Daemon>) {
@@ -48,6 +48,9 @@ fn write_missing_verdicts(daemon: &Rc<Daemon>) {
         told.map(|session| session.run_id()).collect()
     };
     for id in decided {
+        if let Some(session) = daemon.core.borrow().session(id.session) {
+            hooks::sweep(daemon, session);
+        }
         let files = daemon.home.run_files(id);
         let missing = |path: &std::path::Path| path.try_exists().is_ok_and(|there| !there);
         if missing(&files.verdict_path()) && !missing(files.dir()) {

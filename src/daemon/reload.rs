@@ -23,8 +23,8 @@ pub(super) struct Reloaded {
 pub(super) fn reload(daemon: &Rc<Daemon>) -> Result<Reloaded, ConfigError> {
     let new = Config::load(&daemon.home.config(), &environment())?;
     let at_restart = daemon.config.borrow_mut().renew(new);
-    let boot = daemon.sys.host().boot.clone();
-    daemon.send(Event::Configured(settings(&daemon.config.borrow(), boot)));
+    let host = daemon.sys.host().clone();
+    daemon.send(Event::Configured(settings(&daemon.config.borrow(), host)));
     tracing::info!(?at_restart, "the configuration was read again");
     Ok(Reloaded { at_restart })
 }

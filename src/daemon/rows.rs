@@ -28,6 +28,7 @@ pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
             | Record::StatusLearned { run, .. }
             | Record::Ended { run, .. }
             | Record::LateEvidence { run, .. }
+            | Record::HookEnded { run, .. }
             | Record::TreeSettled { run, .. } => fact(run.session, record),
             Record::Event { seq, kind, run, at, fires_at } => {
                 let view = run.and_then(|run| as_recorded(daemon, run));

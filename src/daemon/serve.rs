@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,6 +29,7 @@ use tokio::time::timeout;
 use crate::limits;
 use crate::sys::service::{ServiceManager, inherited_listener};
 
+use super::stream::BreakOff;
 use super::{Daemon, DaemonError, http, reload};
 
 thread_local! {
@@ -120,16 +123,22 @@ async fn connection(daemon: Rc<Daemon>, mut stream: UnixStream) {
         // Silent, gone, or unreadable.
         Ok(Ok(None) | Err(_)) | Err(_) => return,
     }
-    let service = service_fn(move |request| {
+    let break_off = BreakOff::default();
+    let broken_off = Arc::clone(&break_off.0);
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let daemon = Rc::clone(&daemon);
+        request.extensions_mut().insert(break_off.clone());
         async move { Ok::<_, Infallible>(http::handle(daemon, request).await) }
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HEAD_TIMEOUT)
         .max_buf_size(limits::HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    let served = tokio::select! {
+        served = serving => served,
+        () = broken_off.notified() => return,
+    };
     if let Err(error) = served {
         tracing::debug!("a connection ended: {error}");
     }

@@ -164,13 +164,37 @@ fn thread_children(pid: u32) -> io::Result<(Vec<u32>, bool)> {
     Ok((listed, moved))
 }
 
-/// The living processes that carry `AGENTCTL_SESSION_ID=<session>` in the environment they were started with, ourselves
+/// Whose processes are looked for by their environment.
+#[derive(Clone, Debug)]
+pub enum Mark {
+    /// A session's: `AGENTCTL_SESSION_ID=<id>`. Its hooks carry that as well, and are none of it.
+    Session(String),
+    /// A hook's: `AGENTCTL_HOOK_ID=<id>`.
+    Hook(String),
+}
+
+/// Tells a hook from its session.
+const HOOK: &[u8] = b"AGENTCTL_HOOK_ID=";
+
+impl Mark {
+    fn is_in(&self, environ: &[u8]) -> bool {
+        let has = |mark: &[u8]| environ.split(|byte| *byte == 0).any(|variable| variable == mark);
+        match self {
+            Self::Session(id) => {
+                let of_a_hook = environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(HOOK));
+                !of_a_hook && has(format!("AGENTCTL_SESSION_ID={id}").as_bytes())
+            }
+            Self::Hook(id) => has(&[HOOK, id.as_bytes()].concat()),
+        }
+    }
+}
+
+/// The living processes that carry the mark in the environment they were started with, ourselves
 /// excepted. A process that started before `not_before` (ticks since boot: the leader's start) cannot belong to the
 /// session; any later one of our user whose environment we may not read makes the answer unknown. Other users'
 /// processes are looked at as far as we may, and only by root completely.
-pub fn marked(session: &str, not_before: u64) -> Tree {
-    let mark = format!("AGENTCTL_SESSION_ID={session}");
-    let scan = || match scan_marked(mark.as_bytes(), not_before) {
+pub fn marked(mark: &Mark, not_before: u64) -> Tree {
+    let scan = || match scan_marked(mark, not_before) {
         Ok(members) => Tree::Known(members),
         Err(why) => Tree::Unknown(why),
     };
@@ -181,7 +205,7 @@ pub fn marked(session: &str, not_before: u64) -> Tree {
     }
 }
 
-fn scan_marked(mark: &[u8], not_before: u64) -> Result<Vec<ProcessRef>, String> {
+fn scan_marked(mark: &Mark, not_before: u64) -> Result<Vec<ProcessRef>, String> {
     let mut members = Vec::new();
     for pid in proc_fs::numeric_names("/proc").map_err(|error| format!("cannot list /proc: {error}"))? {
         if pid == std::process::id() {
@@ -203,7 +227,7 @@ fn scan_marked(mark: &[u8], not_before: u64) -> Result<Vec<ProcessRef>, String> 
 }
 
 /// The process `pid` if it lives and carries the mark.
-fn carrier(pid: u32, mark: &[u8]) -> io::Result<Option<ProcessRef>> {
+fn carrier(pid: u32, mark: &Mark) -> io::Result<Option<ProcessRef>> {
     if !carries(pid, mark)? {
         return Ok(None);
     }
@@ -214,9 +238,8 @@ fn carrier(pid: u32, mark: &[u8]) -> io::Result<Option<ProcessRef>> {
 }
 
 /// A zombie has no environment any more, so only living processes carry a mark.
-fn carries(pid: u32, mark: &[u8]) -> io::Result<bool> {
-    let environ = fs::read(format!("/proc/{pid}/environ"))?;
-    Ok(environ.split(|byte| *byte == 0).any(|variable| variable == mark))
+fn carries(pid: u32, mark: &Mark) -> io::Result<bool> {
+    Ok(mark.is_in(&fs::read(format!("/proc/{pid}/environ"))?))
 }
 
 /// Whether a process that hides its environment could be of the session: ours, and young enough.

@@ -4,16 +4,19 @@
 //! null where nothing is known. Refuses to decide anything: it translates.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::core::agent::Tokens;
+use crate::core::hooks::{HookKind, HookState};
 use crate::core::record::EventKind;
 use crate::core::session::{LeftoverCount, Session, Verdict};
 use crate::core::vocab::{Leftovers, Wall};
 
+use super::session_dir::hook_log_name;
 use super::time::rfc3339;
 
 /// How the daemon names itself in every answer; a client of another version says so.
@@ -55,6 +58,10 @@ pub struct Launch {
     /// Leave the agent's own permission rules in force.
     #[serde(default)]
     pub safe: bool,
+    /// Text for `/bin/sh -c`, run once the leader runs.
+    pub on_create: Option<String>,
+    /// The same, once the verdict is durable.
+    pub on_complete: Option<String>,
 }
 
 impl std::fmt::Debug for Launch {
@@ -233,7 +240,7 @@ impl SessionView {
             name: session.spec.name.clone(),
             spec: session.spec.spec.clone(),
             native_id: session.native_id.clone(),
-            log_path,
+            log_path: log_path.clone(),
             tokens: verdict.and_then(|verdict| verdict.tokens).or(session.progress.tokens),
             cost: verdict.and_then(|verdict| verdict.cost_usd).or(session.progress.cost_usd),
             usage: run.usage.map(|usage| UsageView {
@@ -245,17 +252,24 @@ impl SessionView {
                 LeftoverCount::Unknown => json!("unknown"),
             },
             exit_status: verdict.map(Verdict::number),
-            meta: meta_of(session, verdict, told),
+            meta: meta_of(session, verdict, told, &log_path),
         }
     }
 }
 
-fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool) -> Map<String, Value> {
+fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool, log: &str) -> Map<String, Value> {
     let run = &session.run;
     let mut meta: Map<String, Value> =
         session.spec.meta.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     if !session.spec.labels.is_empty() {
         meta.insert("labels".into(), json!(session.spec.labels));
+    }
+    if !run.hooks.is_empty() {
+        let hooks = run
+            .hooks
+            .iter()
+            .map(|(kind, state)| (kind.word().to_owned(), hook(run.number, *kind, state, log)));
+        meta.insert("hooks".into(), Value::Object(hooks.collect()));
     }
     if let Some(note) = &session.rebuilt {
         meta.insert("rebuilt".into(), json!(note));
@@ -273,6 +287,24 @@ fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool) -> Map<Stri
         meta.insert("stoppedAtNote".into(), json!("no later than"));
     }
     meta
+}
+
+/// A hook of a run; its output lies beside the log of its session.
+fn hook(run: u32, kind: HookKind, state: &HookState, log: &str) -> Value {
+    let log = Path::new(log).with_file_name(hook_log_name(run, kind.word()));
+    match state {
+        HookState::Running { since } => {
+            json!({ "state": state.word(), "startedAt": rfc3339(*since), "logPath": log })
+        }
+        HookState::Ended(verdict) => json!({
+            "state": state.word(),
+            "exitStatus": verdict.number(),
+            "reason": verdict.reason.word(),
+            "message": verdict.message,
+            "endedAt": rfc3339(verdict.ended.map_or(verdict.decided.wall, |end| end.wall())),
+            "logPath": log,
+        }),
+    }
 }
 
 impl EvidenceView {

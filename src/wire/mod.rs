@@ -3,6 +3,7 @@
 //! Whatever is serialised is for ever: each format has a version and golden files in tests/fixtures.
 
 pub mod api;
+pub mod events;
 pub mod route; // which request means what
 pub mod session_dir;
 pub mod time;

@@ -374,6 +374,11 @@ impl RunFiles {
     }
 }
 
+/// Name of the file in the session directory that takes the output of a hook.
+pub fn hook_log_name(run: u32, hook: &str) -> String {
+    format!("hook.{run}.{hook}.log")
+}
+
 /// Name of the exit file of a run in `exits/`.
 pub fn exit_file_name(id: RunId) -> String {
     format!("{id}.json")

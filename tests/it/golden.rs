@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use agentctl::core::agent::{Spent, Tokens};
 use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
+use agentctl::core::hooks::{HookKind, HookOf, Hooks};
 use agentctl::core::record::{DeliveryEnd, DeliveryId, EventKind, Record, RequestKey};
 use agentctl::core::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use agentctl::core::vocab::{
@@ -44,6 +45,8 @@ fn spec() -> Spec {
         private: false,
         safe: false,
         native_id: None,
+        hooks: Hooks::default(),
+        hook_of: None,
     }
 }
 
@@ -118,6 +121,22 @@ fn records() -> Vec<Record> {
             request,
         },
         Record::Event { seq: 4, kind: EventKind::Resumed, run: Some(run), at: wall, fires_at: None },
+        Record::HookEnded { run, hook: HookKind::OnComplete, verdict: Box::new(verdict()) },
+        Record::Created {
+            session: HookOf { run, kind: HookKind::OnCreate }.id(),
+            at,
+            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+            origin: Origin::Launched,
+            spec: Box::new(Spec {
+                hooks: Hooks { on_create: Some("a".into()), on_complete: Some("b".into()) },
+                hook_of: Some(HookOf { run, kind: HookKind::OnCreate }),
+                ..spec()
+            }),
+            deadline: None,
+            request: None,
+            run: 1,
+            spent: Spent::default(),
+        },
     ]
 }
 

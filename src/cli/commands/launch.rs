@@ -195,6 +195,8 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
             .map(|policy| if policy == "keep" { Leftovers::Keep } else { Leftovers::Kill }),
         private: args.private,
         safe: args.safe,
+        on_create: args.on_create,
+        on_complete: args.on_complete,
     })
 }
 

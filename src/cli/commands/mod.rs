@@ -2,6 +2,7 @@
 
 mod daemon;
 mod doctor;
+mod events;
 mod launch;
 mod logs;
 mod select;
@@ -15,7 +16,7 @@ use crate::wire::api::{Extend, SessionView};
 
 use super::client::{Client, segment, whole};
 use super::render;
-use super::{Command, EventsArgs, ExtendArgs, Failure, ListArgs, PeekArgs, StatusArgs};
+use super::{Command, ExtendArgs, Failure, ListArgs, PeekArgs, StatusArgs};
 
 /// Nothing to send.
 const NO_BODY: Option<&Value> = None;
@@ -33,7 +34,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Peek(args) => peek(args).await,
         Command::Stop(args) => stop::stop(args).await,
         Command::Extend(args) => extend(args).await,
-        Command::Events(args) => events(args).await,
+        Command::Events(args) => events::events(args).await,
         Command::Prune(args) => prune(args.json).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Daemon(command) => daemon::daemon(command).await,
@@ -118,20 +119,5 @@ async fn prune(json: bool) -> Result<u8, Failure> {
     } else {
         render::out(&format!("Pruned {} dead/stale sessions\n", answer["pruned"]))?;
     }
-    Ok(0)
-}
-
-async fn events(args: EventsArgs) -> Result<u8, Failure> {
-    let client = Client::find()?;
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    if let Some(since) = &args.since {
-        query.append_pair("since", since);
-    } else if args.no_follow {
-        query.append_pair("since", "0");
-    }
-    query.append_pair("follow", if args.no_follow { "0" } else { "1" });
-    let path = format!("/v1/events?{}", query.finish());
-    let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
-    logs::copy(answer, false, &mut 0).await.map_err(|why| client.failure(why))?;
     Ok(0)
 }

@@ -63,7 +63,8 @@ impl From<Stamp> for Now {
     }
 }
 
-/// `launch.<run>.json`: all that a shim needs to know. File names are relative to the session directory.
+/// `launch.<run>.json`: all that a shim needs to know. File names are relative to the session directory, save the logs
+/// of a hook, which lie in that of its session.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchOrder {
     /// 1.

@@ -148,7 +148,7 @@ pub(crate) fn parse_answer(answer: &str) -> (u16, String) {
 }
 
 #[track_caller]
-fn alive(id: &ProcessId) -> ProcessRef {
+pub(crate) fn alive(id: &ProcessId) -> ProcessRef {
     let found = ProcessRef::find(id);
     let Found::Alive(process) = found else { panic!("{id:?} is not alive: {found:?}") };
     process

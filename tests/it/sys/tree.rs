@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use agentctl::sys::tree::{Tree, descendants, marked};
+use agentctl::sys::tree::{Mark, Tree, descendants, marked};
 use agentctl::sys::{BackendChoice, ProcessRef, become_subreaper, clock, own_children, raise_nofile, run};
 
 use super::{PATIENCE, Reporter, Sleeper, next};
@@ -97,10 +97,14 @@ fn a_subreaper_keeps_those_who_leave_session_and_parent() {
 
 #[test]
 fn processes_are_found_by_the_mark_in_their_environment() {
-    let session = format!("test-{}", std::process::id());
+    let id = format!("test-{}", std::process::id());
+    let (session, hook) = (Mark::Session(id.clone()), Mark::Hook(id.clone()));
     let mut command = Command::new("sh");
-    command.args(["-c", "env -u AGENTCTL_SESSION_ID sleep 600.4 & sleep 600.5 & read end"]);
-    command.env("AGENTCTL_SESSION_ID", &session).stdin(Stdio::piped());
+    let script = format!(
+        "env -u AGENTCTL_SESSION_ID sleep 600.4 & AGENTCTL_HOOK_ID={id} sleep 600.6 & sleep 600.5 & read end"
+    );
+    command.args(["-c", &script]);
+    command.env("AGENTCTL_SESSION_ID", &id).stdin(Stdio::piped());
     let mut child = Sleeper(command.spawn().expect("sh starts"));
     let start = ProcessRef::of_child(child.0.id()).expect("held").id().start_ticks;
 
@@ -111,6 +115,8 @@ fn processes_are_found_by_the_mark_in_their_environment() {
         |members| members.len() == 2 && has_exec(members),
     );
     assert!(members.iter().any(|process| process.pid() == child.0.id()));
+    let of_hook = until("the hook's", || marked(&hook, start), |members| members.len() == 1);
+    assert_eq!(argument_of(&of_hook[0]), "600.6", "a hook carries its session's mark and is none of it");
     let unmarked = known(descendants(&ProcessRef::of_child(child.0.id()).expect("held")));
     end(&members);
     end(&unmarked);
