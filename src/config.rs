@@ -3,15 +3,19 @@
 //! A file that cannot be read or understood is an error with its place in the file, never a silent
 //! default. Secrets have no `Debug`.
 
+mod adapters;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::adapters::Declared;
 use crate::core::vocab::Leftovers;
 use crate::limits;
 use crate::sys::BackendChoice;
@@ -36,10 +40,12 @@ struct RawConfig {
     retention_days: Option<f64>,
     disk_max: Option<String>,
     sessions_max: Option<usize>,
+    #[serde(default)]
+    adapters: BTreeMap<String, adapters::RawAdapter>,
 }
 
 /// The keys of the file, for the nearest name of a mistyped one.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "adapter",
     "model",
     "cwd",
@@ -54,6 +60,7 @@ const KEYS: [&str; 14] = [
     "retention_days",
     "disk_max",
     "sessions_max",
+    "adapters",
 ];
 
 /// How safe a commit is.
@@ -118,6 +125,8 @@ pub struct Config {
     pub retention: Duration,
     pub disk_max_bytes: u64,
     pub sessions_max: usize,
+    /// Agents that the user declares.
+    pub adapters: Vec<Arc<Declared>>,
 }
 
 /// Why a configuration cannot be used. Each message names the file and what to change.
@@ -234,6 +243,7 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
         retention,
         disk_max_bytes: disk_max.as_u64(),
         sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
+        adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
     })
 }
 

@@ -9,24 +9,39 @@
 
 mod claude_code;
 mod codex;
+mod declared;
 mod exec;
+mod gemini;
 mod json;
+mod known;
 mod opencode;
 #[cfg(test)]
 mod parse_tests;
 mod pi;
+mod pi_rust;
+mod qwen;
 mod stream;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub use declared::{Arg, Declared, DeclaredPrompt, Rule};
+pub use known::{Known, Parser};
 pub use stream::{
     FAILURE_MAX_CHARS, LINE_MAX_BYTES, Lines, MESSAGE_MAX_BYTES, Parse, Progress, Tail, last_messages, report,
 };
 
 /// Every agent that can be launched, in the order in which lists show them.
-pub const ALL: &[&Adapter] =
-    &[&exec::EXEC, &opencode::OPENCODE, &claude_code::CLAUDE_CODE, &codex::CODEX, &pi::PI];
+pub const ALL: &[&Adapter] = &[
+    &exec::EXEC,
+    &opencode::OPENCODE,
+    &claude_code::CLAUDE_CODE,
+    &codex::CODEX,
+    &pi::PI,
+    &pi_rust::PI_RUST,
+    &gemini::GEMINI,
+    &qwen::QWEN,
+];
 
 /// The adapter of this name. Names are exact: what to suggest for a wrong one is the caller's business.
 pub fn find(name: &str) -> Option<&'static Adapter> {
@@ -65,14 +80,16 @@ pub enum Program {
     Named(&'static str),
 }
 
-/// How a prompt reaches an agent. Never as an argument: other users read those in /proc, their length is
-/// limited, and some agents add quotes to them.
+/// How a prompt reaches an agent. Never as an argument, if that can be helped: other users read those in /proc, their
+/// length is limited, and some agents add quotes to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PromptWay {
     /// It takes none; stdin is /dev/null.
     Refused,
     /// A regular file on stdin. Never a pipe: agents wait for its end, which a forgotten writer delays for ever.
     Stdin,
+    /// As an argument, for declared agents that know no other way.
+    Argument,
 }
 
 /// What the user asked for, as far as an agent's command line is concerned.
@@ -98,13 +115,13 @@ pub enum Unfit {
     #[error("Missing required option: -p, --prompt <text>")]
     NoPrompt,
     #[error("adapter {0} takes no prompt: pass what it needs as arguments of the command")]
-    PromptRefused(&'static str),
+    PromptRefused(String),
     #[error("adapter {0} needs a command: -- CMD ARGS...")]
-    NoCommand(&'static str),
+    NoCommand(String),
     #[error("adapter {0} takes no command: pass the task with -p, --prompt <text>")]
-    CommandRefused(&'static str),
+    CommandRefused(String),
     #[error("adapter {0} cannot resume a session: launch a new one")]
-    CannotResume(&'static str),
+    CannotResume(String),
     #[error("an argument holds a NUL byte, which no program can be given")]
     NulByte,
 }
@@ -113,31 +130,33 @@ impl Adapter {
     /// The program to start and its arguments, or why that cannot be done.
     pub fn command(&self, ask: &Ask<'_>) -> Result<(String, Vec<String>), Unfit> {
         let program = match (self.program, ask.command) {
-            (Program::OfCommand, []) => return Err(Unfit::NoCommand(self.name)),
+            (Program::OfCommand, []) => return Err(Unfit::NoCommand(self.name.to_owned())),
             (Program::OfCommand, [program, ..]) => program.clone(),
             (Program::Named(program), []) => program.to_owned(),
-            (Program::Named(_), [_, ..]) => return Err(Unfit::CommandRefused(self.name)),
+            (Program::Named(_), [_, ..]) => return Err(Unfit::CommandRefused(self.name.to_owned())),
         };
-        match self.prompt {
-            PromptWay::Refused if ask.prompt.is_some() => return Err(Unfit::PromptRefused(self.name)),
-            // Agents refuse a blank prompt too, but seconds later and in words of their own.
-            PromptWay::Stdin if ask.prompt.is_none_or(|text| text.trim().is_empty()) => {
-                return Err(Unfit::NoPrompt);
-            }
-            PromptWay::Refused | PromptWay::Stdin => {}
-        }
+        check_prompt(self.name, self.prompt, ask)?;
         checked(program, (self.argv)(ask))
     }
 
     /// The program and the arguments that go on with a conversation; [`Ask::prompt`] is what is said next.
     pub fn resume_command(&self, ask: &Ask<'_>, native_id: &str) -> Result<(String, Vec<String>), Unfit> {
         let (Program::Named(program), Some(resume)) = (self.program, self.resume) else {
-            return Err(Unfit::CannotResume(self.name));
+            return Err(Unfit::CannotResume(self.name.to_owned()));
         };
-        if ask.prompt.is_none_or(|text| text.trim().is_empty()) {
-            return Err(Unfit::NoPrompt);
-        }
+        check_prompt(self.name, self.prompt, ask)?;
         checked(program.to_owned(), resume(ask, native_id))
+    }
+}
+
+fn check_prompt(name: &str, way: PromptWay, ask: &Ask<'_>) -> Result<(), Unfit> {
+    match way {
+        PromptWay::Refused if ask.prompt.is_some() => Err(Unfit::PromptRefused(name.to_owned())),
+        // Agents refuse a blank prompt too, but seconds later and in words of their own.
+        PromptWay::Stdin | PromptWay::Argument if ask.prompt.is_none_or(|text| text.trim().is_empty()) => {
+            Err(Unfit::NoPrompt)
+        }
+        PromptWay::Refused | PromptWay::Stdin | PromptWay::Argument => Ok(()),
     }
 }
 

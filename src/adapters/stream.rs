@@ -204,7 +204,7 @@ impl Progress {
     }
 
     /// Everything that this part of a log tells.
-    pub fn of(tail: Tail<'_>, parse: Parse, messages_max: usize) -> Self {
+    pub fn of(tail: Tail<'_>, parse: impl Fn(&[u8]) -> Vec<AgentEvent>, messages_max: usize) -> Self {
         let mut progress = Self::keeping(messages_max);
         let (mut lines, bytes) = match tail {
             Tail::Whole(bytes) => (Lines::default(), bytes),
@@ -257,7 +257,7 @@ fn ended_with(reason: &str) -> AgentReport {
 }
 
 /// The last `count` messages of the assistant in this part of a log, oldest first.
-pub fn last_messages(tail: Tail<'_>, parse: Parse, count: usize) -> Vec<String> {
+pub fn last_messages(tail: Tail<'_>, parse: impl Fn(&[u8]) -> Vec<AgentEvent>, count: usize) -> Vec<String> {
     Progress::of(tail, parse, count).messages.into()
 }
 

@@ -77,6 +77,8 @@ pub enum Command {
     Prune(JsonFlag),
     /// Look for what is wrong: host, daemon, journal, webhooks; exit 1 when something is
     Doctor(JsonFlag),
+    /// List the agents that can be launched, and whether their programs are here
+    Adapters(JsonFlag),
     /// Run, start or stop the daemon
     #[command(subcommand)]
     Daemon(DaemonCommand),
@@ -87,7 +89,7 @@ pub enum Command {
 /// What a session is launched with.
 #[derive(Clone, Debug, Args)]
 pub struct LaunchArgs {
-    /// The agent: opencode, claude-code, codex, pi; or exec for any command (the default when a command follows)
+    /// The agent, one of `agentctl adapters`; exec for any command (the default when a command follows)
     pub adapter: Option<String>,
     /// The task; `-` reads it from standard input
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]

@@ -65,7 +65,19 @@ pub(crate) fn table(sessions: &[SessionView]) -> io::Result<()> {
     let mut rows: Vec<Vec<String>> = vec![header.iter().map(|&word| word.to_owned()).collect()];
     rows.extend(sessions.iter().map(|session| row(session, grouped, now)));
     fit(&mut rows, width());
-    let dashes = (0..header.len()).map(|at| "-".repeat(widest(&rows, at))).collect();
+    lay_out(rows)
+}
+
+/// The adapters: name, program, version, what it can.
+pub(crate) fn adapters(known: &[[String; 4]]) -> io::Result<()> {
+    let header = ["Adapter", "Program", "Version", "Can"].map(str::to_owned);
+    lay_out(std::iter::once(&header).chain(known).map(|row| row.to_vec()).collect())
+}
+
+/// A table with its header underlined.
+fn lay_out(mut rows: Vec<Vec<String>>) -> io::Result<()> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let dashes = (0..columns).map(|at| "-".repeat(widest(&rows, at))).collect();
     rows.insert(1, dashes);
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
-use crate::adapters::{Lines, Parse, Progress, Tail, report};
+use crate::adapters::{Lines, Parser, Progress, Tail, report};
 use crate::core::Event;
 use crate::core::agent::{AgentEvent, AgentReport};
 use crate::core::fuse::Evidence;
@@ -148,11 +148,11 @@ async fn wait_for_more(
 
 /// Reads the stream of an agent that has one, for as long as its run lives.
 pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
-    let Some(parse) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parse) else { return };
+    let Some(parser) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parser()) else { return };
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         let mut end = daemon.end_of(id.session);
-        let mut reader = Reader::new(&daemon, id, parse);
+        let mut reader = Reader::new(&daemon, id, parser);
         while !*end.borrow() {
             let looked = this_instant();
             match reader.catch_up(&daemon, u64::MAX).await {
@@ -178,13 +178,13 @@ struct Reader {
     offset: u64,
     lines: Lines,
     progress: Progress,
-    parse: Parse,
+    parser: Parser,
 }
 
 impl Reader {
-    fn new(daemon: &Daemon, id: RunId, parse: Parse) -> Self {
+    fn new(daemon: &Daemon, id: RunId, parser: Parser) -> Self {
         let path = daemon.home.log(id, "stdout");
-        Self { id, path, offset: 0, lines: Lines::default(), progress: Progress::keeping(0), parse }
+        Self { id, path, offset: 0, lines: Lines::default(), progress: Progress::keeping(0), parser }
     }
 
     /// Reads what has been written, at most up to `limit`.
@@ -195,9 +195,9 @@ impl Reader {
                 return Ok(());
             }
             self.offset += chunk.len() as u64;
-            let Self { lines, progress, parse, id, .. } = self;
+            let Self { lines, progress, parser, id, .. } = self;
             lines.push(&chunk, |line| {
-                for event in parse(line) {
+                for event in parser.read(line) {
                     tell(daemon, *id, progress, event);
                 }
             });
@@ -227,14 +227,14 @@ fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) 
 
 /// The agent's own report, from the end of its output; and what it used, as far as that end proves it.
 pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
-    let Some(parse) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parse) else {
+    let Some(parser) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parser()) else {
         daemon.send(Event::Evidence(id, perform::unreadable(&"its adapter is not known any more")));
         return;
     };
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         let path = daemon.home.log(id, "stdout");
-        let evidence = match read_ending(&path, parse).await {
+        let evidence = match read_ending(&path, &parser).await {
             Ok((progress, whole)) => {
                 let native = progress.native_id.clone().map(AgentEvent::NativeId);
                 for told in native.into_iter().chain(progress.totals(whole)) {
@@ -250,11 +250,12 @@ pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
 
 /// What the end of a log tells, and whether that was all of it. Some agents repeat a whole conversation in their last
 /// line: where the usual tail holds no report, a longer one is read.
-async fn read_ending(path: &Path, parse: Parse) -> io::Result<(Progress, bool)> {
+async fn read_ending(path: &Path, parser: &Parser) -> io::Result<(Progress, bool)> {
     let mut at_most = limits::REPORT_TAIL_BYTES_MAX;
     loop {
         let (bytes, whole) = read_tail(path, at_most).await?;
-        let progress = Progress::of(if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) }, parse, 0);
+        let tail = if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) };
+        let progress = Progress::of(tail, |line| parser.read(line), 0);
         let told = !matches!(report(&progress), AgentReport::Missing | AgentReport::Unreadable(_));
         if told || whole || at_most >= limits::REPORT_TAIL_BYTES_LAST {
             return Ok((progress, whole));

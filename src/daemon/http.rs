@@ -22,7 +22,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::adapters::{Tail, last_messages};
+use crate::adapters::{Known, PromptWay, Tail, last_messages};
 use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
 use crate::core::session::{Origin, Session};
@@ -117,6 +117,7 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
         },
         Route::Events => stream::answer(daemon, &request).await,
         Route::List => Ok(list(daemon, &Query::of(&request))),
+        Route::Adapters => Ok(json_answer(StatusCode::OK, &known_adapters(daemon))),
         Route::Launch => launch_session(daemon, request).await,
         Route::Prune => ask(daemon, Ask::Prune).await,
         Route::Session(id) => view_answer(daemon, StatusCode::OK, resolve(daemon, &id)?),
@@ -379,6 +380,24 @@ fn list(daemon: &Daemon, query: &Query) -> Response<Answer> {
     json_answer(StatusCode::OK, &views)
 }
 
+fn known_adapters(daemon: &Daemon) -> Vec<api::AdapterView> {
+    let view = |known: Known| api::AdapterView {
+        name: known.name().to_owned(),
+        declared: matches!(known, Known::Declared(_)),
+        program: known.program().map(str::to_owned),
+        prompt: match known.prompt() {
+            PromptWay::Refused => "none",
+            PromptWay::Stdin => "stdin",
+            PromptWay::Argument => "argument",
+        }
+        .to_owned(),
+        reads_output: known.parser().is_some(),
+        resumes: known.resumes(),
+        imposes_id: known.imposes_id(),
+    };
+    Known::all(&daemon.config.borrow().adapters).map(view).collect()
+}
+
 fn has_label(session: &Session, label: &str) -> bool {
     match label.split_once('=') {
         Some((key, value)) => session.spec.labels.get(key).is_some_and(|found| found == value),
@@ -467,7 +486,7 @@ fn run_of(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, Fault>
 async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
     let count = query.get("n").map_or(Ok(20), str::parse::<usize>);
     let count = count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))?;
-    let parse = daemon.adapter_of(id).and_then(|adapter| adapter.parse);
+    let parser = daemon.adapter_of(id).and_then(|adapter| adapter.parser());
     let path = daemon.home.log(run_of(daemon, id, query)?, "stdout");
     let tail = follow::read_tail(&path, limits::PEEK_TAIL_BYTES_MAX).await;
     let (bytes, whole) = match tail {
@@ -478,9 +497,10 @@ async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled 
             return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
         }
     };
-    let texts = match parse {
-        Some(parse) => {
-            last_messages(if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) }, parse, count)
+    let texts = match parser {
+        Some(parser) => {
+            let tail = if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) };
+            last_messages(tail, |line| parser.read(line), count)
         }
         // A command says lines.
         None => {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{spawn_blocking, spawn_local};
 
-use crate::adapters::{self, Adapter, Ask, EnvLook, FirstStart};
+use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
 use crate::core::Event;
 use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::hooks::{HookOf, Hooks};
@@ -60,7 +60,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
     let name = ask.adapter.clone().or_else(|| config.adapter.clone());
     let name =
         name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
-    let adapter = adapter(&name)?;
+    let adapter = adapter(daemon, &name)?;
     check_words(&ask)?;
     let cwd =
         ask.cwd.clone().or_else(|| config.cwd.clone()).ok_or("no cwd is given, and none is configured")?;
@@ -83,12 +83,12 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         safe: ask.safe,
     };
     let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
-    let (env, first_start) = environment(adapter, id, ask.env.as_ref(), ask.safe, &cwd)?;
+    let (env, first_start) = environment(&adapter, id, ask.env.as_ref(), ask.safe, &cwd)?;
     let hooks = Hooks { on_create: ask.on_create.clone(), on_complete: ask.on_complete.clone() };
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
         env,
-        prompt: ask.prompt.clone(),
+        prompt: prompt_file(&adapter, ask.prompt.as_deref()),
         umask: umask(ask.umask),
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
@@ -98,7 +98,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
     let task = ask.prompt.clone().unwrap_or_else(|| ask.command.join(" "));
     let head = shown(&task, ask.private);
     let spec = Spec {
-        adapter: adapter.name.to_owned(),
+        adapter: adapter.name().to_owned(),
         command: if ask.private { Vec::new() } else { ask.command },
         cwd,
         model,
@@ -111,10 +111,10 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         timeout: api::optional_ms(ask.timeout_ms, config.timeout),
         grace: ask.grace_ms.map_or(config.grace, Duration::from_millis),
         leftovers: ask.leftovers.unwrap_or(config.leftovers),
-        wants_report: adapter.parse.is_some(),
+        wants_report: adapter.parser().is_some(),
         private: ask.private,
         safe: ask.safe,
-        native_id: adapter.imposes_id.then_some(own_id),
+        native_id: adapter.imposes_id().then_some(own_id),
         hooks,
         hook_of: None,
     };
@@ -129,7 +129,7 @@ pub(crate) fn prepare_resume(
     ask: &api::Resume,
 ) -> Result<(Option<String>, Parcel), String> {
     let spec = &session.spec;
-    let adapter = adapter(&spec.adapter)?;
+    let adapter = adapter(daemon, &spec.adapter)?;
     let line =
         Ask { prompt: Some(&ask.message), model: spec.model.as_deref(), safe: spec.safe, ..Ask::default() };
     if ask.message.trim().is_empty() {
@@ -145,11 +145,11 @@ pub(crate) fn prepare_resume(
             spec.adapter
         ));
     }
-    let (env, first_start) = environment(adapter, session.id, ask.env.as_ref(), spec.safe, &spec.cwd)?;
+    let (env, first_start) = environment(&adapter, session.id, ask.env.as_ref(), spec.safe, &spec.cwd)?;
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
         env,
-        prompt: Some(ask.message.clone()),
+        prompt: prompt_file(&adapter, Some(&ask.message)),
         umask: umask(ask.umask),
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
@@ -168,13 +168,19 @@ fn shown(task: &str, private: bool) -> Option<String> {
     (!private && !head.is_empty()).then_some(head)
 }
 
-fn adapter(name: &str) -> Result<&'static Adapter, String> {
-    adapters::find(name).ok_or_else(|| {
-        let near = config::nearest(name, adapters::ALL.iter().map(|adapter| adapter.name));
+fn adapter(daemon: &Daemon, name: &str) -> Result<Known, String> {
+    let declared = &daemon.config.borrow().adapters;
+    Known::find(name, declared).ok_or_else(|| {
+        let all: Vec<_> = Known::all(declared).map(|known| known.name().to_owned()).collect();
+        let near = config::nearest(name, all.iter().map(String::as_str));
         let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        let all: Vec<_> = adapters::ALL.iter().map(|adapter| adapter.name).collect();
         format!("Unknown adapter: {name}{hint} (known: {})", all.join(", "))
     })
+}
+
+/// What the prompt's file holds: where it is an argument, there is none.
+fn prompt_file(adapter: &Known, prompt: Option<&str>) -> Option<String> {
+    prompt.filter(|_| adapter.prompt() == PromptWay::Stdin).map(str::to_owned)
 }
 
 fn check_words(ask: &api::Launch) -> Result<(), String> {
@@ -220,7 +226,7 @@ fn is_ours(key: &str) -> bool {
 }
 
 fn environment(
-    adapter: &Adapter,
+    adapter: &Known,
     id: SessionId,
     asked: Option<&BTreeMap<String, String>>,
     safe: bool,
@@ -247,7 +253,7 @@ fn environment(
         root: rustix::process::geteuid().is_root(),
         safe,
     };
-    let change = (adapter.env)(&look);
+    let change = adapter.env(&look);
     for key in change.unset {
         env.remove(key);
     }
@@ -259,7 +265,7 @@ fn environment(
         .iter()
         .flat_map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
         .collect();
-    Ok((bytes, adapter.first_start.and_then(|describe| describe(&look))))
+    Ok((bytes, adapter.first_start(&look)))
 }
 
 /// What a launch without an environment gets, from the daemon's own.

@@ -489,9 +489,9 @@ impl Daemon {
     }
 
     /// The adapter of a session.
-    pub(crate) fn adapter_of(&self, id: SessionId) -> Option<&'static adapters::Adapter> {
+    pub(crate) fn adapter_of(&self, id: SessionId) -> Option<adapters::Known> {
         let core = self.core.borrow();
-        adapters::find(&core.session(id)?.spec.adapter)
+        adapters::Known::find(&core.session(id)?.spec.adapter, &self.config.borrow().adapters)
     }
 }
 

@@ -111,6 +111,24 @@ pub struct Extend {
     pub by_ms: u64,
 }
 
+/// One element of `GET /v1/adapters`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterView {
+    pub name: String,
+    /// By the configuration; else built in.
+    pub declared: bool,
+    /// What is started; null where the user names it.
+    pub program: Option<String>,
+    /// How the prompt reaches it: `stdin`, `argument` or `none`.
+    pub prompt: String,
+    /// Whether its output is read: outcome, tokens, messages. Else its exit code alone counts.
+    pub reads_output: bool,
+    pub resumes: bool,
+    /// Whether its conversation has the session's id.
+    pub imposes_id: bool,
+}
+
 /// Every error of the API, as `application/problem+json` (RFC 9457).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Problem {

@@ -5,6 +5,7 @@ mod agents;
 mod blind_spots;
 mod cli;
 mod crash;
+mod declared;
 mod disk;
 mod doctor;
 mod environment;

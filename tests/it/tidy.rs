@@ -9,7 +9,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("adapters", &["core"]),
     ("wire", &["core"]),
     ("sys", &["core"]),
-    ("config.rs", &["core", "limits", "sys"]),
+    ("config.rs", &["core", "adapters", "limits", "sys"]),
     ("limits.rs", &[]),
     ("doctor.rs", &["wire", "sys", "limits"]),
     // The vocabulary of core, never its decisions.

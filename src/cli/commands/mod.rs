@@ -1,5 +1,6 @@
 //! One file a verb; what they share is here.
 
+mod adapters;
 mod daemon;
 mod doctor;
 mod events;
@@ -36,6 +37,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Extend(args) => extend(args).await,
         Command::Events(args) => events::events(args).await,
         Command::Prune(args) => prune(args.json).await,
+        Command::Adapters(args) => adapters::adapters(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Daemon(command) => daemon::daemon(command).await,
         Command::Completions { .. } => unreachable!("answered without a runtime"),
