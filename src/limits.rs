@@ -56,6 +56,8 @@ pub const REPORT_TAIL_BYTES_MAX: u64 = 1 << 20;
 pub const REPORT_TAIL_BYTES_LAST: u64 = 32 << 20;
 /// End of a log that `peek` reads.
 pub const PEEK_TAIL_BYTES_MAX: u64 = 4 << 20;
+/// End of an agent's log that a reader who follows sees first, as text.
+pub const LOG_TEXT_TAIL_BYTES: u64 = 256 << 10;
 /// One read of a log.
 pub const LOG_CHUNK_BYTES: usize = 64 << 10;
 /// A log that is being written and read is looked at so often, at most.

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::json::{count, dollars, native_id, said, typed, words};
+use super::json::{count, dollars, native_id, said, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
 use super::{Adapter, Ask, EnvChange, EnvLook, Program, PromptWay};
 use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
@@ -97,13 +97,24 @@ pub(super) fn read(kind: &str, event: &Value) -> Vec<AgentEvent> {
         "system" if event["subtype"] == "init" => events.push(AgentEvent::Active),
         // What a subagent says is said to the agent.
         "assistant" if event["parent_tool_use_id"].is_null() => {
-            events.extend(said(&event["message"]["content"]))
+            let content = &event["message"]["content"];
+            events.extend(said(content));
+            events.extend(blocks(content, "tool_use").map(|call| tool_called(&call["name"], &call["input"])));
+        }
+        "user" if event["parent_tool_use_id"].is_null() => {
+            let answers = blocks(&event["message"]["content"], "tool_result");
+            events
+                .extend(answers.map(|answer| tool_answered(answer["is_error"] != true, &answer["content"])));
         }
         "result" => events.push(AgentEvent::StepEnded(step_end(event))),
-        // Tool calls and results, retries, states: no bearing on messages or the outcome.
+        // Retries, states: no bearing on messages or the outcome.
         _ => {}
     }
     events
+}
+
+fn blocks<'a>(content: &'a Value, kind: &'static str) -> impl Iterator<Item = &'a Value> {
+    content.as_array().into_iter().flatten().filter(move |block| block["type"] == kind)
 }
 
 /// One result follows another where background work reported back: the last one counts.

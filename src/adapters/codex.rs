@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::json::{count, native_id, typed, words};
+use super::json::{count, native_id, tool_answered, tool_called, typed, words};
 use super::stream::message_text;
 use super::{Adapter, Ask, Program, PromptWay, env_unchanged};
 use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
@@ -59,6 +59,14 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
         "item.completed" if item["type"] == "agent_message" => {
             item["text"].as_str().and_then(message_text).map(AgentEvent::Said).into_iter().collect()
         }
+        "item.started" if item["type"] == "command_execution" => vec![tool_called(&"shell".into(), item)],
+        "item.completed" if item["type"] == "command_execution" => {
+            vec![tool_answered(item["exit_code"] == 0, &item["aggregated_output"])]
+        }
+        "item.completed" if item["type"] == "file_change" => {
+            let paths = item["changes"].as_array().into_iter().flatten().filter_map(|it| it["path"].as_str());
+            vec![tool_called(&"edit".into(), &paths.collect::<Vec<_>>().join(" ").into())]
+        }
         "turn.completed" => {
             let usage = &event["usage"];
             let span = Span::Conversation;
@@ -72,7 +80,7 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
         }
         // What it goes on after ("Reconnecting... 1/5") a later event takes back.
         "error" => vec![AgentEvent::StepEnded(StepEnd::Failed(failure(&event["message"])))],
-        // Commands, warnings (items of type `error`), plans: no bearing on tokens, messages or the outcome.
+        // Warnings (items of type `error`), plans: no bearing on tokens, messages or the outcome.
         _ => Vec::new(),
     }
 }

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::json::{count, native_id, typed, words};
+use super::json::{count, native_id, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
 use super::{Adapter, Ask, EnvChange, EnvLook, Program, PromptWay};
 use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
@@ -56,6 +56,8 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
         "message" if event["role"] == "assistant" => {
             event["content"].as_str().map(|text| AgentEvent::SaidMore(text.to_owned())).into_iter().collect()
         }
+        "tool_use" => vec![tool_called(&event["tool_name"], &event["parameters"])],
+        "tool_result" => vec![tool_answered(event["status"] == "success", &event["output"])],
         "result" => {
             let stats = &event["stats"];
             let tokens =
@@ -63,7 +65,7 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
             let total = AgentEvent::Total { span: Span::Run, tokens, cost_usd: None };
             [total, AgentEvent::StepEnded(step_end(&event))].into()
         }
-        // Tool calls and results: no bearing on tokens, messages or the outcome.
+        // What later versions add.
         _ => Vec::new(),
     }
 }

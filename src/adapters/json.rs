@@ -42,6 +42,29 @@ pub(super) fn words(value: &Value) -> Option<String> {
     value.as_str().filter(|text| !text.trim().is_empty()).map(|text| bounded(text, FAILURE_MAX_CHARS))
 }
 
+/// A tool call, as people read it: the command of a shell, the path of a file, else its arguments as they are.
+pub(super) fn tool_called(name: &Value, input: &Value) -> AgentEvent {
+    let known = ["command", "cmd", "file_path", "filePath", "path", "pattern", "query", "url"];
+    let main = known.into_iter().map(|key| &input[key]).find_map(Value::as_str);
+    let input = match (main, input) {
+        (Some(main), _) => main.to_owned(),
+        (None, Value::String(text)) => text.clone(),
+        (None, Value::Null) => String::new(),
+        (None, input) => input.to_string(),
+    };
+    AgentEvent::ToolCalled {
+        name: bounded(name.as_str().unwrap_or("a tool"), 100),
+        input: bounded(&input, FAILURE_MAX_CHARS),
+    }
+}
+
+/// What a tool answered: a text, or blocks of text.
+pub(super) fn tool_answered(ok: bool, output: &Value) -> AgentEvent {
+    let blocks = output.as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts = blocks.iter().filter_map(|block| block["text"].as_str()).chain(output.as_str());
+    AgentEvent::ToolAnswered { ok, output: bounded(&texts.collect::<Vec<_>>().join("\n"), FAILURE_MAX_CHARS) }
+}
+
 /// The text blocks of a message's `content`, one after the other: what the assistant said, without its tool calls.
 pub(super) fn said(content: &Value) -> Option<AgentEvent> {
     let blocks = content.as_array().map(Vec::as_slice).unwrap_or_default();

@@ -20,6 +20,7 @@ mod parse_tests;
 mod pi;
 mod pi_rust;
 mod qwen;
+mod readable;
 mod stream;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 pub use declared::{Arg, Declared, DeclaredPrompt, Rule};
 pub use known::{Known, Parser};
+pub use readable::Readable;
 pub use stream::{
     FAILURE_MAX_CHARS, LINE_MAX_BYTES, Lines, MESSAGE_MAX_BYTES, Parse, Progress, Tail, last_messages, report,
 };

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::json::{count, dollars, native_id, typed};
+use super::json::{count, dollars, native_id, tool_answered, tool_called, typed};
 use super::stream::{bounded, message_text};
 use super::{Adapter, Ask, EnvLook, FAILURE_MAX_CHARS, FirstStart, Program, PromptWay, env_unchanged};
 use crate::core::agent::{AgentEvent, StepEnd, Tokens};
@@ -84,8 +84,15 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
             }
             events.push(AgentEvent::StepEnded(step_end(part["reason"].as_str())));
         }
+        "tool_use" => {
+            let state = &part["state"];
+            events.push(tool_called(&part["tool"], &state["input"]));
+            let exit = state["metadata"]["exit"].as_i64().unwrap_or(0);
+            let output = if state["error"].is_string() { &state["error"] } else { &state["output"] };
+            events.push(tool_answered(state["status"] != "error" && exit == 0, output));
+        }
         "error" => events.push(AgentEvent::Failed(failure(&event["error"]))),
-        // tool_use, reasoning, and what later versions add: no bearing on tokens, messages or the outcome.
+        // Reasoning, and what later versions add: no bearing on tokens, messages or the outcome.
         _ => {}
     }
     events

@@ -44,6 +44,8 @@ fn possible(told: &AgentEvent) -> bool {
         AgentEvent::NativeId(id) => !id.is_empty() && id.len() <= 200,
         AgentEvent::Said(_)
         | AgentEvent::SaidMore(_)
+        | AgentEvent::ToolCalled { .. }
+        | AgentEvent::ToolAnswered { .. }
         | AgentEvent::Failed(_)
         | AgentEvent::StepEnded(_)
         | AgentEvent::Idle

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::json::{count, dollars, native_id, said, typed, words};
+use super::json::{count, dollars, native_id, said, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
 use super::{Adapter, Ask, Program, PromptWay, env_unchanged};
 use crate::core::agent::{AgentEvent, StepEnd, Tokens};
@@ -56,6 +56,8 @@ pub(super) fn parse(line: &[u8]) -> Vec<AgentEvent> {
         }
         // The same message again: for a reader who missed the long line before.
         "turn_end" if of_assistant => vec![AgentEvent::StepEnded(step_end(message))],
+        "tool_execution_start" => vec![tool_called(&event["toolName"], &event["args"])],
+        "tool_execution_end" => vec![tool_answered(event["isError"] != true, &event["result"]["content"])],
         "auto_retry_end" if event["success"] == false => {
             vec![AgentEvent::StepEnded(failed(&event["finalError"]))]
         }

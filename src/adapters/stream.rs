@@ -175,7 +175,10 @@ impl Progress {
             },
             AgentEvent::Failed(text) => self.last_error = Some(text),
             AgentEvent::StepEnded(end) => self.last_step = Some(end),
-            AgentEvent::Idle | AgentEvent::Active => {}
+            AgentEvent::ToolCalled { .. }
+            | AgentEvent::ToolAnswered { .. }
+            | AgentEvent::Idle
+            | AgentEvent::Active => {}
         }
     }
 

@@ -121,6 +121,12 @@ pub struct LaunchArgs {
     /// Processes that outlive the leader: kill or keep [default: kill]
     #[arg(long, value_name = "POLICY", value_parser = ["kill", "keep"])]
     pub leftovers: Option<String>,
+    /// Stop an agent that has told that it used more tokens
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<u64>,
+    /// Stop an agent that has told that it cost more dollars
+    #[arg(long, value_name = "USD")]
+    pub max_cost: Option<f64>,
     /// Keep the prompt out of listings, journal and webhooks
     #[arg(long)]
     pub private: bool,

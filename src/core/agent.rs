@@ -20,6 +20,11 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// All four together.
+    pub fn sum(self) -> u64 {
+        [self.r#in, self.out, self.cache_read, self.cache_write].into_iter().fold(0, u64::saturating_add)
+    }
+
     /// Counter by counter, not below zero.
     pub fn minus(self, other: Self) -> Self {
         Self {
@@ -39,6 +44,16 @@ impl Tokens {
             cache_write: self.cache_write.saturating_add(other.cache_write),
         }
     }
+}
+
+/// What a run may use; it is stopped when it has told that it used more. An agent that tells only at its end is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Budget {
+    /// Tokens of all four counters together.
+    pub max_tokens: Option<u64>,
+    /// US dollars.
+    pub max_cost: Option<f64>,
 }
 
 /// What earlier runs of a session used, by their verdicts: where an agent's totals go on across runs, its own share of
@@ -62,6 +77,10 @@ pub enum AgentEvent {
     Said(String),
     /// The next piece of the message that is being said, where an agent tells no whole ones.
     SaidMore(String),
+    /// It calls a tool: which, and what it is to do. For people.
+    ToolCalled { name: String, input: String },
+    /// A tool has answered. For people.
+    ToolAnswered { ok: bool, output: String },
     /// The agent reports a failure of the run, in its own words.
     Failed(String),
     /// A turn or step ended for this reason.

@@ -138,6 +138,10 @@ pub enum StopCause {
     Requested,
     /// The master timeout.
     Deadline,
+    /// It used more tokens than it may.
+    MaxTokens,
+    /// It cost more than it may.
+    MaxCost,
 }
 
 /// The first recorded stop of a run; later ones change nothing but the force.
@@ -321,6 +325,8 @@ pub enum Reason {
     Signal(u8),
     Deadline,
     StopRequested,
+    MaxTokens,
+    MaxCost,
     ProgramNotFound,
     NotExecutable,
     CwdMissing,
@@ -508,6 +514,8 @@ impl Fuse {
         }
         let (outcome, reason) = match stop.cause {
             StopCause::Requested => (Outcome::Cancelled, Reason::StopRequested),
+            StopCause::MaxTokens => (Outcome::Cancelled, Reason::MaxTokens),
+            StopCause::MaxCost => (Outcome::Cancelled, Reason::MaxCost),
             StopCause::Deadline => (Outcome::TimedOut, Reason::Deadline),
         };
         Decision::End(End { outcome, reason, ended: Some(ended), status: self.status })

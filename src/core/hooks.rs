@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::agent::Spent;
+use super::agent::{Budget, Spent};
 use super::fuse::Outcome;
 use super::record::Record;
 use super::session::{Deadline, Origin, Session, Spec, Verdict};
@@ -221,6 +221,7 @@ fn hook_spec(of: &Spec, script: &str, hook_of: HookOf) -> Spec {
         wants_report: false,
         private: true,
         safe: false,
+        budget: Budget::default(),
         native_id: None,
         hooks: Hooks::default(),
         hook_of: Some(hook_of),

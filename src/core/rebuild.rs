@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::agent::Spent;
+use super::agent::{Budget, Spent};
 use super::fuse::{Outcome, Prong};
 use super::hooks::Hooks;
 use super::record::Record;
@@ -206,6 +206,7 @@ fn bare_spec(order: OrderTrace) -> Spec {
         native_id: None,
         hooks: Hooks::default(),
         hook_of: None,
+        budget: Budget::default(),
     }
 }
 

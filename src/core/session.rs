@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::agent::{AgentEvent, AgentReport, Span, Spent, Tokens};
+use super::agent::{AgentEvent, AgentReport, Budget, Span, Spent, Tokens};
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::record::{Record, RequestKey};
@@ -51,6 +51,9 @@ pub struct Spec {
     /// Whether the agent's own permission rules are in force.
     #[serde(default)]
     pub safe: bool,
+    /// What each run may use.
+    #[serde(default)]
+    pub budget: Budget,
     /// The id that the agent's conversation was given at launch, for agents that take one.
     #[serde(default)]
     pub native_id: Option<String>,
@@ -303,9 +306,22 @@ impl Session {
             AgentEvent::Active => self.progress.idle = false,
             AgentEvent::Said(_)
             | AgentEvent::SaidMore(_)
+            | AgentEvent::ToolCalled { .. }
+            | AgentEvent::ToolAnswered { .. }
             | AgentEvent::Failed(_)
             | AgentEvent::StepEnded(_) => {}
         }
+    }
+
+    /// Which budget the run has used up, by what the agent has told so far.
+    pub fn over_budget(&self) -> Option<StopCause> {
+        let Budget { max_tokens, max_cost } = self.spec.budget;
+        let over_tokens = |max| self.progress.tokens.is_some_and(|tokens| tokens.sum() > max);
+        let over_cost = |max| self.progress.cost_usd.is_some_and(|cost| cost > max);
+        if max_tokens.is_some_and(over_tokens) {
+            return Some(StopCause::MaxTokens);
+        }
+        max_cost.is_some_and(over_cost).then_some(StopCause::MaxCost)
     }
 
     /// Takes it up again with another run: what the last one used is spent, its words are forgotten.
@@ -466,7 +482,7 @@ impl StopCause {
     /// The prong that a stop of this cause is evidence of.
     pub fn prong(self) -> Prong {
         match self {
-            Self::Requested => Prong::Stop,
+            Self::Requested | Self::MaxTokens | Self::MaxCost => Prong::Stop,
             Self::Deadline => Prong::Deadline,
         }
     }
@@ -477,6 +493,8 @@ impl StopCause {
     pub fn detail(self) -> &'static str {
         match self {
             Self::Requested => "a stop was requested",
+            Self::MaxTokens => "it used more tokens than it may",
+            Self::MaxCost => "it cost more than it may",
             Self::Deadline => "the deadline passed",
         }
     }
@@ -490,6 +508,8 @@ impl Reason {
             Self::Signal(number) => signal_name(number).to_ascii_lowercase(),
             Self::Deadline => "deadline".into(),
             Self::StopRequested => "stop_requested".into(),
+            Self::MaxTokens => "max_tokens".into(),
+            Self::MaxCost => "max_cost".into(),
             Self::ProgramNotFound => "program_not_found".into(),
             Self::NotExecutable => "not_executable".into(),
             Self::CwdMissing => "cwd_missing".into(),

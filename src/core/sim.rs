@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::agent::AgentReport;
+use super::agent::{AgentReport, Budget};
 use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::outbox::{AttemptResult, Endpoint};
@@ -619,6 +619,7 @@ impl World {
             native_id: None,
             hooks,
             hook_of: None,
+            budget: Budget::default(),
         };
         let host = host(self.boot);
         let to = self.reply_to(id);

@@ -447,6 +447,15 @@ impl Supervisor {
         }
     }
 
+    /// Its budget is used up: an end that is near anyway is waited for.
+    pub(super) fn budget_used_up(&mut self, now: Now, id: RunId, cause: StopCause, out: &mut Step) {
+        let Some(session) = self.sessions.get(&id.session) else { return };
+        match session.run.phase() {
+            Phase::Launching | Phase::Running => self.begin_stop(now, id, cause, false, out),
+            Phase::Ending | Phase::Stopping | Phase::Ended => {}
+        }
+    }
+
     pub(super) fn warn(&mut self, now: Now, id: RunId, out: &mut Step) {
         let Some(session) = self.sessions.get(&id.session) else { return };
         let Some(deadline) = session.run.deadline.filter(|_| session.run.phase() == Phase::Running) else {

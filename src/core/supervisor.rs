@@ -233,10 +233,17 @@ impl Supervisor {
             | AgentEvent::Total { .. }
             | AgentEvent::Said(_)
             | AgentEvent::SaidMore(_)
+            | AgentEvent::ToolCalled { .. }
+            | AgentEvent::ToolAnswered { .. }
             | AgentEvent::Failed(_)
             | AgentEvent::StepEnded(_)
             | AgentEvent::Idle
-            | AgentEvent::Active => session.absorb(said),
+            | AgentEvent::Active => {
+                session.absorb(said);
+                if let Some(cause) = session.over_budget() {
+                    self.budget_used_up(now, id, cause, out);
+                }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until};
 
-use crate::adapters::{Lines, Parser, Progress, Tail, report};
+use crate::adapters::{Lines, Parser, Progress, Readable, Tail, report};
 use crate::core::Event;
 use crate::core::agent::{AgentEvent, AgentReport};
 use crate::core::fuse::Evidence;
@@ -128,6 +128,37 @@ pub(crate) async fn stream(
     }
 }
 
+/// Sends an agent's output as people read it: one JSON object a piece, `{"at", "text"}`. A reader that comes again asks
+/// from the last `at` on.
+pub(crate) async fn readable(
+    mut readable: Readable,
+    mut offset: u64,
+    mut raw: mpsc::Receiver<io::Result<Bytes>>,
+    to: mpsc::Sender<io::Result<Bytes>>,
+) {
+    let piece = |at: u64, text: &str| {
+        let piece = serde_json::json!({"at": at, "text": text});
+        Bytes::from(format!("{piece}\n"))
+    };
+    while let Some(chunk) = raw.recv().await {
+        let sent = match chunk {
+            Ok(bytes) => {
+                let text = readable.push(&bytes);
+                offset += bytes.len() as u64;
+                if text.is_empty() {
+                    continue;
+                }
+                to.send(Ok(piece(offset - readable.pending_bytes() as u64, &text))).await
+            }
+            Err(error) => to.send(Err(error)).await,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+    let _reader_left = to.send(Ok(piece(offset, &readable.finish()))).await;
+}
+
 /// Like [`more`], for a log that may not exist yet: then the session's end is all there is to wait for,
 /// save a second look.
 async fn wait_for_more(
@@ -221,7 +252,12 @@ fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) 
         | AgentEvent::Total { .. }
         | AgentEvent::Idle
         | AgentEvent::Active => daemon.send(Event::Agent(id, event)),
-        AgentEvent::Said(_) | AgentEvent::SaidMore(_) | AgentEvent::Failed(_) | AgentEvent::StepEnded(_) => {}
+        AgentEvent::Said(_)
+        | AgentEvent::SaidMore(_)
+        | AgentEvent::ToolCalled { .. }
+        | AgentEvent::ToolAnswered { .. }
+        | AgentEvent::Failed(_)
+        | AgentEvent::StepEnded(_) => {}
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::adapters::{Known, PromptWay, Tail, last_messages};
+use crate::adapters::{Known, PromptWay, Readable, Tail, last_messages};
 use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
 use crate::core::session::{Origin, Session};
@@ -463,9 +463,21 @@ async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
         Some(Ok(from)) => from,
         Some(Err(_)) => return Err(Fault::new(StatusCode::BAD_REQUEST, "`from` is a number of bytes")),
     };
+    // As people read it, where there is somebody who understands it; else as it is.
+    let parser = daemon.adapter_of(id).and_then(|adapter| adapter.parser());
+    let parser = parser.filter(|_| query.flag("text") && stream == "stdout");
+    let length = follow::length(&path).await.unwrap_or(0);
+    let (from, cut) = match length.saturating_sub(limits::LOG_TEXT_TAIL_BYTES) {
+        tail if tail > from && query.flag("tail") && parser.is_some() => (tail, true),
+        _ => (from, false),
+    };
     let (to, chunks) = mpsc::channel(4);
     spawn_local(follow::stream(Rc::clone(daemon), id, path, from, query.flag("follow"), to));
-    Ok(flow("application/octet-stream", chunks))
+    let Some(parser) = parser else { return Ok(flow("application/octet-stream", chunks)) };
+    let readable = if cut { Readable::from_mid_line(parser) } else { Readable::new(parser) };
+    let (to, pieces) = mpsc::channel(4);
+    spawn_local(follow::readable(readable, from, chunks, to));
+    Ok(flow("application/x-ndjson", pieces))
 }
 
 /// The run that is asked about: the current one, unless another is named.

@@ -18,6 +18,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
 use crate::core::Event;
+use crate::core::agent::Budget;
 use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::hooks::{HookOf, Hooks};
 use crate::core::session::{Session, Spec};
@@ -117,6 +118,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         native_id: adapter.imposes_id().then_some(own_id),
         hooks,
         hook_of: None,
+        budget: Budget { max_tokens: ask.max_tokens, max_cost: ask.max_cost },
     };
     Ok((spec, parcel))
 }
@@ -184,6 +186,9 @@ fn prompt_file(adapter: &Known, prompt: Option<&str>) -> Option<String> {
 }
 
 fn check_words(ask: &api::Launch) -> Result<(), String> {
+    if let Some(cost) = ask.max_cost.filter(|cost| !cost.is_finite() || *cost < 0.0) {
+        return Err(format!("a cost of at most {cost} dollars is no limit"));
+    }
     if ask.labels.len() > limits::LABELS_MAX {
         return Err(format!("{} labels are more than {}", ask.labels.len(), limits::LABELS_MAX));
     }

@@ -52,6 +52,10 @@ pub struct Launch {
     pub timeout_ms: Option<u64>,
     pub grace_ms: Option<u64>,
     pub leftovers: Option<Leftovers>,
+    /// The run is stopped when it has told that it used more tokens, in all four counters together.
+    pub max_tokens: Option<u64>,
+    /// The run is stopped when it has told that it cost more dollars.
+    pub max_cost: Option<f64>,
     /// Keep the prompt out of listings, journal and webhooks.
     #[serde(default)]
     pub private: bool,

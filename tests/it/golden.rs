@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use agentctl::core::agent::{Spent, Tokens};
+use agentctl::core::agent::{Budget, Spent, Tokens};
 use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
 use agentctl::core::hooks::{HookKind, HookOf, Hooks};
 use agentctl::core::record::{DeliveryEnd, DeliveryId, EventKind, Record, RequestKey};
@@ -47,6 +47,7 @@ fn spec() -> Spec {
         native_id: None,
         hooks: Hooks::default(),
         hook_of: None,
+        budget: Budget { max_tokens: Some(1_000_000), max_cost: Some(2.5) },
     }
 }
 

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file per subject, the machinery in `support`.
 
 mod adapters;
+mod agent_output;
 mod agents;
 mod blind_spots;
 mod cli;

@@ -193,6 +193,8 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
         leftovers: args
             .leftovers
             .map(|policy| if policy == "keep" { Leftovers::Keep } else { Leftovers::Kill }),
+        max_tokens: args.max_tokens,
+        max_cost: args.max_cost,
         private: args.private,
         safe: args.safe,
         on_create: args.on_create,

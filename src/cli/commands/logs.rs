@@ -1,10 +1,12 @@
-//! `logs`: bytes as they come, or an agent's messages.
+//! `logs`: bytes as they come, or what an agent says and does.
 
 use std::rc::Rc;
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Response};
+use serde::Deserialize;
 
 use super::super::client::{Client, Patience, Unanswered, segment};
 use super::super::render;
@@ -18,7 +20,11 @@ pub(super) async fn logs(args: LogsArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
     let stream = if args.stderr { "stderr" } else { "stdout" };
     if args.follow {
-        follow(&client, &args.id, stream, false).await?;
+        if args.raw || args.stderr {
+            follow(&client, &args.id, stream, false).await?;
+        } else {
+            follow_text(&client, &args.id).await?;
+        }
         return Ok(0);
     }
     if args.raw || args.stderr {
@@ -55,6 +61,61 @@ async fn follow(client: &Client, id: &str, stream: &str, to_stderr: bool) -> Res
             Err(why) => patience.after(client, why).await?,
         }
     }
+}
+
+/// What an agent says and does, as text; of anything else its bytes.
+async fn follow_text(client: &Client, id: &str) -> Result<(), Failure> {
+    let mut place = 0;
+    let mut patience = Patience::new();
+    let mut first = true;
+    loop {
+        let tail = if first { "&tail=1" } else { "" };
+        let path = format!("/v1/sessions/{}/log?text=1&follow=1&from={place}{tail}", segment(id));
+        let copied = match client.send(Method::GET, &path, None, None).await {
+            Ok(answer) if is_text(&answer) => copy_text(answer, &mut place).await,
+            Ok(answer) => copy(answer, false, &mut place).await,
+            Err(why) => Err(why),
+        };
+        // Whoever has seen something goes on there.
+        first &= place == 0;
+        match copied {
+            Ok(()) => return Ok(()),
+            Err(why) => patience.after(client, why).await?,
+        }
+    }
+}
+
+fn is_text(answer: &Response<Incoming>) -> bool {
+    answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-ndjson")
+}
+
+/// One piece of an agent's output.
+#[derive(Deserialize)]
+struct Piece {
+    /// The place in the log behind it.
+    at: u64,
+    text: String,
+}
+
+async fn copy_text(answer: Response<Incoming>, place: &mut u64) -> Result<(), Unanswered> {
+    let broken = |error: String| Unanswered::Broken(error);
+    let mut body = answer.into_body();
+    let mut rest: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| broken(error.to_string()))?;
+        let Ok(bytes) = frame.into_data() else { continue };
+        rest.extend_from_slice(&bytes);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let piece: Piece = serde_json::from_slice(&line).map_err(|error| broken(error.to_string()))?;
+            match render::out_bytes(false, piece.text.as_bytes()) {
+                Ok(true) => *place = piece.at,
+                Ok(false) => return Ok(()),
+                Err(error) => return Err(broken(format!("write: {error}"))),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Copies a body as it comes, counting. A reader that left ends it quietly.
