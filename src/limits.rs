@@ -68,6 +68,8 @@ pub const WEBHOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// Records committed together.
 pub const COMMIT_BATCH_MAX: usize = 1_000;
+/// Records that are worth no commit of their own wait so long for others.
+pub const COMMIT_LATER_AFTER: Duration = Duration::from_secs(1);
 /// A failing journal is tried again so often.
 pub const JOURNAL_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Length of SQLite's write-ahead log: a thousand pages of 4 KiB with their headers, after which it starts over.

@@ -1,14 +1,16 @@
 //! The program: picks the role, prints what failed, and is the only place that chooses an exit code.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use agentctl::cli::{self, Cli, Command, DaemonCommand};
 use agentctl::daemon::{self, Home, Options, Schema, Starter};
+use agentctl::logging;
 use agentctl::sys::BackendChoice;
+use agentctl::sys::journald::Journald;
 use agentctl::sys::service::ServiceManager;
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -33,7 +35,8 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
     if detach && let Err(error) = rustix::process::setsid() {
         return Err((1, format!("leave the terminal: {error}")));
     }
-    log_to_stderr();
+    let journal = Journald::find().map(Arc::new);
+    logging::start(journal.clone());
     abort_on_panic();
     let starter = match ServiceManager::find() {
         // A command's own surroundings may name a manager, which knows nothing of a daemon in the background.
@@ -42,7 +45,7 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
         None => Starter::Person,
     };
     let home = Home::from_env().map_err(|error| (1, error.to_string()))?;
-    let result = daemon::run(Options { home, backend, starter, schema: Schema::default() });
+    let result = daemon::run(Options { home, backend, starter, schema: Schema::default(), journal });
     match result {
         Ok(()) => Ok(0),
         Err(error) => {
@@ -59,18 +62,6 @@ fn tell_parent(line: &str) {
     let mut stdout = std::io::stdout();
     // It may have been interrupted; the daemon stays.
     let _parent_left = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("AGENTCTL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let json = std::env::var("AGENTCTL_LOG_FORMAT").is_ok_and(|format| format == "json");
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
-    // A line that cannot be written (the log lies on the full disk) is lost. Told on stderr, which is where it could not
-    // be written, the loss would be a panic, and the end of the daemon.
-    let builder = builder.log_internal_errors(false);
-    if json { builder.json().init() } else { builder.init() }
 }
 
 /// A panic in one task of a supervisor must not leave the rest running on half a state: the daemon ends,

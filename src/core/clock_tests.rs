@@ -95,3 +95,30 @@ fn a_clock_set_back_makes_no_end_that_came_first_a_timeout() {
         Some(Outcome::Failed)
     );
 }
+
+#[test]
+fn an_agent_is_told_to_be_idle_once_it_has_been_so_for_two_seconds() {
+    use super::agent::AgentEvent::{Active, Idle};
+    let mut supervisor = running();
+    let mut told: Vec<EventKind> = Vec::new();
+    let mut step = |seconds, event| {
+        let records = supervisor.step(at(seconds, 0), event).records;
+        let kinds = records
+            .into_iter()
+            .filter_map(|record| if let Record::Event { kind, .. } = record { Some(kind) } else { None });
+        told.extend(kinds);
+        let idle = supervisor.sessions().next().expect("a session").status(true).word();
+        (told.len(), idle)
+    };
+    let says = |mood| Event::Agent(run(), mood);
+    // A mood that passes is none.
+    assert_eq!(step(1, says(Idle)), (0, "running"));
+    assert_eq!(step(2, says(Active)), (0, "running"));
+    assert_eq!(step(3, says(Idle)), (0, "running"));
+    assert_eq!(step(4, Event::Timer), (0, "running"), "it waits since a second");
+    assert_eq!(step(5, Event::Timer), (1, "idle"));
+    assert_eq!(step(6, says(Idle)), (1, "idle"));
+    assert_eq!(step(9, says(Active)), (1, "idle"));
+    assert_eq!(step(11, Event::Timer), (2, "running"));
+    assert_eq!(told, [EventKind::Idle, EventKind::Active]);
+}

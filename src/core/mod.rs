@@ -5,6 +5,7 @@
 //! environment or the network, and nobody rolls dice; so a day of a thousand sessions with a crash
 //! between any two effects is an ordinary test (`sim.rs`).
 
+mod activity;
 pub mod agent;
 pub mod counters;
 mod evidence_list;

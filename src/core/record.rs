@@ -114,6 +114,8 @@ pub enum DeliveryEnd {
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     Started,
+    Idle,
+    Active,
     Timeout,
     Stopped,
     Error,
@@ -124,19 +126,35 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every type that there is.
-    pub const ALL: [Self; 6] =
-        [Self::Started, Self::Resumed, Self::Timeout, Self::Stopped, Self::Error, Self::DeliveryDead];
+    pub const ALL: [Self; 8] = [
+        Self::Started,
+        Self::Resumed,
+        Self::Idle,
+        Self::Active,
+        Self::Timeout,
+        Self::Stopped,
+        Self::Error,
+        Self::DeliveryDead,
+    ];
 
     /// The public name.
     pub fn word(self) -> &'static str {
         match self {
             Self::Started => "session.started",
+            Self::Idle => "session.idle",
+            Self::Active => "session.active",
             Self::Timeout => "session.timeout",
             Self::Stopped => "session.stopped",
             Self::Error => "session.error",
             Self::DeliveryDead => "delivery.dead",
             Self::Resumed => "session.resumed",
         }
+    }
+
+    /// Whether it tells of a mood of the agent's, which is read again from its output after a restart: worth no commit of
+    /// its own.
+    pub fn is_soft(self) -> bool {
+        matches!(self, Self::Idle | Self::Active)
     }
 
     /// Whether it says that a run is over.

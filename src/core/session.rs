@@ -196,6 +196,9 @@ pub struct Asked {
 pub struct Progress {
     pub tokens: Option<Tokens>,
     pub cost_usd: Option<f64>,
+    /// Whether the agent waits for input, by its last word.
+    pub waits: bool,
+    /// The same, once it has lasted: what is told.
     pub idle: bool,
 }
 
@@ -302,8 +305,8 @@ impl Session {
                 self.progress.tokens = tokens.or(self.progress.tokens);
                 self.progress.cost_usd = cost_usd.or(self.progress.cost_usd);
             }
-            AgentEvent::Idle => self.progress.idle = true,
-            AgentEvent::Active => self.progress.idle = false,
+            AgentEvent::Idle => self.progress.waits = true,
+            AgentEvent::Active => self.progress.waits = false,
             AgentEvent::Said(_)
             | AgentEvent::SaidMore(_)
             | AgentEvent::ToolCalled { .. }

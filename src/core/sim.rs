@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::agent::{AgentReport, Budget};
+use super::agent::{AgentEvent, AgentReport, Budget};
 use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::outbox::{AttemptResult, Endpoint};
@@ -748,6 +748,7 @@ impl World {
                 }
             }
             13..=14 => self.someone_ends(),
+            15 if !self.calm && self.dice.one_in(3) => self.an_agent_speaks(),
             15 if !self.calm => self.a_client_asks(),
             16..=17 => {
                 let by = [1, 200, 3_000, 30_000][self.dice.below(4)];
@@ -811,6 +812,15 @@ impl World {
         };
         let to = self.reply_to(id);
         self.feed(Event::Request(to, request));
+    }
+
+    /// What an agent says on the way: it waits, or works again.
+    fn an_agent_speaks(&mut self) {
+        let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
+        if self.truth(id).leader == Leader::Alive {
+            let mood = if self.dice.one_in(2) { AgentEvent::Idle } else { AgentEvent::Active };
+            self.feed(Event::Agent(id, mood));
+        }
     }
 
     fn plant_exit_file(&mut self) {
@@ -1021,6 +1031,8 @@ impl World {
                 Record::Event { seq: next, kind, run, .. } => {
                     assert_eq!(*next, seq + 1, "events have a gap");
                     seq = *next;
+                    let over = run.is_some_and(|run| terminal.contains_key(&run));
+                    assert!(!(over && kind.is_soft()), "{kind:?} after the end");
                     if let Some(run) = run.filter(|_| kind.is_terminal()) {
                         *terminal.entry(run).or_default() += 1;
                     }

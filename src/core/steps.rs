@@ -219,7 +219,8 @@ impl Supervisor {
         if end.outcome == Outcome::LaunchFailed {
             self.refuse_launch(id, out);
         }
-        for timer in [Timer::Deadline(id), Timer::Warning(id), Timer::ShimStuck(id), Timer::ReportLate(id)] {
+        let over = [Timer::Deadline, Timer::Warning, Timer::ShimStuck, Timer::ReportLate, Timer::Activity];
+        for timer in over.map(|timer| timer(id)) {
             self.timers.clear(&timer);
         }
         self.settle_tree(now, id, out);

@@ -153,6 +153,7 @@ impl Supervisor {
                 Timer::StopAnswer(run) => self.answer_stop_late(run, out),
                 Timer::ShimStuck(run) => self.shim_stuck(now, run, out),
                 Timer::ReportLate(run) => self.report_late(now, run, out),
+                Timer::Activity(run) => self.activity_lasted(now, run, out),
                 Timer::Endpoint(name) => self.start_attempts(now, &name, out),
                 Timer::Retention => self.forget_old(now, out),
             }
@@ -236,13 +237,15 @@ impl Supervisor {
             | AgentEvent::ToolCalled { .. }
             | AgentEvent::ToolAnswered { .. }
             | AgentEvent::Failed(_)
-            | AgentEvent::StepEnded(_)
-            | AgentEvent::Idle
-            | AgentEvent::Active => {
+            | AgentEvent::StepEnded(_) => {
                 session.absorb(said);
                 if let Some(cause) = session.over_budget() {
                     self.budget_used_up(now, id, cause, out);
                 }
+            }
+            AgentEvent::Idle | AgentEvent::Active => {
+                session.absorb(said);
+                self.activity(now, id);
             }
         }
     }

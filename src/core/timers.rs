@@ -19,6 +19,8 @@ pub enum Timer {
     ShimStuck(RunId),
     /// Reading the agent's report takes too long.
     ReportLate(RunId),
+    /// The agent has been idle, or at work again, for long enough to be told.
+    Activity(RunId),
     /// An endpoint has a delivery due.
     Endpoint(String),
     /// The oldest ended session is old enough to be forgotten.

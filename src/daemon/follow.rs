@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::adapters::{Lines, Parser, Progress, Readable, Tail, report};
 use crate::core::Event;
-use crate::core::agent::{AgentEvent, AgentReport};
+use crate::core::agent::{AgentEvent, AgentReport, StepEnd};
 use crate::core::fuse::Evidence;
 use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
@@ -209,13 +209,23 @@ struct Reader {
     offset: u64,
     lines: Lines,
     progress: Progress,
+    /// Whether the agent waits, as last told.
+    waits: bool,
     parser: Parser,
 }
 
 impl Reader {
     fn new(daemon: &Daemon, id: RunId, parser: Parser) -> Self {
         let path = daemon.home.log(id, "stdout");
-        Self { id, path, offset: 0, lines: Lines::default(), progress: Progress::keeping(0), parser }
+        Self {
+            id,
+            path,
+            offset: 0,
+            lines: Lines::default(),
+            progress: Progress::keeping(0),
+            waits: false,
+            parser,
+        }
     }
 
     /// Reads what has been written, at most up to `limit`.
@@ -226,14 +236,37 @@ impl Reader {
                 return Ok(());
             }
             self.offset += chunk.len() as u64;
-            let Self { lines, progress, parser, id, .. } = self;
+            let Self { lines, progress, waits, parser, id, .. } = self;
             lines.push(&chunk, |line| {
                 for event in parser.read(line) {
+                    if let Some(waiting) = mood(&event).filter(|mood| mood != waits) {
+                        *waits = waiting;
+                        let mood = if waiting { AgentEvent::Idle } else { AgentEvent::Active };
+                        daemon.send(Event::Agent(*id, mood));
+                    }
                     tell(daemon, *id, progress, event);
                 }
             });
         }
         Ok(())
+    }
+}
+
+/// Whether an agent that says this waits for input from here on. One that has given its answer and lives on does.
+fn mood(event: &AgentEvent) -> Option<bool> {
+    match event {
+        AgentEvent::Idle | AgentEvent::StepEnded(StepEnd::Stop) => Some(true),
+        AgentEvent::Active
+        | AgentEvent::Said(_)
+        | AgentEvent::SaidMore(_)
+        | AgentEvent::ToolCalled { .. }
+        | AgentEvent::ToolAnswered { .. }
+        | AgentEvent::StepEnded(StepEnd::ToolCalls) => Some(false),
+        AgentEvent::NativeId(_)
+        | AgentEvent::Used { .. }
+        | AgentEvent::Total { .. }
+        | AgentEvent::Failed(_)
+        | AgentEvent::StepEnded(_) => None,
     }
 }
 
@@ -247,12 +280,12 @@ fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) 
     }
     match event {
         AgentEvent::NativeId(_) if repeated => {}
-        AgentEvent::NativeId(_)
-        | AgentEvent::Used { .. }
-        | AgentEvent::Total { .. }
-        | AgentEvent::Idle
-        | AgentEvent::Active => daemon.send(Event::Agent(id, event)),
-        AgentEvent::Said(_)
+        AgentEvent::NativeId(_) | AgentEvent::Used { .. } | AgentEvent::Total { .. } => {
+            daemon.send(Event::Agent(id, event));
+        }
+        AgentEvent::Idle
+        | AgentEvent::Active
+        | AgentEvent::Said(_)
         | AgentEvent::SaidMore(_)
         | AgentEvent::ToolCalled { .. }
         | AgentEvent::ToolAnswered { .. }

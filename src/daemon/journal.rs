@@ -19,6 +19,7 @@ use crate::config::Durability;
 use crate::core::record::{DeliveryEnd, DeliveryId, EventKind};
 use crate::core::vocab::{RunId, SessionId, Wall};
 use crate::limits;
+use crate::sys::clock;
 
 use opening::Opened;
 pub use opening::Schema;
@@ -51,7 +52,16 @@ pub(crate) enum Written {
 }
 
 enum Job {
-    Commit { rows: Vec<Row>, upto: u64, vital: bool },
+    Commit {
+        rows: Vec<Row>,
+        upto: u64,
+        vital: bool,
+    },
+    /// Rows that wait for others to be committed with, though not for long.
+    Later {
+        rows: Vec<Row>,
+        upto: u64,
+    },
     Flush(Sender<()>),
 }
 
@@ -109,6 +119,11 @@ impl Journal {
     pub(crate) fn commit(&self, rows: Vec<Row>, upto: u64, vital: bool) {
         // The writer ends only when told to; after that nothing is left to say.
         let _ended = self.jobs.send(Job::Commit { rows, upto, vital });
+    }
+
+    /// Hands rows over that are worth no commit of their own: they go with the next one, or after a while.
+    pub(crate) fn commit_later(&self, rows: Vec<Row>, upto: u64) {
+        let _ended = self.jobs.send(Job::Later { rows, upto });
     }
 
     /// A handle for reading, on a thread that may block.
@@ -206,6 +221,47 @@ struct Batch {
     flushed: Option<Sender<()>>,
 }
 
+impl Batch {
+    /// Adds what was handed over; false when it may wait for more.
+    fn take(&mut self, job: Job) -> bool {
+        match job {
+            Job::Commit { rows, upto, vital } => {
+                self.rows.extend(rows);
+                (self.upto, self.vital) = (upto, self.vital || vital);
+                true
+            }
+            Job::Later { rows, upto } => {
+                self.rows.extend(rows);
+                self.upto = upto;
+                false
+            }
+            Job::Flush(done) => {
+                self.flushed = Some(done);
+                true
+            }
+        }
+    }
+}
+
+/// Lets a batch that is worth no commit of its own wait for one that is.
+fn await_company(inbox: &Receiver<Job>, batch: &mut Batch) {
+    let until = clock::now().mono.after(limits::COMMIT_LATER_AFTER);
+    loop {
+        let left = until.since(clock::now().mono);
+        if left.is_zero() || batch.rows.len() >= limits::COMMIT_BATCH_MAX {
+            return;
+        }
+        match inbox.recv_timeout(left) {
+            Ok(job) => {
+                if batch.take(job) {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
 struct Writer {
     db: Connection,
     /// The file that was opened, by its number.
@@ -218,29 +274,23 @@ struct Writer {
 impl Writer {
     fn run(mut self, inbox: &Receiver<Job>) {
         while let Ok(job) = inbox.recv() {
-            let (mut rows, mut upto, mut vital) = match job {
-                Job::Commit { rows, upto, vital } => (rows, upto, vital),
-                Job::Flush(done) => {
-                    let _nobody_waits = done.send(());
-                    continue;
-                }
-            };
-            let mut flushed = None;
-            // Whatever arrived while the last commit was under way becomes one transaction.
-            while rows.len() < limits::COMMIT_BATCH_MAX {
-                match inbox.try_recv() {
-                    Ok(Job::Commit { rows: more, upto: later, vital: also }) => {
-                        rows.extend(more);
-                        (upto, vital) = (later, vital || also);
-                    }
-                    Ok(Job::Flush(done)) => {
-                        flushed = Some(done);
-                        break;
-                    }
-                    Err(_) => break,
-                }
+            let mut batch = Batch { rows: Vec::new(), upto: 0, vital: false, flushed: None };
+            if !batch.take(job) {
+                await_company(inbox, &mut batch);
             }
-            self.commit_or_wait(inbox, Batch { rows, upto, vital, flushed });
+            // Whatever arrived while the last commit was under way becomes one transaction.
+            while batch.flushed.is_none() && batch.rows.len() < limits::COMMIT_BATCH_MAX {
+                let Ok(job) = inbox.try_recv() else { break };
+                batch.take(job);
+            }
+            if batch.rows.is_empty() && batch.upto == 0 {
+                // Nothing but somebody who waits for what is durable already.
+                if let Some(done) = batch.flushed {
+                    let _nobody_waits = done.send(());
+                }
+                continue;
+            }
+            self.commit_or_wait(inbox, batch);
         }
     }
 
@@ -259,11 +309,9 @@ impl Writer {
             }
             // A verdict may come meanwhile, and for that there is the reserve.
             match inbox.recv_timeout(limits::JOURNAL_RETRY_EVERY) {
-                Ok(Job::Commit { rows, upto, vital }) => {
-                    batch.rows.extend(rows);
-                    (batch.upto, batch.vital) = (upto, batch.vital || vital);
+                Ok(job) => {
+                    batch.take(job);
                 }
-                Ok(Job::Flush(done)) => batch.flushed = Some(done),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -505,6 +553,25 @@ mod tests {
         std::fs::copy(log_of(&path), log_of(&crashed)).unwrap();
         let (_crashed, loaded, _) = open(&crashed).unwrap();
         assert_eq!(loaded.records.len(), 50);
+    }
+
+    #[test]
+    fn what_is_worth_no_commit_of_its_own_goes_with_the_next_one_or_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _, told) = open(&dir.path().join("journal.db")).unwrap();
+        let event = |seq| vec![Row::Event { seq, at: Wall(5), body: "{}".into() }];
+        journal.commit_later(event(1), 1);
+        journal.commit_later(event(2), 2);
+        journal.commit(event(3), 3, false);
+        assert_eq!(told.recv().unwrap(), Written::Upto(3), "one commit for all three");
+        journal.commit_later(event(4), 4);
+        assert_eq!(told.recv().unwrap(), Written::Upto(4), "nobody came");
+        journal.commit_later(event(5), 5);
+        journal.flush();
+        assert_eq!(told.try_recv().unwrap(), Written::Upto(5), "a flush does not wait");
+        journal.flush();
+        assert!(told.try_recv().is_err(), "a flush alone makes nothing durable");
+        assert_eq!(journal.reader().events(0).unwrap().len(), 5);
     }
 
     #[test]

@@ -47,6 +47,7 @@ use crate::core::record::{EventKind, Record};
 use crate::core::vocab::{HostId, RunId, SessionId};
 use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
 use crate::sys::cgroup::CgroupMode;
+use crate::sys::journald::Journald;
 use crate::sys::service::ServiceManager;
 use crate::sys::shim_file::ShimProgram;
 use crate::sys::{self, BackendChoice, DirWatch, StartError, Sys, Timer};
@@ -86,6 +87,8 @@ pub struct Options {
     pub starter: Starter,
     /// What the journal is brought to.
     pub schema: Schema,
+    /// The systemd journal, where lifecycle events become entries.
+    pub journal: Option<Arc<Journald>>,
 }
 
 /// Who started the daemon.
@@ -135,11 +138,15 @@ pub(crate) struct Daemon {
     /// What this start had to rebuild.
     pub(crate) rebuilt: RefCell<rebuild::Rebuilt>,
     pub(crate) stop: Notify,
+    /// The systemd journal, when we log there.
+    entries: Option<Arc<Journald>>,
     inbox: mpsc::UnboundedSender<Message>,
     replies: RefCell<HashMap<ReplyTo, oneshot::Sender<Reply>>>,
     reply_numbers: Cell<u64>,
     pending: RefCell<VecDeque<Pending>>,
     durable: Cell<u64>,
+    /// The last records are worth no commit of their own and have not been followed by others.
+    soft_waits: Cell<bool>,
     timer: RefCell<Option<Timer>>,
     exits: RefCell<Option<DirWatch>>,
     sender: RefCell<Option<deliver::Sender>>,
@@ -182,14 +189,14 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
         tracing::warn!("orphans of a dead shim will go to PID 1: {error}");
     }
     let choice = options.backend.unwrap_or(config.backend);
-    let starter = options.starter;
-    let home = options.home;
-    let schema = options.schema;
-    let result = sys::run(choice, async |sys| live(sys, home, config, shim, nofile, starter, schema).await)?;
+    let Options { starter, home, schema, journal, .. } = options;
+    let result =
+        sys::run(choice, async |sys| live(sys, home, config, shim, nofile, starter, schema, journal).await)?;
     drop(lock);
     result
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts that run() has made, put together once")]
 async fn live(
     sys: Sys,
     home: Home,
@@ -198,10 +205,13 @@ async fn live(
     nofile: u64,
     starter: Starter,
     schema: Schema,
+    entries: Option<Arc<Journald>>,
 ) -> Result<(), DaemonError> {
     let (inbox, mut messages) = mpsc::unbounded_channel();
     let (journal, loaded) = open_journal(&home, &config, &schema, &inbox)?;
-    let daemon = Rc::new(Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox));
+    let mut daemon = Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox);
+    daemon.entries = entries;
+    let daemon = Rc::new(daemon);
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
     rebuild::rebuild(&daemon, loaded.fresh);
     // Armed first, scanned second, deadlines last.
@@ -298,11 +308,13 @@ impl Daemon {
             started: now,
             rebuilt: RefCell::default(),
             stop: Notify::new(),
+            entries: None,
             inbox,
             replies: RefCell::default(),
             reply_numbers: Cell::new(0),
             pending: RefCell::default(),
             durable: Cell::new(durable),
+            soft_waits: Cell::new(false),
             timer: RefCell::new(None),
             exits: RefCell::new(None),
             sender: RefCell::new(None),
@@ -374,7 +386,16 @@ impl Daemon {
                 if let Record::TreeSettled { run, .. } = record { Some(*run) } else { None }
             };
             pending.settled = records.iter().filter_map(settled).collect();
-            self.journal.commit(rendered.rows, upto, records.iter().any(is_vital));
+            if records.iter().all(is_soft) {
+                self.journal.commit_later(rendered.rows, upto);
+                self.soft_waits.set(true);
+            } else {
+                self.journal.commit(rendered.rows, upto, records.iter().any(is_vital));
+                self.soft_waits.set(false);
+            }
+        } else if !pending.effects.is_empty() && self.soft_waits.replace(false) {
+            // Effects keep their order; they are not to wait as long as a mood does.
+            self.journal.commit(Vec::new(), upto, false);
         }
         if self.durable.get() >= upto {
             self.perform_all(pending);
@@ -402,6 +423,12 @@ impl Daemon {
     }
 
     fn perform_all(self: &Rc<Self>, pending: Pending) {
+        if let Some(journal) = &self.entries {
+            // What it does not take at once is lost there, and in nobody else's stream.
+            for entry in pending.events.iter().filter_map(|line| wire::journald::of_event(&line.bytes)) {
+                journal.send(&entry.encode());
+            }
+        }
         self.hub.publish(pending.events);
         for session in pending.ended {
             if let Some(bell) = self.ends.borrow_mut().remove(&session) {
@@ -498,6 +525,11 @@ impl Daemon {
 /// Verdicts of what ran are worth the reserve; a launch that failed is not.
 fn is_vital(record: &Record) -> bool {
     matches!(record, Record::Ended { verdict, .. } if verdict.outcome != Outcome::LaunchFailed)
+}
+
+/// The mood of an agent: read again from its output after a restart.
+fn is_soft(record: &Record) -> bool {
+    matches!(record, Record::Event { kind, .. } | Record::DeliveryQueued { kind, .. } if kind.is_soft())
 }
 
 /// Tells the core when somebody stops waiting.

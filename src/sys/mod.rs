@@ -14,6 +14,7 @@ pub mod features;
 pub mod host_limits;
 #[cfg(target_os = "linux")]
 pub mod identity;
+pub mod journald;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]

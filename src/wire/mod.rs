@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod events;
+pub mod journald;
 pub mod route; // which request means what
 pub mod session_dir;
 pub mod time;

@@ -30,7 +30,11 @@ pub fn body(session: &Session, view: &SessionView, kind: EventKind, seq: u64, at
     let hook_type = match kind {
         EventKind::Stopped | EventKind::Error => "session.stopped",
         EventKind::Started => "start",
-        EventKind::Timeout | EventKind::DeliveryDead | EventKind::Resumed => return None,
+        EventKind::Idle
+        | EventKind::Active
+        | EventKind::Timeout
+        | EventKind::DeliveryDead
+        | EventKind::Resumed => return None,
     };
     let run = session.run_id();
     let verdict = session.run.verdict.as_ref();

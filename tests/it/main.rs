@@ -17,6 +17,7 @@ mod hooks;
 mod identity;
 mod incident;
 mod journal_damage;
+mod journald;
 mod lifecycle;
 mod opencode;
 mod properties;

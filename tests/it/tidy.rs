@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module, and what it may name of the crate.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("core", &[]),
     ("adapters", &["core"]),
     ("wire", &["core"]),
     ("sys", &["core"]),
     ("config.rs", &["core", "adapters", "limits", "sys"]),
     ("limits.rs", &[]),
+    ("logging.rs", &["sys", "wire"]),
     ("doctor.rs", &["wire", "sys", "limits"]),
     // The vocabulary of core, never its decisions.
     (
