@@ -4,13 +4,14 @@
 
 mod client;
 mod commands;
+mod generate;
 mod render;
 mod units;
 
 use std::ffi::OsString;
 use std::io;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::parse_duration;
 use crate::sys::BackendChoice;
@@ -84,6 +85,9 @@ pub enum Command {
     Daemon(DaemonCommand),
     /// Print the completion script of a shell
     Completions { shell: clap_complete::Shell },
+    /// Write manual pages and completion scripts below a directory, for packages
+    #[command(hide = true)]
+    Generate { directory: std::path::PathBuf },
 }
 
 /// What a session is launched with.
@@ -385,12 +389,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 /// Carries out a command other than `daemon run`; the exit code.
 pub fn run(command: Command) -> Result<u8, Failure> {
-    if let Command::Completions { shell } = &command {
-        // Into memory first: the generator panics when nobody reads any more.
-        let mut script = Vec::new();
-        clap_complete::generate(*shell, &mut Cli::command(), "agentctl", &mut script);
-        render::out_bytes(false, &script)?;
-        return Ok(0);
+    if let Command::Completions { shell } = command {
+        return generate::completions(shell);
+    }
+    if let Command::Generate { directory } = &command {
+        return generate::all(directory);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(commands::dispatch(command));

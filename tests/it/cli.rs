@@ -572,3 +572,24 @@ fn prune_forgets_what_has_ended_and_nothing_else() {
     assert_eq!((left.as_array().map(Vec::len), &left[0]["id"]), (Some(1), &json!(live)));
     until("its files to go", || (!daemon.file(&over, "").exists()).then_some(()));
 }
+
+#[test]
+fn each_command_has_a_manual_page_and_each_shell_a_script() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_str().expect("a text");
+    let made =
+        Command::new(env!("CARGO_BIN_EXE_agentctl")).args(["generate", path]).output().expect("it runs");
+    assert!(made.status.success(), "{made:?}");
+    for (page, word) in [
+        ("agentctl.1", "agentctl\\-launch"),
+        ("agentctl-launch.1", "prompt"),
+        ("agentctl-daemon-run.1", "backend"),
+    ] {
+        let text = std::fs::read_to_string(directory.path().join("man1").join(page)).expect(page);
+        assert!(text.contains(word), "{page}: {text}");
+    }
+    for script in ["agentctl.bash", "_agentctl", "agentctl.fish"] {
+        let text = std::fs::read_to_string(directory.path().join("completions").join(script)).expect(script);
+        assert!(text.contains("launch"), "{script}");
+    }
+}

@@ -40,7 +40,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Adapters(args) => adapters::adapters(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Daemon(command) => daemon::daemon(command).await,
-        Command::Completions { .. } => unreachable!("answered without a runtime"),
+        Command::Completions { .. } | Command::Generate { .. } => unreachable!("answered without a runtime"),
     }
 }
 
