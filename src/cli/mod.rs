@@ -253,6 +253,9 @@ pub struct LogsArgs {
     /// The last N messages of an agent, or lines of a command [default: 50]
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<usize>,
+    /// Of this run of a resumed session [default: the last]
+    #[arg(long, value_name = "N")]
+    pub run: Option<u32>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -262,6 +265,9 @@ pub struct PeekArgs {
     /// How many messages
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     pub lines: usize,
+    /// Of this run of a resumed session [default: the last]
+    #[arg(long, value_name = "N")]
+    pub run: Option<u32>,
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,

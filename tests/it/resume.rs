@@ -126,6 +126,11 @@ fn a_resumed_session_is_the_same_with_another_run() {
     assert_eq!(stage.asked(), asked);
     // Each run has words of its own.
     assert_eq!(stage.json(&["peek", &id, "--json"]), json!(["said 300"]));
+    assert_eq!(stage.json(&["peek", &id, "--json", "--run", "1"]), json!(["said 100"]));
+    assert_eq!(stdout(&stage.run(&["logs", &id, "--run", "1"])), "said 100\n");
+    assert_eq!(stdout(&stage.run(&["logs", "-f", &id, "--run", "1"])), "said 100\n");
+    let none = stage.run(&["logs", &id, "--run", "4"]);
+    assert!(stderr(&none).contains("has no run \"4\"; its runs are 1 to 3"), "{none:?}");
     assert!(third["logPath"].as_str().is_some_and(|path| path.ends_with("/stdout.3.log")), "{third}");
 
     nothing_owed(&stage.daemon);

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::super::client::{Client, Patience, Unanswered, segment};
 use super::super::render;
 use super::super::{Failure, LogsArgs};
-use super::NO_BODY;
+use super::{NO_BODY, of_run};
 
 /// Messages that `logs` shows unless told otherwise.
 const MESSAGES: usize = 50;
@@ -21,20 +21,21 @@ pub(super) async fn logs(args: LogsArgs) -> Result<u8, Failure> {
     let stream = if args.stderr { "stderr" } else { "stdout" };
     if args.follow {
         if args.raw || args.stderr {
-            follow(&client, &args.id, stream, false).await?;
+            follow(&client, &args.id, stream, args.run, false).await?;
         } else {
-            follow_text(&client, &args.id).await?;
+            follow_text(&client, &args.id, args.run).await?;
         }
         return Ok(0);
     }
     if args.raw || args.stderr {
-        let path = format!("/v1/sessions/{}/log?stream={stream}", segment(&args.id));
+        let run = of_run(args.run);
+        let path = format!("/v1/sessions/{}/log?stream={stream}{run}", segment(&args.id));
         let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
         copy(answer, false, &mut 0).await.map_err(|why| client.failure(why))?;
         return Ok(0);
     }
     let count = args.lines.unwrap_or(MESSAGES);
-    let path = format!("/v1/sessions/{}/messages?n={count}", segment(&args.id));
+    let path = format!("/v1/sessions/{}/messages?n={count}{}", segment(&args.id), of_run(args.run));
     let messages: Vec<String> = client.json(Method::GET, &path, NO_BODY).await?;
     if !messages.is_empty() {
         render::out(&format!("{}\n", messages.join("\n---\n")))?;
@@ -44,14 +45,21 @@ pub(super) async fn logs(args: LogsArgs) -> Result<u8, Failure> {
 
 /// A session's stream to our own stream of that name, until the session ends.
 pub(super) async fn follow_raw(client: Rc<Client>, id: String, stream: &'static str) -> Result<(), Failure> {
-    follow(&client, &id, stream, stream == "stderr").await
+    follow(&client, &id, stream, None, stream == "stderr").await
 }
 
-async fn follow(client: &Client, id: &str, stream: &str, to_stderr: bool) -> Result<(), Failure> {
+async fn follow(
+    client: &Client,
+    id: &str,
+    stream: &str,
+    run: Option<u32>,
+    to_stderr: bool,
+) -> Result<(), Failure> {
+    let run = of_run(run);
     let mut place = 0;
     let mut patience = Patience::new();
     loop {
-        let path = format!("/v1/sessions/{}/log?stream={stream}&follow=1&from={place}", segment(id));
+        let path = format!("/v1/sessions/{}/log?stream={stream}&follow=1&from={place}{run}", segment(id));
         let copied = match client.send(Method::GET, &path, None, None).await {
             Ok(answer) => copy(answer, to_stderr, &mut place).await,
             Err(why) => Err(why),
@@ -64,13 +72,14 @@ async fn follow(client: &Client, id: &str, stream: &str, to_stderr: bool) -> Res
 }
 
 /// What an agent says and does, as text; of anything else its bytes.
-async fn follow_text(client: &Client, id: &str) -> Result<(), Failure> {
+async fn follow_text(client: &Client, id: &str, run: Option<u32>) -> Result<(), Failure> {
+    let run = of_run(run);
     let mut place = 0;
     let mut patience = Patience::new();
     let mut first = true;
     loop {
         let tail = if first { "&tail=1" } else { "" };
-        let path = format!("/v1/sessions/{}/log?text=1&follow=1&from={place}{tail}", segment(id));
+        let path = format!("/v1/sessions/{}/log?text=1&follow=1&from={place}{tail}{run}", segment(id));
         let copied = match client.send(Method::GET, &path, None, None).await {
             Ok(answer) if is_text(&answer) => copy_text(answer, &mut place).await,
             Ok(answer) => copy(answer, false, &mut place).await,

@@ -90,8 +90,14 @@ fn view(record: Value) -> Result<SessionView, Failure> {
     })
 }
 
+/// The part of a query that names a run.
+fn of_run(run: Option<u32>) -> String {
+    run.map(|run| format!("&run={run}")).unwrap_or_default()
+}
+
 async fn peek(args: PeekArgs) -> Result<u8, Failure> {
-    let path = format!("/v1/sessions/{}/messages?n={}", segment(&args.id), args.lines);
+    let run = of_run(args.run);
+    let path = format!("/v1/sessions/{}/messages?n={}{run}", segment(&args.id), args.lines);
     let messages: Vec<String> = Client::find()?.json(Method::GET, &path, NO_BODY).await?;
     if args.json {
         render::json(&messages)?;
