@@ -121,3 +121,45 @@ impl Found {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::fuse::{Decision, Fuse, Prong};
+    use crate::core::vocab::{Mono, Now, Wall};
+
+    const NOW: Now = Now { wall: Wall(5_000_000), mono: Mono(5_000_000_000) };
+    const LEADER: ProcessId = ProcessId { pid: 77, handle: None, start_ticks: 9 };
+
+    fn found(shim: ShimFound, seen: Seen) -> Found {
+        let leader = Some(LEADER);
+        Found { rebooted: false, shim, order: OrderFound::Claimed, leader, seen, exit: None, tree: None }
+    }
+
+    /// Whether it ends the run, with all that could still be asked answered by silence.
+    fn ends(found: &Found) -> bool {
+        let mut fuse = Fuse::default();
+        let silence = [Evidence::Rescanned, Evidence::KernelStatus(None, Prong::PidfdInfo)];
+        for evidence in found.evidence().iter().chain(&silence) {
+            fuse.take(evidence, NOW);
+        }
+        matches!(fuse.decide(), Decision::End(_))
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_no_end() {
+        let unknown = || Seen::Unknown("the handle could not be opened".into());
+        for shim in [ShimFound::Lives, ShimFound::Gone, ShimFound::Unknown] {
+            for seen in [Seen::Alive, Seen::NotAsked, unknown()] {
+                let found = found(shim, seen);
+                assert!(!ends(&found), "{found:?} gives {:?}", found.evidence());
+            }
+        }
+        for shim in [ShimFound::Lives, ShimFound::Unknown] {
+            assert!(!ends(&found(shim, Seen::Gone)), "a shim that may live owes the status");
+        }
+        assert!(ends(&found(ShimFound::Gone, Seen::Gone)), "all four proofs of a lost run");
+        let nobody = Found { leader: None, ..found(ShimFound::Lives, Seen::NotAsked) };
+        assert!(!ends(&nobody), "a launch under way");
+    }
+}

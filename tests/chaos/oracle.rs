@@ -191,7 +191,9 @@ impl Case<'_> {
                 self.broken(Broken::Left, "a process of it lives");
             }
             let by_itself = child.exit_status().is_none_or(|status| status.code() == Some(KEPT_CHILD_CODE));
-            let natural = matches!(self.outcome, "completed" | "failed");
+            // A stop that came after the end is for those that were left.
+            let natural = matches!(self.outcome, "completed" | "failed")
+                && self.world.ledger.stop_of(&seen.session).is_none();
             if self.plan.child == Some(Kid::Kept) && natural && !by_itself {
                 self.broken(Broken::Wrong, "a child that was to be kept was ended");
             }
@@ -202,7 +204,7 @@ impl Case<'_> {
     }
 }
 
-/// Each session has one terminal event, which says what the record says, and one start before it.
+/// Each session has one terminal event, the last one, and one start before it.
 fn judge_events(world: &World<'_>, records: &HashMap<&str, &Value>, judgement: &mut Judgement) {
     let lines = world.ledger.events();
     judgement.events = lines.len();
@@ -221,9 +223,9 @@ fn judge_events(world: &World<'_>, records: &HashMap<&str, &Value>, judgement: &
             _more => world.ledger.broken(Broken::Double, format!("{id} ended more than once: {of:?}")),
         }
         let ran = record["outcome"] != "launch_failed";
-        let begins = of.first().is_some_and(|first| first == "session.started");
-        if count(&["session.started"]) != usize::from(ran) || begins != ran {
-            world.ledger.broken(Broken::Missing, format!("{id} did not start once and first: {of:?}"));
+        let ends = of.last().is_some_and(|last| matches!(last.as_str(), "session.stopped" | "session.error"));
+        if count(&["session.started"]) != usize::from(ran) || !ends {
+            world.ledger.broken(Broken::Missing, format!("{id} did not start once and end last: {of:?}"));
         }
     }
 }

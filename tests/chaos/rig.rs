@@ -22,6 +22,7 @@ const LATER: &str = "agentctl-later";
 pub(crate) struct Rig {
     home: TempDir,
     bin: TempDir,
+    cli: PathBuf,
     program: PathBuf,
     installed: AtomicUsize,
 }
@@ -35,16 +36,19 @@ impl Rig {
         });
         fs::write(home.path().join("config.json"), config.to_string())?;
         let bin = tempfile::Builder::new().prefix("chaos-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let program = std::env::current_exe()?;
-        let builds = [(AGENTCTL, Path::new(env!("CARGO_BIN_EXE_agentctl"))), (LATER, &program)];
+        let this = std::env::current_exe()?;
+        let builds = [(AGENTCTL, Path::new(env!("CARGO_BIN_EXE_agentctl"))), (LATER, &this)];
         for (name, build) in builds {
-            // Two of each, so that what is installed is always another file than what was.
+            // Copies, since whoever builds meanwhile replaces the originals; two of each, so that what is installed is
+            // always another file than what was.
             for copy in ["0", "1"] {
                 fs::copy(build, bin.path().join(format!("{name}.{copy}")))?;
             }
         }
         fs::copy(env!("CARGO_BIN_EXE_agentctl-shim"), bin.path().join("agentctl-shim"))?;
-        Ok(Self { home, bin, program, installed: AtomicUsize::new(0) })
+        let copy = |name: &str| bin.path().join(format!("{name}.0"));
+        let (cli, program) = (copy(AGENTCTL), copy(LATER));
+        Ok(Self { home, bin, cli, program, installed: AtomicUsize::new(0) })
     }
 
     pub(crate) fn home(&self) -> &Path {
@@ -89,7 +93,7 @@ impl Rig {
 
     /// The command line, not yet run; it never starts a daemon.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+        let mut command = Command::new(&self.cli);
         self.surround(&mut command).args(arguments).env("AGENTCTL_NO_AUTOSTART", "1");
         command
     }

@@ -329,8 +329,18 @@ fn table(
         "outcomes",
         judgement.outcomes.iter().map(|(k, n)| format!("{n} {k}")).collect::<Vec<_>>().join(", "),
     );
-    let Tally { starts, kills, kills_at_start, terms, pauses, replaced, upgrades, cut_off, downgrades } =
-        tally;
+    let Tally {
+        starts,
+        kills,
+        kills_at_start,
+        terms,
+        pauses,
+        replaced,
+        upgrades,
+        cut_off,
+        cut_off_copies,
+        downgrades,
+    } = tally;
     row(
         "daemon",
         format!(
@@ -340,7 +350,7 @@ fn table(
     row(
         "builds",
         format!(
-            "{upgrades} upgrades to schema {schema} ({cut_off} kills at their start, {again} migrations begun again), {replaced} of the same schema, {downgrades} downgrades refused"
+            "{upgrades} upgrades to schema {schema} ({cut_off} kills at their start, {cut_off_copies} in the copy, {again} between copy and commit), {replaced} of the same schema, {downgrades} downgrades refused"
         ),
     );
     row(

@@ -35,8 +35,10 @@ pub(crate) struct Tally {
     pub(crate) pauses: u32,
     pub(crate) replaced: u32,
     pub(crate) upgrades: u32,
-    /// Kills of a daemon that may have been in its migration.
+    /// Kills of a daemon that has just been upgraded.
     pub(crate) cut_off: u32,
+    /// Of these: while it copied the older journal.
+    pub(crate) cut_off_copies: u32,
     pub(crate) downgrades: u32,
 }
 
@@ -220,6 +222,7 @@ impl<'a> Storm<'a> {
             self.tally.cut_off += 1;
             self.tally.kills_at_start += 1;
             self.kill()?;
+            self.tally.cut_off_copies += u32::from(self.has_copy("part")?);
             self.start()?;
         }
         self.answers()
@@ -228,14 +231,20 @@ impl<'a> Storm<'a> {
     /// Waits until a copy of the older journal is being made, or for a second: the migration was done before.
     fn migrates(&self) -> io::Result<()> {
         let begun = clock::now().mono;
-        let copy = format!("journal.v{}.", self.schema - 1);
         while clock::now().mono.since(begun) < Duration::from_secs(1) {
-            let mut names = fs::read_dir(self.rig.home())?.flatten().map(|entry| entry.file_name());
-            if names.any(|name| name.to_string_lossy().starts_with(&copy)) {
+            if self.has_copy("part")? || self.has_copy("bak")? {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether there is a copy of the journal as it was before the last upgrade, half (`part`) or whole (`bak`).
+    fn has_copy(&self, end: &str) -> io::Result<bool> {
+        let begin = format!("journal.v{}.", self.schema - 1);
+        let names = fs::read_dir(self.rig.home())?.flatten().map(|entry| entry.file_name());
+        let mut names = names.map(|name| name.to_string_lossy().into_owned());
+        Ok(names.any(|name| name.starts_with(&begin) && name.ends_with(end)))
     }
 
     fn downgrade(&mut self) -> io::Result<()> {
