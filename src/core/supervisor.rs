@@ -455,7 +455,8 @@ impl Supervisor {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         session.run.deadline = deadline;
         self.timers.clear(&Timer::Warning(id));
-        let Some(deadline) = deadline else {
+        // Running time of another boot, or of another machine, says nothing about this one's.
+        let Some(deadline) = deadline.filter(|_| session.run.host.boot == self.settings.host.boot) else {
             self.timers.clear(&Timer::Deadline(id));
             return;
         };

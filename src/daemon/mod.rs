@@ -181,7 +181,8 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     // Whatever is made in the home is ours alone; a session gets the mask of its caller.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let managed = matches!(options.starter, Starter::Manager(_));
-    let lock = takeover::prepare(&options.home, options.starter.line(), managed)?;
+    let host = sys::host_id().map_err(StartError::Host)?;
+    let lock = takeover::prepare(&options.home, options.starter.line(), &host, managed)?;
     let config = Config::load(&options.home.config(), &environment())?;
     let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
     let nofile = sys::raise_nofile().before;

@@ -191,6 +191,35 @@ fn nothing_unfinished_is_left() {
     }
 }
 
+/// Mounts and settings are made in one file, which refuses to outside of a namespace of the test's own.
+#[test]
+fn no_test_changes_a_setting_of_the_whole_machine() {
+    const MAKES_THEM: &str = "tests/it/support/namespace.rs";
+    const CHANGES: [&str; 12] = [
+        "rustix::mount",
+        "libc::mount",
+        "\"mount\"",
+        "\"umount\"",
+        "\"sysctl\"",
+        "\"date\"",
+        "\"hostname\"",
+        "write(\"/proc/sys",
+        "write(\"/sys",
+        "clock_settime",
+        "settimeofday",
+        "sethostname",
+    ];
+    for path in ["tests", "benches"].into_iter().flat_map(sources) {
+        if path.ends_with("tidy.rs") || path == Path::new(MAKES_THEM) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a source");
+        for change in CHANGES {
+            assert!(!text.contains(change), "{} holds {change}: see {MAKES_THEM}", path.display());
+        }
+    }
+}
+
 #[test]
 fn the_changelog_and_the_manifest_agree() {
     let manifest = fs::read_to_string("Cargo.toml").expect("a manifest");

@@ -9,4 +9,5 @@ pub(crate) mod orgloop;
 pub(crate) mod play;
 pub(crate) mod real_agent;
 pub(crate) mod stage;
+pub(crate) mod trace;
 pub(crate) mod wait;
