@@ -207,6 +207,7 @@ fn bare_spec(order: OrderTrace) -> Spec {
         hooks: Hooks::default(),
         hook_of: None,
         budget: Budget::default(),
+        notify: Vec::new(),
     }
 }
 

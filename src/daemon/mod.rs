@@ -26,6 +26,7 @@ mod serve;
 mod service;
 mod stream;
 mod takeover;
+mod webhooks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -40,10 +41,11 @@ pub use home::{Home, HomeError};
 pub use journal::Schema;
 
 use crate::adapters;
+use crate::config::webhooks::Webhook;
 use crate::config::{Config, ConfigError};
 use crate::core::fuse::{Evidence, LaunchError, Outcome};
 use crate::core::outbox::Endpoint;
-use crate::core::record::{EventKind, Record};
+use crate::core::record::Record;
 use crate::core::vocab::{HostId, RunId, SessionId};
 use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
 use crate::sys::cgroup::CgroupMode;
@@ -149,7 +151,9 @@ pub(crate) struct Daemon {
     soft_waits: Cell<bool>,
     timer: RefCell<Option<Timer>>,
     exits: RefCell<Option<DirWatch>>,
-    sender: RefCell<Option<deliver::Sender>>,
+    mailer: RefCell<deliver::Mailer>,
+    /// How this host calls itself.
+    pub(crate) host_name: String,
 }
 
 /// What reaches the loop.
@@ -318,7 +322,8 @@ impl Daemon {
             soft_waits: Cell::new(false),
             timer: RefCell::new(None),
             exits: RefCell::new(None),
-            sender: RefCell::new(None),
+            mailer: RefCell::new(deliver::Mailer::new()),
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
     }
 
@@ -555,9 +560,12 @@ fn environment() -> BTreeMap<String, String> {
 }
 
 fn settings(config: &Config, host: HostId) -> Settings {
-    let endpoint = |webhook: &crate::config::Webhook| Endpoint {
+    let endpoint = |webhook: &Webhook| Endpoint {
         name: webhook.name.clone(),
-        kinds: vec![EventKind::Stopped, EventKind::Error],
+        kinds: webhook.kinds.clone(),
+        adapters: webhook.adapters.clone(),
+        attempts_max: webhook.attempts_max,
+        paused: webhook.paused,
     };
     Settings {
         endpoints: config.webhooks.iter().map(endpoint).collect(),

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module, and what it may name of the crate.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("core", &[]),
     ("adapters", &["core"]),
     ("wire", &["core"]),
     ("sys", &["core"]),
     ("config.rs", &["core", "adapters", "limits", "sys"]),
+    ("config", &["core", "adapters", "limits", "sys"]),
     ("limits.rs", &[]),
     ("logging.rs", &["sys", "wire"]),
     ("doctor.rs", &["wire", "sys", "limits"]),
@@ -37,11 +38,15 @@ const MAY_USE: [(&str, &[&str]); 10] = [
 const ONLY_IN: [(&str, &[&str], &str); 7] = [
     ("tokio_uring", &["src/sys/linux/uring.rs"], "one file may name it"),
     ("io_uring::", &["src/sys/linux/uring.rs"], "one file may name it"),
-    ("rusqlite", &["src/daemon/journal.rs", "src/daemon/journal/opening.rs"], "the journal knows SQL"),
+    (
+        "rusqlite",
+        &["src/daemon/journal.rs", "src/daemon/journal/opening.rs", "src/daemon/journal/deliveries.rs"],
+        "the journal knows SQL",
+    ),
     ("Instant::now", &["src/daemon/follow.rs"], "time enters as an argument"),
     ("SystemTime::now", &[], "time enters as an argument"),
     ("process::exit", &[], "main chooses the exit code by returning it"),
-    ("hyper_rustls", &["src/daemon/deliver.rs"], "one file delivers"),
+    ("rustls", &["src/daemon/deliver/dial.rs"], "one file connects to receivers"),
 ];
 
 /// Files longer than this are usually two rooms in one.
