@@ -113,7 +113,7 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
         }
         Route::Reload => match reload::reload(daemon) {
             Ok(reloaded) => Ok(json_answer(StatusCode::OK, &reloaded)),
-            Err(error) => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, reload::kept(&error))),
+            Err(why) => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, why)),
         },
         Route::Events => stream::answer(daemon, &request).await,
         Route::List => Ok(list(daemon, &Query::of(&request))),

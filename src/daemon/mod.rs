@@ -120,6 +120,8 @@ pub(crate) struct Daemon {
     pub(crate) home: Home,
     /// What holds now; read again at a reload.
     pub(crate) config: RefCell<Config>,
+    /// Why the configuration as it is in the file now was not taken.
+    pub(crate) config_refused: RefCell<Option<String>>,
     pub(crate) sys: Sys,
     pub(crate) core: RefCell<Supervisor>,
     pub(crate) journal: Journal,
@@ -297,6 +299,7 @@ impl Daemon {
         Self {
             home,
             config: RefCell::new(config),
+            config_refused: RefCell::default(),
             sys,
             core: RefCell::new(core),
             journal,

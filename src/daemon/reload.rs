@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::core::Event;
 use crate::sys::service::ServiceManager;
 
@@ -19,20 +19,24 @@ pub(super) struct Reloaded {
     at_restart: Vec<&'static str>,
 }
 
-/// Reads the file again. An error leaves everything as it was.
-pub(super) fn reload(daemon: &Rc<Daemon>) -> Result<Reloaded, ConfigError> {
-    let new = Config::load(&daemon.home.config(), &environment())?;
+/// Reads the file again. An error leaves everything as it was; it is a text for people, and shown in the status until a
+/// good configuration is read.
+pub(super) fn reload(daemon: &Rc<Daemon>) -> Result<Reloaded, String> {
+    let new = match Config::load(&daemon.home.config(), &environment()) {
+        Ok(new) => new,
+        Err(error) => {
+            let why = format!("{error}; the daemon goes on with the one that it has");
+            tracing::error!("{why}");
+            *daemon.config_refused.borrow_mut() = Some(why.clone());
+            return Err(why);
+        }
+    };
+    *daemon.config_refused.borrow_mut() = None;
     let at_restart = daemon.config.borrow_mut().renew(new);
-    let host = daemon.sys.host().clone();
-    daemon.mailer.borrow_mut().forget();
-    daemon.send(Event::Configured(settings(&daemon.config.borrow(), host)));
+    let boot = daemon.sys.host().boot.clone();
+    daemon.send(Event::Configured(settings(&daemon.config.borrow(), boot)));
     tracing::info!(?at_restart, "the configuration was read again");
     Ok(Reloaded { at_restart })
-}
-
-/// What is said of a configuration that was not taken.
-pub(super) fn kept(error: &ConfigError) -> String {
-    format!("{error}; the daemon goes on with the one that it has")
 }
 
 /// A reload that nobody waits for but, perhaps, the service manager.
@@ -40,12 +44,9 @@ pub(super) fn on_hangup(daemon: &Rc<Daemon>, manager: Option<&ServiceManager>) {
     if let Some(manager) = manager {
         manager.reloading();
     }
-    let refused = reload(daemon).err().map(|error| kept(&error));
-    if let Some(why) = &refused {
-        tracing::error!("{why}");
-    }
+    // Told in the log, and in the status.
+    let _refused = reload(daemon);
     if let Some(manager) = manager {
-        let status = service::status(daemon);
-        manager.ready(&refused.map_or(status.clone(), |why| format!("{status}; {why}")));
+        manager.ready(&service::status(daemon));
     }
 }
