@@ -225,6 +225,5 @@ fn hook_spec(of: &Spec, script: &str, hook_of: HookOf) -> Spec {
         native_id: None,
         hooks: Hooks::default(),
         hook_of: Some(hook_of),
-        notify: Vec::new(),
     }
 }

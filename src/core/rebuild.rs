@@ -207,7 +207,6 @@ fn bare_spec(order: OrderTrace) -> Spec {
         hooks: Hooks::default(),
         hook_of: None,
         budget: Budget::default(),
-        notify: Vec::new(),
     }
 }
 
