@@ -3,12 +3,11 @@
 //! Refuses to conclude anything from it; that is the fuse's business.
 
 use super::fuse::{Evidence, ExitHow, Prong, Taken};
-use super::session::{EvidenceEntry, LeftoverCount, Session};
+use super::session::{EvidenceEntry, LeftoverCount, Run};
 use super::vocab::Wall;
 
 /// Appends to the evidence list what people should read there.
-pub(super) fn note(session: &mut Session, evidence: &Evidence, taken: &Taken, at: Wall) {
-    let run = &mut session.run;
+pub(super) fn note(run: &mut Run, evidence: &Evidence, taken: &Taken, at: Wall) {
     if let Evidence::ExitFile(report, _) = evidence
         && matches!(taken, Taken::New | Taken::Known)
     {
@@ -36,8 +35,9 @@ pub(super) fn note(session: &mut Session, evidence: &Evidence, taken: &Taken, at
     }
     let Some((prong, mut detail)) = describe(evidence) else { return };
     match taken {
-        Taken::New => {}
-        Taken::Known => return,
+        // A second witness of what is known is heard once, too: which of them comes first is chance.
+        Taken::Known if run.evidence.iter().any(|entry| entry.prong == prong) => return,
+        Taken::New | Taken::Known => {}
         Taken::Rejected(why) => detail = format!("rejected: {why} ({detail})"),
         Taken::Disagrees => detail = format!("disagrees with what is known: {detail}"),
     }
@@ -73,5 +73,47 @@ fn describe(evidence: &Evidence) -> Option<(Prong, String)> {
         | Evidence::TreeUnknown(_)
         | Evidence::Report(_)
         | Evidence::CannotTell(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fuse::{ExitReport, LeaderSeen};
+    use super::super::vocab::{HostId, Mono, Now, ProcessId, Usage, WaitStatus};
+    use super::*;
+
+    const NOW: Now = Now { wall: Wall(5), mono: Mono(5) };
+
+    fn prongs_after(witnesses: &[Evidence]) -> Vec<Prong> {
+        let host = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
+        // An agent's: its end is known before its report is.
+        let mut run = Run::new(1, NOW, host, true);
+        for evidence in witnesses {
+            let taken = run.fuse.take(evidence, NOW);
+            note(&mut run, evidence, &taken, NOW.wall);
+        }
+        run.evidence.iter().map(|entry| entry.prong).collect()
+    }
+
+    #[test]
+    fn both_witnesses_of_an_end_are_listed_once_whoever_comes_first() {
+        let leader = ProcessId { pid: 7, handle: None, start_ticks: 1 };
+        let exit_file = Evidence::ExitFile(
+            ExitReport {
+                leader: Some(leader),
+                how: ExitHow::Status(WaitStatus::exited(0)),
+                ended: NOW,
+                boot: "b".into(),
+                usage: Usage::default(),
+                by_deadline: false,
+                leftovers: None,
+            },
+            LeaderSeen::Reaped,
+        );
+        let (started, ended) = (Evidence::Started(leader), Evidence::LeaderEnded);
+        let one_way = [started.clone(), ended.clone(), exit_file.clone(), ended.clone()];
+        assert_eq!(prongs_after(&one_way), [Prong::Pidfd, Prong::ExitFile]);
+        let other_way = [started, exit_file.clone(), ended, exit_file];
+        assert_eq!(prongs_after(&other_way), [Prong::ExitFile, Prong::Pidfd]);
     }
 }

@@ -5,18 +5,17 @@
 //! once its session remembers how it ended. Its start is recorded in the very step that decides on it, and nothing ever
 //! starts it again: at most once per verdict. Where its end cannot be known, that is what is reported.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::agent::{Budget, Spent};
+use super::agent::Spent;
 use super::fuse::Outcome;
 use super::record::Record;
 use super::session::{Deadline, Origin, Session, Spec, Verdict};
 use super::supervisor::Supervisor;
-use super::vocab::{Leftovers, Now, RunId, SessionId, Wall};
+use super::vocab::{Now, RunId, SessionId, Wall};
 use super::{Effect, Step};
 
 /// A hook may take so long.
@@ -204,26 +203,11 @@ impl Supervisor {
 }
 
 fn hook_spec(of: &Spec, script: &str, hook_of: HookOf) -> Spec {
+    let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     Spec {
-        adapter: "exec".into(),
-        command: vec!["/bin/sh".into(), "-c".into(), script.into()],
-        cwd: of.cwd.clone(),
-        model: None,
-        prompt: None,
-        name: None,
-        group: None,
-        spec: None,
-        labels: BTreeMap::new(),
-        meta: BTreeMap::new(),
         timeout: Some(HOOK_TIMEOUT),
-        grace: HOOK_GRACE,
-        leftovers: Leftovers::Kill,
-        wants_report: false,
         private: true,
-        safe: false,
-        budget: Budget::default(),
-        native_id: None,
-        hooks: Hooks::default(),
         hook_of: Some(hook_of),
+        ..Spec::exec(command, of.cwd.clone(), HOOK_GRACE)
     }
 }

@@ -5,12 +5,10 @@
 //! told again. What cannot be known any more is said in a note that stays with the session. Refuses to invent:
 //! a directory that tells of no run is hopeless, and stays as it is.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::agent::{Budget, Spent};
+use super::agent::Spent;
 use super::fuse::{Outcome, Prong};
-use super::hooks::Hooks;
 use super::record::Record;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use super::vocab::{HostId, Leftovers, Mono, Now, ProcessId, RunId, Usage};
@@ -185,29 +183,9 @@ fn guessed_host(traces: &Traces, here: &HostId) -> HostId {
 }
 
 fn bare_spec(order: OrderTrace) -> Spec {
-    Spec {
-        adapter: "exec".into(),
-        // No more than the program: the rest may be a prompt that was to stay out of the journal.
-        command: order.command.into_iter().take(1).collect(),
-        cwd: order.cwd,
-        model: None,
-        prompt: None,
-        name: None,
-        group: None,
-        spec: None,
-        labels: BTreeMap::new(),
-        meta: BTreeMap::new(),
-        timeout: None,
-        grace: order.grace,
-        leftovers: order.leftovers,
-        wants_report: false,
-        private: true,
-        safe: false,
-        native_id: None,
-        hooks: Hooks::default(),
-        hook_of: None,
-        budget: Budget::default(),
-    }
+    // No more than the program: the rest may be a prompt that was to stay out of the journal.
+    let program = order.command.into_iter().take(1).collect();
+    Spec { leftovers: order.leftovers, private: true, ..Spec::exec(program, order.cwd, order.grace) }
 }
 
 /// The file is newer than the record: it was replaced whenever the deadline was moved.

@@ -65,6 +65,34 @@ pub struct Spec {
     pub hook_of: Option<HookOf>,
 }
 
+impl Spec {
+    /// A command, and nothing else asked: no deadline, leftovers are killed.
+    pub fn exec(command: Vec<String>, cwd: String, grace: Duration) -> Self {
+        Self {
+            adapter: "exec".into(),
+            command,
+            cwd,
+            model: None,
+            prompt: None,
+            name: None,
+            group: None,
+            spec: None,
+            labels: BTreeMap::new(),
+            meta: BTreeMap::new(),
+            timeout: None,
+            grace,
+            leftovers: Leftovers::Kill,
+            wants_report: false,
+            private: false,
+            safe: false,
+            budget: Budget::default(),
+            native_id: None,
+            hooks: Hooks::default(),
+            hook_of: None,
+        }
+    }
+}
+
 /// Where a session comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

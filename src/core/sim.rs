@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::agent::{AgentEvent, AgentReport, Budget};
+use super::agent::{AgentEvent, AgentReport};
 use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::outbox::{AttemptResult, Endpoint};
@@ -599,28 +599,8 @@ impl World {
             on_complete: self.dice.one_in(3).then(|| "b".to_owned()),
         };
         let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
-        let spec = Spec {
-            adapter: "exec".into(),
-            command: vec!["x".into()],
-            cwd: "/".into(),
-            model: None,
-            prompt: None,
-            name: None,
-            group: None,
-            spec: None,
-            labels: BTreeMap::new(),
-            meta: BTreeMap::new(),
-            timeout,
-            grace: Duration::from_secs(5),
-            leftovers,
-            wants_report,
-            private: false,
-            safe: false,
-            native_id: None,
-            hooks,
-            hook_of: None,
-            budget: Budget::default(),
-        };
+        let command = Spec::exec(vec!["x".into()], "/".into(), Duration::from_secs(5));
+        let spec = Spec { timeout, leftovers, wants_report, hooks, ..command };
         let host = host(self.boot);
         let to = self.reply_to(id);
         let request = Request::Launch {

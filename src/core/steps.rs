@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Phase, Session, StopStep};
 use super::supervisor::{Settings, Supervisor, WaitFor, Waiter};
 use super::timers::Timer;
-use super::vocab::{Leftovers, Now, RunId, SessionId, Usage};
+use super::vocab::{Leftovers, Now, ProcessId, RunId, SessionId, Usage};
 use super::{Effect, JournalHealth, Reply, ReplyTo, Step};
 
 /// SIGTERM and SIGKILL, by number.
@@ -50,11 +50,8 @@ impl Supervisor {
             self.late_evidence(now, id, &evidence, out);
             return;
         }
-        let taken = match contradicted(session, &evidence, now, &self.settings.host.boot) {
-            Some(why) => Taken::Rejected(why),
-            None => session.run.fuse.take(&evidence, now),
-        };
-        note(session, &evidence, &taken, now.wall);
+        let taken = weigh(session, &evidence, now, &self.settings.host.boot);
+        note(&mut session.run, &evidence, &taken, now.wall);
         match taken {
             Taken::Rejected(why) => self.rejected(id, &evidence, why, out),
             Taken::Disagrees => self.counters.disagreements += 1,
@@ -75,9 +72,7 @@ impl Supervisor {
     fn remember(&mut self, now: Now, run: RunId, evidence: &Evidence, out: &mut Step) {
         match evidence {
             Evidence::Started(leader) => {
-                self.record(now, Record::Started { run, leader: *leader, at: now }, out);
-                self.publish(now, EventKind::start_of(run), run, None, out);
-                self.start_hook(now, run, HookKind::OnCreate, out);
+                self.started(now, run, *leader, out);
                 if self.session_stop_step(run).is_some() {
                     out.effects.push(Effect::SignalLeader(run, TERM));
                 }
@@ -197,6 +192,13 @@ impl Supervisor {
         }
     }
 
+    /// The leader runs, or did: one record, its event and the hook that waits for it.
+    fn started(&mut self, now: Now, run: RunId, leader: ProcessId, out: &mut Step) {
+        self.record(now, Record::Started { run, leader, at: now }, out);
+        self.publish(now, EventKind::start_of(run), run, None, out);
+        self.start_hook(now, run, HookKind::OnCreate, out);
+    }
+
     /// The verdict: one record, its event and its deliveries, in one step.
     fn finish(&mut self, now: Now, id: RunId, end: &End, out: &mut Step) {
         let Some(session) = self.sessions.get(&id.session) else { return };
@@ -205,9 +207,7 @@ impl Supervisor {
             session.run.fuse.leader.filter(|_| never_told && session.run.fuse.failed.is_none())
         {
             // It ended before anybody heard that it had begun.
-            self.record(now, Record::Started { run: id, leader, at: now }, out);
-            self.publish(now, EventKind::start_of(id), id, None, out);
-            self.start_hook(now, id, HookKind::OnCreate, out);
+            self.started(now, id, leader, out);
         }
         let Some(session) = self.sessions.get(&id.session) else { return };
         let verdict = session.verdict(end, now);
@@ -288,10 +288,7 @@ impl Supervisor {
     fn late_evidence(&mut self, now: Now, id: RunId, evidence: &Evidence, out: &mut Step) {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         let policy = session.spec.leftovers;
-        let taken = match contradicted(session, evidence, now, &self.settings.host.boot) {
-            Some(why) => Taken::Rejected(why),
-            None => session.run.fuse.take(evidence, now),
-        };
+        let taken = weigh(session, evidence, now, &self.settings.host.boot);
         if taken == Taken::New && *evidence == Evidence::ShimGone {
             // Whatever was asked while it lived was left to it to answer.
             session.run.asked.tree = false;
@@ -557,11 +554,7 @@ impl Supervisor {
             }
         }
         self.recover_hooks(now, out);
-        let endpoints: Vec<_> =
-            self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
-        for endpoint in endpoints {
-            self.start_attempts(now, &endpoint, out);
-        }
+        self.start_all_attempts(now, out);
         self.arm_retention(now);
     }
 
@@ -599,6 +592,14 @@ impl Supervisor {
         self.start_attempts(now, &id.endpoint, out);
     }
 
+    fn start_all_attempts(&mut self, now: Now, out: &mut Step) {
+        let endpoints: Vec<_> =
+            self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
+        for endpoint in endpoints {
+            self.start_attempts(now, &endpoint, out);
+        }
+    }
+
     pub(super) fn start_attempts(&mut self, now: Now, endpoint: &str, out: &mut Step) {
         let known = self.settings.endpoints.iter().any(|known| known.name == endpoint);
         if !self.recovered || !known {
@@ -627,14 +628,14 @@ impl Supervisor {
         self.forget_old(now, out);
         self.forget_excess(now, out);
         // What waited for an endpoint that was not configured can go out.
-        let endpoints: Vec<_> =
-            self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
-        for endpoint in endpoints {
-            self.start_attempts(now, &endpoint, out);
-        }
+        self.start_all_attempts(now, out);
     }
 
+    /// The oldest go first, until the rest fits. While all fits, the settled are not even looked through.
     fn forget_excess(&mut self, now: Now, out: &mut Step) {
+        if self.bytes <= self.settings.disk_max_bytes {
+            return;
+        }
         let oldest_first: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
         for oldest in oldest_first {
             if self.bytes <= self.settings.disk_max_bytes {
@@ -678,6 +679,14 @@ impl Supervisor {
             out.effects.push(Effect::Remove(id));
         }
         forgettable
+    }
+}
+
+/// What a piece of evidence is worth: held against the times that it names first, then by the fuse.
+fn weigh(session: &mut Session, evidence: &Evidence, now: Now, boot: &str) -> Taken {
+    match contradicted(session, evidence, now, boot) {
+        Some(why) => Taken::Rejected(why),
+        None => session.run.fuse.take(evidence, now),
     }
 }
 
