@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::json::{count, dollars, native_id, said, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
-use super::{Adapter, Ask, EnvChange, EnvLook, Program, PromptWay};
+use super::{Adapter, Ask, EnvChange, EnvLook, Program, PromptWay, resumed_by_id};
 use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
 
 pub(super) const CLAUDE_CODE: Adapter = Adapter {
@@ -40,10 +40,7 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
 }
 
 fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
-    // The conversation keeps its id.
-    let mut argv = argv(&Ask { session: None, ..*ask });
-    argv.push(format!("--resume={native_id}"));
-    argv
+    resumed_by_id(argv, ask, native_id)
 }
 
 /// What makes Claude Code pay by API key, or elsewhere, instead of by the subscription that it is logged in to.

@@ -216,6 +216,13 @@ pub struct EnvChange {
     pub unset: Vec<&'static str>,
 }
 
+/// For agents that take a conversation up by its id, and have a flag for a new one's that must not come with it.
+fn resumed_by_id(argv: fn(&Ask<'_>) -> Vec<String>, ask: &Ask<'_>, native_id: &str) -> Vec<String> {
+    let mut argv = argv(&Ask { session: None, ..*ask });
+    argv.push(format!("--resume={native_id}"));
+    argv
+}
+
 /// The environment stays as it is.
 fn env_unchanged(_: &EnvLook<'_>) -> EnvChange {
     EnvChange::default()
@@ -314,7 +321,7 @@ mod tests {
                 vars: &vars,
                 exists: &|_| false,
                 passwd_home: Path::new("/root"),
-                cwd: Path::new("/work"),
+                cwd: Path::new("/cwd"),
                 root: false,
                 safe: false,
             };
@@ -323,6 +330,6 @@ mod tests {
         assert_eq!(look_with("/h", ""), ("/h".into(), "/h/.local/share".into()));
         assert_eq!(look_with("", ""), ("/root".into(), "/root/.local/share".into()));
         assert_eq!(look_with("/h", "/data"), ("/h".into(), "/data".into()));
-        assert_eq!(look_with("/h", "rel"), ("/h".into(), "/work/rel".into()));
+        assert_eq!(look_with("/h", "rel"), ("/h".into(), "/cwd/rel".into()));
     }
 }

@@ -5,7 +5,7 @@
 
 use super::claude_code;
 use super::json::{count, typed};
-use super::{Adapter, Ask, Program, PromptWay, env_unchanged};
+use super::{Adapter, Ask, Program, PromptWay, env_unchanged, resumed_by_id};
 use crate::core::agent::{AgentEvent, Span, Tokens};
 
 pub(super) const QWEN: Adapter = Adapter {
@@ -35,9 +35,7 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
 }
 
 fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
-    let mut argv = argv(&Ask { session: None, ..*ask });
-    argv.push(format!("--resume={native_id}"));
-    argv
+    resumed_by_id(argv, ask, native_id)
 }
 
 /// `input_tokens` include what came from the cache.
