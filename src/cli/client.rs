@@ -271,6 +271,32 @@ fn compare_versions(answer: &Response<Incoming>) {
     }
 }
 
+/// The whole lines of an answer, as they come; what is behind the last line break is not told.
+pub(crate) struct Lines {
+    body: Incoming,
+    unfinished: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn of(answer: Response<Incoming>) -> Self {
+        Self { body: answer.into_body(), unfinished: Vec::new() }
+    }
+
+    /// The next one, with its line break. `None`: the answer is over.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Unanswered> {
+        loop {
+            if let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
+                return Ok(Some(self.unfinished.drain(..=end).collect()));
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            let frame = frame.map_err(|error| Unanswered::Broken(error.to_string()))?;
+            if let Ok(bytes) = frame.into_data() {
+                self.unfinished.extend_from_slice(&bytes);
+            }
+        }
+    }
+}
+
 /// The whole body of an answer.
 pub(crate) async fn whole(answer: Response<Incoming>) -> Result<Bytes, Unanswered> {
     let body = answer.into_body().collect().await;

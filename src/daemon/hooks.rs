@@ -13,7 +13,6 @@ use crate::core::vocab::{RunId, SessionId};
 use crate::wire::session_dir;
 
 use super::Daemon;
-use super::home::log_name;
 
 /// The launch's environment, in the session's directory.
 const ENV_FILE: &str = "hooks.env";
@@ -48,7 +47,7 @@ pub(super) fn environment(session_dir: &Path, vars: &[(&'static str, String)]) -
 pub(super) fn variables(daemon: &Daemon, of: HookOf) -> Vec<(&'static str, String)> {
     let core = daemon.core.borrow();
     let Some(session) = core.session(of.run.session) else { return Vec::new() };
-    let log = daemon.home.session(session.id).join(log_name(of.run.run, "stdout"));
+    let log = daemon.home.log(of.run, "stdout");
     let mut vars = vec![
         ("AGENTCTL_HOOK", of.kind.word().to_owned()),
         ("AGENTCTL_HOOK_ID", of.id().to_string()),

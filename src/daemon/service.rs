@@ -51,10 +51,12 @@ async fn is_alive(daemon: &Daemon) -> bool {
 pub(super) fn status(daemon: &Daemon) -> String {
     let core = daemon.core.borrow();
     let backend = daemon.sys.started().backend;
-    let mut status = format!("{} sessions, backend {backend}", core.live());
-    if let crate::core::JournalHealth::Failing(why) = core.journal() {
-        status = format!("{} sessions; the journal cannot be written: {why}", core.live());
-    }
+    let mut status = match core.journal() {
+        crate::core::JournalHealth::Well => format!("{} sessions, backend {backend}", core.live()),
+        crate::core::JournalHealth::Failing(why) => {
+            format!("{} sessions; the journal cannot be written: {why}", core.live())
+        }
+    };
     if let Some(why) = &*daemon.config_refused.borrow() {
         status.push_str("; ");
         status.push_str(why);

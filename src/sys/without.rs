@@ -52,7 +52,7 @@ impl Lack {
 
 /// Not the name of a feature.
 #[derive(Debug, thiserror::Error)]
-#[error("{VARIABLE} names {0:?}; it takes a list of: pidfs, info_exit, reap_notice, io_uring, inotify")]
+#[error("{VARIABLE} names {0:?}; it takes a list of: {known}", known = Lack::ALL.map(Lack::name).join(", "))]
 pub struct UnknownLack(String);
 
 /// Whether this process is to do without it.

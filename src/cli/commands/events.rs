@@ -1,13 +1,12 @@
 //! `events`: whole lines only, and the place after the last of them, so that a restart of the daemon makes no gap.
 
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Response};
 use serde::Deserialize;
 
 use crate::wire::events::{CURSOR_HEADER, DROPPED, EXPIRED};
 
-use super::super::client::{Client, Patience, Unanswered};
+use super::super::client::{Client, Lines, Patience, Unanswered};
 use super::super::render;
 use super::super::{EventsArgs, Failure};
 
@@ -79,31 +78,26 @@ async fn print(
         let begins = answer.headers().get(CURSOR_HEADER).and_then(|cursor| cursor.to_str().ok());
         *place = begins.map(str::to_owned);
     }
-    let mut body = answer.into_body();
-    let mut unfinished: Vec<u8> = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return Ok(Ended::Broken(Unanswered::Broken(error.to_string()))),
+    let mut lines = Lines::of(answer);
+    loop {
+        let line = match lines.next().await {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(why) => return Ok(Ended::Broken(why)),
         };
-        let Ok(bytes) = frame.into_data() else { continue };
-        unfinished.extend_from_slice(&bytes);
-        while let Some(end) = unfinished.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = unfinished.drain(..=end).collect();
-            let head: Option<Head> = serde_json::from_slice(&line).ok();
-            match head {
-                Some(Head { kind, detail, .. }) if kind == EXPIRED => {
-                    return Ok(Ended::Expired(detail.unwrap_or(kind)));
+        let head: Option<Head> = serde_json::from_slice(&line).ok();
+        match head {
+            Some(Head { kind, detail, .. }) if kind == EXPIRED => {
+                return Ok(Ended::Expired(detail.unwrap_or(kind)));
+            }
+            Some(Head { kind, .. }) if kind == DROPPED => {
+                return Ok(Ended::Broken(Unanswered::Broken(kind)));
+            }
+            head => {
+                if !render::out_bytes(false, &line)? {
+                    return Ok(Ended::Done);
                 }
-                Some(Head { kind, .. }) if kind == DROPPED => {
-                    return Ok(Ended::Broken(Unanswered::Broken(kind)));
-                }
-                head => {
-                    if !render::out_bytes(false, &line)? {
-                        return Ok(Ended::Done);
-                    }
-                    *place = head.map(|head| head.cursor).or_else(|| place.take());
-                }
+                *place = head.map(|head| head.cursor).or_else(|| place.take());
             }
         }
     }

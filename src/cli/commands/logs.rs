@@ -8,7 +8,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Response};
 use serde::Deserialize;
 
-use super::super::client::{Client, Patience, Unanswered, segment};
+use super::super::client::{Client, Lines, Patience, Unanswered, segment};
 use super::super::render;
 use super::super::{Failure, LogsArgs};
 use super::{NO_BODY, of_run};
@@ -107,21 +107,14 @@ struct Piece {
 }
 
 async fn copy_text(answer: Response<Incoming>, place: &mut u64) -> Result<(), Unanswered> {
-    let broken = |error: String| Unanswered::Broken(error);
-    let mut body = answer.into_body();
-    let mut rest: Vec<u8> = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| broken(error.to_string()))?;
-        let Ok(bytes) = frame.into_data() else { continue };
-        rest.extend_from_slice(&bytes);
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            let piece: Piece = serde_json::from_slice(&line).map_err(|error| broken(error.to_string()))?;
-            match render::out_bytes(false, piece.text.as_bytes()) {
-                Ok(true) => *place = piece.at,
-                Ok(false) => return Ok(()),
-                Err(error) => return Err(broken(format!("write: {error}"))),
-            }
+    let mut lines = Lines::of(answer);
+    while let Some(line) = lines.next().await? {
+        let piece: Piece =
+            serde_json::from_slice(&line).map_err(|error| Unanswered::Broken(error.to_string()))?;
+        match render::out_bytes(false, piece.text.as_bytes()) {
+            Ok(true) => *place = piece.at,
+            Ok(false) => return Ok(()),
+            Err(error) => return Err(Unanswered::Broken(format!("write: {error}"))),
         }
     }
     Ok(())
