@@ -10,6 +10,8 @@
 mod clients;
 mod ledger;
 mod life;
+#[path = "../it/support/loopback.rs"]
+mod loopback;
 mod observer;
 mod oracle;
 mod receiver;

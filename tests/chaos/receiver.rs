@@ -3,17 +3,18 @@
 //! Asks the observer, the moment a verdict arrives, whether the leader has really ended. Remembers every byte.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use agentctl::core::vocab::Mono;
 use agentctl::sys::clock;
 use fastrand::Rng;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{self, sockopt};
 use serde_json::Value;
 
+use crate::loopback::{bind, lock};
 use crate::observer::Observer;
 
 /// What the receiver does with what comes.
@@ -86,22 +87,6 @@ impl Receiver {
     pub(crate) fn got(&self) -> Vec<Got> {
         lock(&self.0.got).clone()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A socket that keeps its port while it does not listen: it must have been bound by number for that.
-fn bind() -> io::Result<TcpListener> {
-    let socket = |port| {
-        let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
-        io::Result::Ok(TcpListener::from(socket))
-    };
-    let chosen = socket(0)?;
-    socket(chosen.local_addr()?.port())
 }
 
 /// Ends with an error when the listener is shut down.

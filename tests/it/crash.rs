@@ -151,10 +151,7 @@ fn a_shim_killed_while_the_daemon_is_down_still_leaves_a_running_session() {
     let mut daemon = Daemon::new();
     let gate = daemon.gate("gate");
     let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
-    let shim = daemon.shim(&id);
-    daemon.kill();
-    shim.signal(KILL).expect("a signal");
-    until_gone(&shim);
+    daemon.kill_with_shim(&id);
     daemon.start();
     daemon.both_live(&[&id]);
     gate.open();
@@ -167,10 +164,8 @@ fn a_code_that_nobody_saw_is_lost_and_never_invented() {
     let mut daemon = Daemon::new();
     let gate = daemon.gate("gate");
     let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
-    let (shim, leader) = (daemon.shim(&id), daemon.leader(&id));
-    daemon.kill();
-    shim.signal(KILL).expect("a signal");
-    until_gone(&shim);
+    let leader = daemon.leader(&id);
+    daemon.kill_with_shim(&id);
     gate.open();
     until_gone(&leader);
     daemon.start();

@@ -2,14 +2,13 @@
 //! declarations that cannot work.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
 
 use crate::support::daemon::{self, Daemon};
-use crate::support::play::stdout;
+use crate::support::play::{program, stdout};
 
 /// Prints what the guide's example reads; its prompt says how it ends.
 const AGENT: &str = r#"#!/bin/sh
@@ -44,18 +43,13 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let home = tempfile::tempdir().expect("a home");
-        let program = home.path().join("my-agent");
-        fs::write(&program, AGENT).expect("the agent");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+        program(&home.path().join("my-agent"), AGENT);
         let daemon = Daemon::builder().config("adapters", example()["adapters"].clone()).start();
         Self { daemon, home }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.home.path().display());
-        let mut command = self.daemon.command(arguments.iter());
-        command.env("HOME", self.home.path()).env("PATH", path).current_dir(self.home.path());
-        command.env("AGENTCTL_HOME", self.daemon.home()).output().expect("the command line runs")
+        self.daemon.run_at(self.home.path(), arguments)
     }
 
     /// The record of a run that has ended.

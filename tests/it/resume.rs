@@ -2,7 +2,6 @@
 //! of codex, whose totals go on across runs; `agents.rs` has the real ones.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
 
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::daemon::Daemon;
 use crate::support::endpoint::Endpoint;
 use crate::support::openmetrics::nothing_owed;
-use crate::support::play::{stderr, stdout};
+use crate::support::play::{program, stderr, stdout};
 use crate::support::wait::until;
 
 /// Notes its arguments and its prompt, says the next total of its conversation, and does what the prompt says.
@@ -37,17 +36,12 @@ impl Stage {
         let endpoint = Endpoint::start();
         let daemon = Daemon::builder().config("webhook_url", endpoint.url()).start();
         let home = tempfile::tempdir().expect("a home");
-        fs::write(home.path().join("codex"), CODEX).expect("the agent");
-        fs::set_permissions(home.path().join("codex"), fs::Permissions::from_mode(0o755))
-            .expect("executable");
+        program(&home.path().join("codex"), CODEX);
         Self { daemon, endpoint, home }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.home.path().display());
-        let mut command = self.daemon.command(arguments.iter());
-        command.env("HOME", self.home.path()).env("PATH", path).current_dir(self.home.path());
-        command.env("AGENTCTL_HOME", self.daemon.home()).output().expect("the command line runs")
+        self.daemon.run_at(self.home.path(), arguments)
     }
 
     #[track_caller]

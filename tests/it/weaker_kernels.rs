@@ -22,8 +22,6 @@ const HOSTS: [&str; 5] = [
     "inotify",
     "pidfs,info_exit,reap_notice,io_uring,inotify",
 ];
-const KILL: u8 = 9;
-
 fn lacking(what: &str) -> Daemon {
     Daemon::builder().env(WITHOUT, what).start()
 }
@@ -110,10 +108,8 @@ fn a_code_that_no_kernel_kept_is_lost_and_never_0() {
             let mut daemon = lacking(what);
             let gate = daemon.gate("gate");
             let id = daemon.launch(&[], &format!("{}; exit {code}", gate.wait()));
-            let (shim, leader) = (daemon.shim(&id), daemon.leader(&id));
-            daemon.kill();
-            shim.signal(KILL).expect("a signal");
-            until_gone(&shim);
+            let leader = daemon.leader(&id);
+            daemon.kill_with_shim(&id);
             gate.open();
             until_gone(&leader);
             // By PID 1, or by this program where another test has made it adopt orphans.

@@ -7,16 +7,17 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use agentctl::core::vocab::Mono;
 use agentctl::sys::clock;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{self, sockopt};
 use serde_json::Value;
 
+use super::loopback::{bind, lock};
 use super::wait::until;
 
 /// What becomes of the first request of a webhook.
@@ -177,22 +178,6 @@ impl Drop for Endpoint {
             self.stop();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A socket that keeps its port also while it does not listen: it must have been bound by number for that.
-fn bind() -> io::Result<TcpListener> {
-    let socket = |port| {
-        let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
-        io::Result::Ok(TcpListener::from(socket))
-    };
-    let chosen = socket(0)?;
-    socket(chosen.local_addr()?.port())
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {

@@ -3,6 +3,7 @@
 pub(crate) mod daemon;
 pub(crate) mod endpoint;
 pub(crate) mod fake_llm;
+pub(crate) mod loopback;
 pub(crate) mod namespace;
 pub(crate) mod openmetrics;
 pub(crate) mod orgloop;

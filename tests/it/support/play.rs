@@ -48,6 +48,12 @@ impl Gate {
     }
 }
 
+/// Writes a program.
+pub(crate) fn program(path: &Path, script: &str) {
+    fs::write(path, script).expect("a program");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode");
+}
+
 impl Daemon {
     /// A gate in the daemon's home.
     pub(crate) fn gate(&self, name: &str) -> Gate {
@@ -63,10 +69,25 @@ impl Daemon {
     pub(crate) fn fake_agent(&self, name: &str, script: &str) -> String {
         let bin = self.path("bin");
         fs::create_dir(&bin).expect("a directory");
-        let program = format!("{bin}/{name}");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+        program(&Path::new(&bin).join(name), &format!("#!/bin/sh\n{script}\n"));
         format!("PATH={bin}:{}", std::env::var("PATH").expect("a PATH"))
+    }
+
+    /// Runs the command line as somebody whose home, with programs of their own in it, this is.
+    pub(crate) fn run_at(&self, home: &Path, arguments: &[&str]) -> Output {
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", home.display());
+        let mut command = self.command(arguments);
+        command.env("HOME", home).env("PATH", path).current_dir(home);
+        command.output().expect("the command line runs")
+    }
+
+    /// SIGKILL of the daemon, then of a session's shim; both are gone.
+    #[track_caller]
+    pub(crate) fn kill_with_shim(&mut self, id: &str) {
+        let shim = self.shim(id);
+        self.kill();
+        shim.signal(9).expect("a signal");
+        until_gone(&shim);
     }
 
     /// The files of a session's run.
