@@ -44,9 +44,11 @@ pub struct Delivery {
     pub run: RunId,
     pub kind: EventKind,
     pub queued: Wall,
-    /// Attempts that failed so far.
+    /// Attempts of the schedule that failed so far.
     pub failed: u32,
     pub due: Mono,
+    /// When the schedule has the next attempt; another delivery's success may make it due before.
+    pub scheduled: Mono,
     /// Under a `Retry-After`: another delivery's success does not make it due.
     pub held: bool,
     pub in_flight: bool,
@@ -101,6 +103,7 @@ impl Outbox {
             queued: at,
             failed: 0,
             due: now.mono,
+            scheduled: now.mono,
             held: false,
             in_flight: false,
             last_error: None,
@@ -110,11 +113,13 @@ impl Outbox {
         self.owed.insert(id.clone(), delivery);
     }
 
-    /// Notes a failed attempt. `at` is when it failed, so that a replay after hours of absence waits
+    /// Notes a failed attempt, of the schedule or beside it: `attempt` of the schedule have failed by now. `at` is when it failed, so that a replay after hours of absence waits
     /// only for what is left of the delay.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one record, taken apart once")]
     pub fn failed(
         &mut self,
         id: &DeliveryId,
+        attempt: u32,
         at: Wall,
         retry_in: Duration,
         held: bool,
@@ -124,10 +129,11 @@ impl Outbox {
         let Some(delivery) = self.owed.get_mut(id) else { return };
         let queue = self.queues.entry(id.endpoint.clone()).or_default();
         release(queue, delivery, id);
-        delivery.failed += 1;
+        delivery.failed = attempt;
         delivery.held = held;
         delivery.last_error = Some(error.to_owned());
-        delivery.due = now.mono.after(retry_in.saturating_sub(now.wall.since(at)));
+        delivery.scheduled = now.mono.after(retry_in.saturating_sub(now.wall.since(at)));
+        delivery.due = delivery.scheduled;
         queue.waiting.insert((delivery.due, id.clone()));
     }
 
@@ -209,9 +215,11 @@ impl Outbox {
         started
     }
 
-    /// The records that the end of an attempt makes.
-    pub fn conclude(&self, id: &DeliveryId, result: &AttemptResult, at: Wall) -> Vec<Record> {
+    /// The records that the end of an attempt makes. An attempt before its time, for another's success, uses up none of
+    /// the schedule: a receiver that takes some and refuses others would be through with it within seconds.
+    pub fn conclude(&self, id: &DeliveryId, result: &AttemptResult, now: Now) -> Vec<Record> {
         let Some(delivery) = self.owed.get(id) else { return Vec::new() };
+        let at = now.wall;
         let over = |id: &DeliveryId, how| Record::DeliveryOver { id: id.clone(), at, how };
         match result {
             AttemptResult::Accepted => {
@@ -223,8 +231,12 @@ impl Outbox {
                 records
             }
             AttemptResult::Failed { error, retry_after } => {
-                let attempt = delivery.failed + 1;
-                let Some(delay) = retry_delay(id, attempt) else { return vec![over(id, DeliveryEnd::Dead)] };
+                let (attempt, delay) = if delivery.scheduled > now.mono {
+                    (delivery.failed, Some(delivery.scheduled.since(now.mono)))
+                } else {
+                    (delivery.failed + 1, retry_delay(id, delivery.failed + 1))
+                };
+                let Some(delay) = delay else { return vec![over(id, DeliveryEnd::Dead)] };
                 let asked = retry_after.map(|patience| patience.min(RETRY_AFTER_MAX));
                 vec![Record::AttemptFailed {
                     id: id.clone(),
@@ -301,16 +313,19 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.queue(&id(7), run(1), EventKind::Stopped, Wall(0), now(0));
         let failure = AttemptResult::Failed { error: "500".into(), retry_after: None };
-        for base in RETRY_DELAYS {
-            let records = outbox.conclude(&id(7), &failure, Wall(0));
+        let mut at = now(0);
+        for (base, attempt) in RETRY_DELAYS.into_iter().zip(1..) {
+            let records = outbox.conclude(&id(7), &failure, at);
             let [Record::AttemptFailed { retry_in_ms, held: false, .. }] = records[..] else {
                 panic!("{records:?}")
             };
             let ratio = retry_in_ms as f64 / base.as_millis() as f64;
             assert!((0.899..=1.101).contains(&ratio), "{ratio}");
-            outbox.failed(&id(7), Wall(0), Duration::from_millis(retry_in_ms), false, "500", now(0));
+            let retry_in = Duration::from_millis(retry_in_ms);
+            outbox.failed(&id(7), attempt, at.wall, retry_in, false, "500", at);
+            at = Now { wall: at.wall.after(retry_in), mono: at.mono.after(retry_in) };
         }
-        let records = outbox.conclude(&id(7), &failure, Wall(0));
+        let records = outbox.conclude(&id(7), &failure, at);
         assert!(matches!(records[..], [Record::DeliveryOver { how: DeliveryEnd::Dead, .. }]));
     }
 
@@ -321,8 +336,8 @@ mod tests {
             outbox.queue(&id(seq), run(u128::from(seq)), EventKind::Stopped, Wall(0), now(0));
         }
         assert_eq!(outbox.start_due("default", now(0), &mut timers).len(), 3);
-        outbox.failed(&id(1), Wall(0), Duration::from_secs(300), false, "down", now(0));
-        outbox.failed(&id(2), Wall(0), Duration::from_secs(60), true, "429", now(0));
+        outbox.failed(&id(1), 1, Wall(0), Duration::from_secs(300), false, "down", now(0));
+        outbox.failed(&id(2), 1, Wall(0), Duration::from_secs(60), true, "429", now(0));
         outbox.over(&id(3));
         outbox.make_due("default", now(1));
         assert_eq!(outbox.start_due("default", now(1), &mut timers), vec![id(1)]);
@@ -330,10 +345,29 @@ mod tests {
     }
 
     #[test]
+    fn attempts_before_their_time_use_up_none_of_the_schedule() {
+        let mut outbox = Outbox::default();
+        outbox.queue(&id(1), run(1), EventKind::Stopped, Wall(0), now(0));
+        outbox.failed(&id(1), 1, Wall(0), Duration::from_secs(300), false, "500", now(0));
+        let failure = AttemptResult::Failed { error: "500".into(), retry_after: None };
+        for seconds in 1..=50 {
+            outbox.make_due("default", now(seconds));
+            let records = outbox.conclude(&id(1), &failure, now(seconds));
+            let [Record::AttemptFailed { attempt: 1, retry_in_ms, held: false, at, .. }] = records[..] else {
+                panic!("{records:?}")
+            };
+            outbox.failed(&id(1), 1, at, Duration::from_millis(retry_in_ms), false, "500", now(seconds));
+            assert_eq!(outbox.get(&id(1)).unwrap().due, now(300).mono, "the schedule goes on as it was");
+        }
+        let records = outbox.conclude(&id(1), &failure, now(300));
+        assert!(matches!(records[..], [Record::AttemptFailed { attempt: 2, .. }]), "{records:?}");
+    }
+
+    #[test]
     fn after_an_absence_only_the_rest_of_the_delay_is_waited_for() {
         let mut outbox = Outbox::default();
         outbox.queue(&id(1), run(1), EventKind::Stopped, Wall(0), now(0));
-        outbox.failed(&id(1), now(100).wall, Duration::from_secs(300), false, "down", now(250));
+        outbox.failed(&id(1), 1, now(100).wall, Duration::from_secs(300), false, "down", now(250));
         assert_eq!(outbox.get(&id(1)).unwrap().due, now(400).mono);
     }
 
@@ -343,7 +377,7 @@ mod tests {
         outbox.queue(&id(1), run(1), EventKind::Started, Wall(0), now(0));
         outbox.queue(&id(2), run(2), EventKind::Started, Wall(0), now(0));
         outbox.queue(&id(3), run(1), EventKind::Stopped, Wall(0), now(0));
-        let records = outbox.conclude(&id(3), &AttemptResult::Accepted, Wall(0));
+        let records = outbox.conclude(&id(3), &AttemptResult::Accepted, now(0));
         assert_eq!(records.len(), 2, "{records:?}");
         assert!(
             matches!(&records[1], Record::DeliveryOver { id, how: DeliveryEnd::Superseded, .. } if id.seq == 1)

@@ -579,7 +579,7 @@ impl Supervisor {
 
     pub(super) fn attempted(&mut self, now: Now, id: &DeliveryId, result: &AttemptResult, out: &mut Step) {
         let owed = self.outbox.get(id).map(|delivery| delivery.run);
-        for record in self.outbox.conclude(id, result, now.wall) {
+        for record in self.outbox.conclude(id, result, now) {
             let died = matches!(&record, Record::DeliveryOver { how: DeliveryEnd::Dead, .. });
             self.record(now, record, out);
             if let Some(run) = owed.filter(|_| died) {

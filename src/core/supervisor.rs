@@ -319,9 +319,10 @@ impl Supervisor {
                 self.counters.deliveries += 1;
                 self.outbox.queue(id, *run, *kind, *at, now);
             }
-            Record::AttemptFailed { id, at, retry_in_ms, held, error, .. } => {
+            Record::AttemptFailed { id, attempt, at, retry_in_ms, held, error } => {
                 self.counters.attempts_failed += 1;
-                self.outbox.failed(id, *at, Duration::from_millis(*retry_in_ms), *held, error, now);
+                let retry_in = Duration::from_millis(*retry_in_ms);
+                self.outbox.failed(id, *attempt, *at, retry_in, *held, error, now);
             }
             Record::DeliveryOver { id, how, .. } => {
                 self.counters.deliveries_dead += u64::from(*how == super::record::DeliveryEnd::Dead);
