@@ -113,8 +113,8 @@ impl Outbox {
         self.owed.insert(id.clone(), delivery);
     }
 
-    /// Notes a failed attempt, of the schedule or beside it: `attempt` of the schedule have failed by now. `at` is when it failed, so that a replay after hours of absence waits
-    /// only for what is left of the delay.
+    /// Notes a failed attempt, of the schedule or beside it: `attempt` of the schedule have failed by now. `at` is when
+    /// this one did, so that a replay after hours of absence waits only for what is left of the delay.
     #[expect(clippy::too_many_arguments, reason = "the parts of one record, taken apart once")]
     pub fn failed(
         &mut self,

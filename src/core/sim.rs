@@ -19,7 +19,7 @@ use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::outbox::{AttemptResult, Endpoint};
 use super::reattach::{Found, OrderFound, Seen, ShimFound};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
-use super::session::{Origin, Phase, Spec};
+use super::session::{Origin, Phase, Session, Spec};
 use super::supervisor::Settings;
 use super::vocab::{
     HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
@@ -1031,12 +1031,32 @@ impl World {
             assert!(!truth.planted, "a planted exit file was believed");
         }
         self.check_hooks();
+        self.check_memory();
         for record in &self.journal {
             if let Record::DeliveryQueued { id, kind, .. } = record
                 && kind.is_terminal()
             {
                 assert!(self.received.contains_key(id), "{id:?} was never delivered");
             }
+        }
+    }
+}
+
+/// What people read of a session that is over is the same after a restart.
+impl World {
+    fn check_memory(&self) {
+        let daemon = self.daemon.as_ref().expect("it came to rest");
+        let mut again = Supervisor::new(settings(self.boot));
+        self.journal.iter().for_each(|record| again.replay(record, self.now));
+        for (id, session) in self.runs.keys().filter_map(|id| Some((id, daemon.session(id.session)?))) {
+            if session.run_id() != *id || !session.is_settled() {
+                continue;
+            }
+            let read = |session: &Session| {
+                let run = &session.run;
+                (run.verdict.clone(), run.evidence.clone(), run.usage, run.leftovers)
+            };
+            assert_eq!(again.session(id.session).map(read), Some(read(session)), "{id}");
         }
     }
 }
@@ -1071,7 +1091,7 @@ impl World {
         }
     }
 
-    fn check_hook(&self, of: HookOf, session: &super::session::Session) {
+    fn check_hook(&self, of: HookOf, session: &Session) {
         let wanted = session.spec.hooks.script(of.kind).is_some();
         let begun = match of.kind {
             HookKind::OnCreate => session.run.started.is_some() && of.run.run == 1,

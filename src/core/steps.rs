@@ -352,7 +352,10 @@ impl Supervisor {
     }
 
     fn tree_left(&mut self, now: Now, id: RunId, count: u32, policy: Leftovers, out: &mut Step) {
-        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        // A look that was taken before the tree was seen gone, and is told after, is out of date.
+        let Some(session) = self.sessions.get_mut(&id.session).filter(|s| !s.run.tree_settled) else {
+            return;
+        };
         session.run.leftovers = LeftoverCount::Known(count);
         // The shim does this by itself while it lives; a dead one's duty falls to the daemon.
         let orphaned = session.run.fuse.shim != ShimSeen::MayLive;

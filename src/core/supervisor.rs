@@ -408,6 +408,7 @@ impl Supervisor {
             }
             Record::Ended { verdict, .. } => {
                 run.evidence.clone_from(&verdict.evidence);
+                run.usage = verdict.usage;
                 run.verdict = Some((**verdict).clone());
                 run.verdict_record = appended;
                 let lasted = verdict.decided.wall.since(run.begun.wall);
