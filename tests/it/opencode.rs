@@ -155,6 +155,8 @@ fn a_killed_opencode_failed_by_sigkill() {
     // One whole step, then silence: what that step used is known, and counts although nobody tells a sum.
     let id = stage.launch("victim", "[[tool:bash:true]] [[error:500]]", &[]);
     stage.asked(2);
+    // It may ask for the next step before it has written the end of the last.
+    until("the step to be written", || stage.daemon.stdout(&id).contains("\"step_finish\"").then_some(()));
     let leader = stage.leader(&id);
     assert!(command_of(leader.pid()).contains("opencode run --format json"), "{}", command_of(leader.pid()));
     leader.signal(9).expect("a live leader");
