@@ -234,7 +234,13 @@ fn put_aside(daemon: &Daemon, id: RunId) {
 }
 
 /// The verdict is durable: exits/ keeps undecided runs only.
+///
+/// Once: a second writer beside the first, or after it, could be killed and leave its half behind where no start looks for
+/// it, since the exit file that would lead there is put away already.
 pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
+    if !daemon.archiving.borrow_mut().insert(id) {
+        return;
+    }
     daemon.release_turn(id);
     hooks::verdict_archived(daemon, id);
     let files = daemon.home.run_files(id);
@@ -246,6 +252,10 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
         let size = spawn_blocking(move || {
             // An earlier try at the verdict's file, for one.
             super::perform::sweep_half_written(&files, false);
+            let written = fs::exists(dir.join(&name)).unwrap_or(false);
+            if written && !fs::exists(files.exit_path()).unwrap_or(true) {
+                return size_of(&dir);
+            }
             // In this order: an exit file that was moved away means that the verdict is there.
             if let Some(verdict) = verdict
                 && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
@@ -261,7 +271,9 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
             }
             size_of(&dir)
         });
-        if let Ok(bytes) = size.await {
+        let size = size.await;
+        daemon.archiving.borrow_mut().remove(&id);
+        if let Ok(bytes) = size {
             daemon.send(Event::Sized(id.session, bytes));
         }
     });

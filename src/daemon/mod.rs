@@ -28,7 +28,7 @@ mod stream;
 mod takeover;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,6 +134,8 @@ pub(crate) struct Daemon {
     /// Bytes of request bodies that may still come into memory.
     pub(crate) bodies: Semaphore,
     pub(crate) first_starts: launch::Turns,
+    /// Runs whose exit file is being put away.
+    pub(crate) archiving: RefCell<HashSet<RunId>>,
     /// Rung once, when the verdict of a session that somebody follows is durable.
     pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
     pub(crate) started: crate::core::vocab::Now,
@@ -307,6 +309,7 @@ impl Daemon {
             launches: Semaphore::new(limits::LAUNCHES_AT_ONCE_MAX),
             bodies: Semaphore::new(limits::BODIES_BYTES_MAX),
             first_starts: launch::Turns::default(),
+            archiving: RefCell::default(),
             ends: RefCell::default(),
             started: now,
             rebuilt: RefCell::default(),
