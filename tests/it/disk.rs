@@ -30,8 +30,7 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
     let timed = daemon.launch(&["--timeout", "1h"], "exec sleep 1000");
     let overdue = daemon.leader(&timed);
     let filler = disk.join("filler");
-    fill(&filler);
-    until_refused(&daemon);
+    until_full(&daemon, &filler);
     assert!(stdout(&daemon.run(["daemon", "status"])).contains("cannot be written"));
     // Running sessions and reads go on; the reserve is there for verdicts.
     assert_eq!(daemon.status(&ends)["status"], "running");
@@ -39,8 +38,7 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
     let record = daemon.ended(&ends);
     assert_eq!(record["exitCode"], 5, "{record:#}");
     // And now not even the reserve.
-    fill(&filler);
-    until_refused(&daemon);
+    until_full(&daemon, &filler);
     let mut stop =
         daemon.command(["stop", &stopped]).stderr(Stdio::piped()).spawn().expect("the command line runs");
     // Its deadline comes while nothing can be written at all.
@@ -77,6 +75,18 @@ fn a_full_disk_refuses_launches_and_loses_no_verdict() {
     daemon.is_well();
 }
 
+/// Full for good: what a refused launch or a file that did not fit had taken comes back a moment later, and is taken too.
+#[track_caller]
+fn until_full(daemon: &Daemon, filler: &Path) {
+    fill(filler);
+    let mut times_full = 0;
+    until("the disk to stay full", || {
+        until_refused(daemon);
+        times_full = if fill(filler) == 0 { times_full + 1 } else { 0 };
+        (times_full == 3).then_some(())
+    });
+}
+
 /// The journal has some space of its own: launches use it up, each of which fails and says why.
 #[track_caller]
 fn until_refused(daemon: &Daemon) {
@@ -89,12 +99,15 @@ fn until_refused(daemon: &Daemon) {
     });
 }
 
-/// Takes all the space there is.
-fn fill(filler: &Path) {
+/// Takes all the space there is, and says how much that was.
+fn fill(filler: &Path) -> u64 {
     let mut file = fs::File::options().append(true).create(true).open(filler).expect("a filler");
+    let length = |file: &fs::File| file.metadata().expect("our own file").len();
+    let before = length(&file);
     for size in [1 << 16, 1 << 10, 1] {
         while file.write_all(&vec![0; size]).is_ok() {}
     }
+    length(&file) - before
 }
 
 #[test]
