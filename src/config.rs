@@ -4,6 +4,8 @@
 //! default. Secrets have no `Debug`.
 
 mod adapters;
+pub mod target;
+pub mod webhooks;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +22,8 @@ use crate::core::vocab::Leftovers;
 use crate::limits;
 use crate::sys::BackendChoice;
 
+use webhooks::{RawWebhook, Webhook};
+
 /// The file as written. Keys of the earlier tool are among them.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +36,10 @@ struct RawConfig {
     leftovers: Option<Leftovers>,
     webhook_url: Option<String>,
     webhook_secret: Option<Secret>,
+    #[serde(default)]
+    webhooks: Vec<RawWebhook>,
+    #[serde(default)]
+    notify_allow_private: bool,
     /// Absent: the default address. Null: no listener.
     #[serde(default, deserialize_with = "present")]
     metrics_addr: Option<Option<String>>,
@@ -45,7 +53,7 @@ struct RawConfig {
 }
 
 /// The keys of the file, for the nearest name of a mistyped one.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "adapter",
     "model",
     "cwd",
@@ -54,6 +62,8 @@ const KEYS: [&str; 15] = [
     "leftovers",
     "webhook_url",
     "webhook_secret",
+    "webhooks",
+    "notify_allow_private",
     "metrics_addr",
     "durability",
     "backend",
@@ -98,15 +108,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where events are delivered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Webhook {
-    pub name: String,
-    pub url: String,
-    pub secret: Option<Secret>,
-    pub timeout: Duration,
-}
-
 /// The configuration as meant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -118,6 +119,8 @@ pub struct Config {
     pub grace: Duration,
     pub leftovers: Leftovers,
     pub webhooks: Vec<Webhook>,
+    /// Whether a launch may name a URL inside this host's networks.
+    pub notify_allow_private: bool,
     /// Where metrics are served beside the socket; `None` = nowhere.
     pub metrics_addr: Option<String>,
     pub durability: Durability,
@@ -235,8 +238,9 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
         timeout: (!timeout.is_zero()).then_some(timeout),
         grace,
         leftovers: raw.leftovers.unwrap_or_default(),
-        webhooks: webhooks(raw.webhook_url, raw.webhook_secret, env)
-            .map_err(|what| wrong("webhook_url", what))?,
+        webhooks: webhooks::webhooks(raw.webhook_url, raw.webhook_secret, raw.webhooks, env)
+            .map_err(|(key, what)| wrong(key, what))?,
+        notify_allow_private: raw.notify_allow_private,
         metrics_addr: raw.metrics_addr.unwrap_or_else(|| Some("127.0.0.1:9200".to_owned())),
         durability: raw.durability.unwrap_or_default(),
         backend,
@@ -245,22 +249,6 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
         sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
         adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
     })
-}
-
-fn webhooks(
-    url: Option<String>,
-    secret: Option<Secret>,
-    env: &BTreeMap<String, String>,
-) -> Result<Vec<Webhook>, String> {
-    let from_env = |key: &str| env.get(key).filter(|value| !value.is_empty()).cloned();
-    let secret = from_env("AGENTCTL_WEBHOOK_SECRET").map(Secret).or(secret);
-    let Some(url) = from_env("AGENTCTL_WEBHOOK_URL").or(url) else { return Ok(Vec::new()) };
-    let parsed: hyper::Uri = url.parse().map_err(|error| format!("\"{url}\" is no URL: {error}"))?;
-    match (parsed.scheme_str(), parsed.host()) {
-        (Some("http" | "https"), Some(_)) => {}
-        (_, _) => return Err(format!("\"{url}\" is no http:// or https:// URL")),
-    }
-    Ok(vec![Webhook { name: "default".into(), url, secret, timeout: limits::WEBHOOK_TIMEOUT }])
 }
 
 /// A duration as people write it (`500ms`, `20s`, `3h`); `0` means none.
@@ -326,7 +314,7 @@ mod tests {
             parse(Path::new("c"), r#"{"webhook_url":"http://127.0.0.1:1/x","webhook_secret":"s3cret"}"#)
                 .unwrap();
         let config = mean(Path::new("c"), raw, &env).unwrap();
-        assert_eq!(config.webhooks[0].secret.as_ref().unwrap().reveal(), "hunter2");
+        assert_eq!(config.webhooks[0].secrets[0].reveal(), "hunter2");
         let shown = format!("{config:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("s3cret"), "{shown}");
     }

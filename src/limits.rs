@@ -66,6 +66,26 @@ pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 pub const WEBHOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A whole attempt at a delivery, unless configured.
 pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest that an attempt may be configured to take.
+pub const WEBHOOK_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Endpoints of the configuration.
+pub const WEBHOOKS_MAX: usize = 200;
+/// Secrets of one endpoint that sign at once.
+pub const SECRETS_MAX: usize = 8;
+/// The most attempts that may be configured; beyond the schedule they come once a day.
+pub const ATTEMPTS_MAX: u32 = 100;
+/// An answer is read so far, for its connection to be used again; beyond it the connection is closed.
+pub const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// And so long, once its status is known.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// So much of a refusal is kept for people.
+pub const ANSWER_CHARS_KEPT: usize = 200;
+/// Deliveries that one answer lists.
+pub const DELIVERIES_PAGE: usize = 10_000;
+/// Receivers that one launch may name.
+pub const NOTIFY_MAX: usize = 8;
+/// Attempts under way at once at URLs that launches named, all together.
+pub const AD_HOC_ATTEMPTS_MAX: usize = 64;
 /// Records committed together.
 pub const COMMIT_BATCH_MAX: usize = 1_000;
 /// Records that are worth no commit of their own wait so long for others.

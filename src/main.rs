@@ -32,6 +32,12 @@ fn main() -> ExitCode {
 }
 
 fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, String)> {
+    if let Some(refusal) = cli::inside_a_session() {
+        if detach {
+            tell_parent(&refusal);
+        }
+        return Err((1, refusal));
+    }
     if detach && let Err(error) = rustix::process::setsid() {
         return Err((1, format!("leave the terminal: {error}")));
     }

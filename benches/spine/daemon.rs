@@ -27,9 +27,12 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(durability: &str) -> Outcome<Self> {
+        Self::start_with(json!({"metrics_addr": null, "durability": durability}))
+    }
+
+    pub(crate) fn start_with(config: Value) -> Outcome<Self> {
         let home = tempfile::Builder::new().prefix("agentctl-bench-").tempdir()?;
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700))?;
-        let config = json!({"metrics_addr": null, "durability": durability});
         fs::write(home.path().join("config.json"), config.to_string())?;
         let child = command(home.path()).args(["daemon", "run"]).spawn()?;
         let daemon = Self { home, child };

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -22,7 +22,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::daemon::Daemon;
+use crate::daemon::{Client, Daemon};
 use crate::proc::mono_ns;
 use crate::report::{Report, Spread};
 
@@ -30,10 +30,10 @@ use crate::report::{Report, Spread};
 pub(crate) const DIE_WHEN_TOLD: &str = "--die-when-told";
 
 /// Between two exits, so that nothing of the last one is still at work.
-const CALM: Duration = Duration::from_millis(20);
+pub(crate) const CALM: Duration = Duration::from_millis(20);
 
 /// Neither watcher may take so long.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The leader: waits for a byte, writes down the time, ends.
 pub(crate) fn die_when_told(gate: &str, stamp: &str) -> Outcome<()> {
@@ -44,36 +44,23 @@ pub(crate) fn die_when_told(gate: &str, stamp: &str) -> Outcome<()> {
 }
 
 /// What a watcher saw, and when.
-type Seen<T> = Receiver<(T, u64)>;
+pub(crate) type Seen<T> = Receiver<(T, u64)>;
 
 pub(crate) fn measure(daemon: &Daemon, durability: &str, count: usize, report: &mut Report) -> Outcome<()> {
     let floor = Floor::start()?;
     let events = follow(daemon)?;
     let mut client = daemon.client()?;
     let mut committer = Committer::beside(daemon.home())?;
-    let leader = std::env::current_exe()?;
-    let leader = leader.to_str().ok_or("a path that is text")?;
     let scratch = tempfile::tempdir_in("/dev/shm")?;
     let (mut raw, mut told, mut more, mut commits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for n in 0..count {
-        let gate = scratch.path().join(format!("gate.{n}"));
-        let stamp = scratch.path().join(format!("stamp.{n}"));
-        mknodat(CWD, &gate, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
-        fs::write(&stamp, [0; 8])?;
-        let record = client.launch(&[leader, DIE_WHEN_TOLD, text(&gate)?, text(&stamp)?])?;
-        let id = record["id"].as_str().ok_or("a record with an id")?.to_owned();
-        let pid =
-            record["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).ok_or("a pid")?;
-        let watched = floor.watch(pid, n)?;
-        let mut gate = File::options().read(true).write(true).open(gate)?;
-        thread::sleep(CALM);
-        gate.write_all(b"x")?;
+        let leader = Leader::launch(&mut client, scratch.path(), n)?;
+        let watched = floor.watch(leader.pid, n)?;
+        let gate = leader.end()?;
         let floor_at = wait_for(&floor.seen, &n)?;
-        let event_at = wait_for(&events, &id)?;
-        drop(watched);
-        let mut died = [0; 8];
-        File::open(&stamp)?.read_exact(&mut died)?;
-        let died = u64::from_le_bytes(died);
+        let event_at = wait_for(&events, &leader.id)?;
+        drop((watched, gate));
+        let died = leader.died()?;
         raw.push(floor_at.saturating_sub(died));
         told.push(event_at.saturating_sub(died));
         more.push(event_at.saturating_sub(floor_at));
@@ -82,6 +69,44 @@ pub(crate) fn measure(daemon: &Daemon, durability: &str, count: usize, report: &
     }
     judge(durability, [raw, told, more, commits].map(Spread::of), report);
     Ok(())
+}
+
+/// A session whose leader ends when it is told to, and writes down when.
+pub(crate) struct Leader {
+    pub(crate) id: String,
+    pub(crate) pid: Pid,
+    gate: PathBuf,
+    stamp: PathBuf,
+}
+
+impl Leader {
+    /// The `n`th of this directory.
+    pub(crate) fn launch(client: &mut Client, scratch: &Path, n: usize) -> Outcome<Self> {
+        let gate = scratch.join(format!("gate.{n}"));
+        let stamp = scratch.join(format!("stamp.{n}"));
+        mknodat(CWD, &gate, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+        fs::write(&stamp, [0; 8])?;
+        let program = std::env::current_exe()?;
+        let record = client.launch(&[text(&program)?, DIE_WHEN_TOLD, text(&gate)?, text(&stamp)?])?;
+        let id = record["id"].as_str().ok_or("a record with an id")?.to_owned();
+        let pid = record["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        Ok(Self { id, pid: pid.ok_or("a pid")?, gate, stamp })
+    }
+
+    /// Lets it end, once nothing of what was before is still at work. The answer is held until it has.
+    pub(crate) fn end(&self) -> Outcome<File> {
+        let mut gate = File::options().read(true).write(true).open(&self.gate)?;
+        thread::sleep(CALM);
+        gate.write_all(b"x")?;
+        Ok(gate)
+    }
+
+    /// When it ended, by its own reading of the clock.
+    pub(crate) fn died(&self) -> Outcome<u64> {
+        let mut died = [0; 8];
+        File::open(&self.stamp)?.read_exact(&mut died)?;
+        Ok(u64::from_le_bytes(died))
+    }
 }
 
 fn judge(durability: &str, [raw, told, more, commit]: [Spread; 4], report: &mut Report) {
@@ -103,7 +128,7 @@ fn text(path: &Path) -> Outcome<&str> {
     path.to_str().ok_or_else(|| "a path that is text".into())
 }
 
-fn wait_for<T: PartialEq>(seen: &Seen<T>, wanted: &T) -> Outcome<u64> {
+pub(crate) fn wait_for<T: PartialEq>(seen: &Seen<T>, wanted: &T) -> Outcome<u64> {
     loop {
         let (what, at) = seen.recv_timeout(PATIENCE).map_err(|_| "an exit was not seen")?;
         if what == *wanted {
@@ -113,13 +138,13 @@ fn wait_for<T: PartialEq>(seen: &Seen<T>, wanted: &T) -> Outcome<u64> {
 }
 
 /// The floor: nothing but epoll on pidfds.
-struct Floor {
+pub(crate) struct Floor {
     epoll: Arc<OwnedFd>,
-    seen: Seen<usize>,
+    pub(crate) seen: Seen<usize>,
 }
 
 impl Floor {
-    fn start() -> Outcome<Self> {
+    pub(crate) fn start() -> Outcome<Self> {
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let (tell, seen) = channel();
         let watching = Arc::clone(&epoll);
@@ -147,7 +172,7 @@ impl Floor {
     }
 
     /// Watches once; the process is forgotten when the answer is dropped.
-    fn watch(&self, pid: Pid, number: usize) -> Outcome<OwnedFd> {
+    pub(crate) fn watch(&self, pid: Pid, number: usize) -> Outcome<OwnedFd> {
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
         epoll::add(&*self.epoll, &pidfd, epoll::EventData::new_u64(number as u64), flags)?;
@@ -180,13 +205,13 @@ fn follow(daemon: &Daemon) -> Outcome<Seen<String>> {
 }
 
 /// What one durable commit costs in this directory, at the least.
-struct Committer {
+pub(crate) struct Committer {
     db: Connection,
     body: String,
 }
 
 impl Committer {
-    fn beside(home: &Path) -> Outcome<Self> {
+    pub(crate) fn beside(home: &Path) -> Outcome<Self> {
         let db = Connection::open(home.join("floor.db"))?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
@@ -199,7 +224,7 @@ impl Committer {
         Ok(Self { db, body: json!({ "body": "x".repeat(2_000) }).to_string() })
     }
 
-    fn commit(&mut self) -> Outcome<u64> {
+    pub(crate) fn commit(&mut self) -> Outcome<u64> {
         let begun = mono_ns();
         self.db.prepare_cached("INSERT INTO floor (body) VALUES (?1)")?.execute([&self.body])?;
         Ok(mono_ns() - begun)

@@ -12,6 +12,7 @@ mod idle;
 mod launches;
 mod proc;
 mod report;
+mod webhooks;
 
 use std::env;
 use std::error::Error;
@@ -64,6 +65,10 @@ fn measure() -> Outcome<()> {
     for durability in ["normal", "full"] {
         eprintln!("{} exits, durability {durability} ...", extent.exits);
         exits::measure(&Daemon::start(durability)?, durability, extent.exits, &mut report)?;
+    }
+    for durability in ["normal", "full"] {
+        eprintln!("{} webhooks, durability {durability} ...", extent.exits);
+        webhooks::measure(durability, extent.exits, &mut report)?;
     }
     let daemon = Daemon::start("normal")?;
     idle::memory_when_empty(&daemon, &mut report)?;

@@ -30,6 +30,16 @@ impl Failure {
     }
 }
 
+/// Why no daemon is to be started from here: it would end with the session that it is in.
+pub fn inside_a_session() -> Option<String> {
+    let session = std::env::var("AGENTCTL_SESSION_ID").ok().filter(|id| !id.is_empty())?;
+    let short: String = session.chars().take(8).collect();
+    Some(format!(
+        "this is inside a session ({short}), and a daemon that is started here would end with it; outside, run: agentctl \
+         daemon start (for one that is to end with the session, as in a test: unset AGENTCTL_SESSION_ID)"
+    ))
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::new(1, error.to_string())
@@ -80,6 +90,9 @@ pub enum Command {
     Doctor(JsonFlag),
     /// List the agents that can be launched, and whether their programs are here
     Adapters(JsonFlag),
+    /// Show and steer webhooks: endpoints, deliveries, retries
+    #[command(subcommand)]
+    Webhooks(WebhooksCommand),
     /// Run, start or stop the daemon
     #[command(subcommand)]
     Daemon(DaemonCommand),
@@ -137,6 +150,9 @@ pub struct LaunchArgs {
     /// Leave the agent's own permission rules in force
     #[arg(long)]
     pub safe: bool,
+    /// Tell this endpoint, or this URL, of the end; may be repeated
+    #[arg(long, value_name = "URL|NAME")]
+    pub notify: Vec<String>,
     /// Callback key passed through to the webhook's meta
     #[arg(long, value_name = "KEY")]
     pub callback_session: Option<String>,
@@ -342,6 +358,70 @@ pub struct JsonFlag {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum WebhooksCommand {
+    /// List endpoints and how they do
+    Endpoints(JsonFlag),
+    /// List deliveries that are owed or were given up
+    List {
+        /// Those that arrived or were superseded too
+        #[arg(short, long)]
+        all: bool,
+        /// Only this state
+        #[arg(long, value_name = "STATE", value_parser = ["owed", "delivered", "dead", "superseded"])]
+        state: Vec<String>,
+        /// Only this endpoint
+        #[arg(long, value_name = "NAME")]
+        endpoint: Option<String>,
+        /// Only this session
+        #[arg(long, value_name = "ID")]
+        session: Option<String>,
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a delivery, its attempts and its body
+    Show {
+        /// Its id in the list, or the event's id as the receiver saw it
+        id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send deliveries now, also those that were given up
+    Retry {
+        /// Ids of deliveries
+        #[arg(required_unless_present = "failed", conflicts_with = "failed")]
+        ids: Vec<String>,
+        /// All that were given up, or have failed and wait
+        #[arg(long)]
+        failed: bool,
+        /// With --failed: only this endpoint
+        #[arg(long, value_name = "NAME", requires = "failed")]
+        endpoint: Option<String>,
+    },
+    /// Send all deliveries since a time again, also those that arrived: same ids, same bytes
+    Replay {
+        /// A time (2026-11-22T09:00:00Z), or how long ago (2h)
+        #[arg(long, value_name = "TIME", value_parser = commands::webhooks::parse_since)]
+        since: crate::core::vocab::Wall,
+        /// Only this endpoint
+        #[arg(long, value_name = "NAME")]
+        endpoint: Option<String>,
+    },
+    /// Send nothing to an endpoint any more; what there is to send waits
+    Pause { name: String },
+    /// Send to a paused endpoint again, beginning with all that waits
+    Resume { name: String },
+    /// Send a marked test event to an endpoint and print the answer
+    Test {
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -79,6 +79,23 @@ fn lay_out(mut rows: Vec<Vec<String>>) -> io::Result<()> {
     let columns = rows.first().map_or(0, Vec::len);
     let dashes = (0..columns).map(|at| "-".repeat(widest(&rows, at))).collect();
     rows.insert(1, dashes);
+    print_rows(rows)
+}
+
+/// A table of any kind: as wide as it is on a terminal that can hold it, else the last column gives way.
+pub(crate) fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> io::Result<()> {
+    let mut all = vec![header.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()];
+    all.extend(rows.map(|row| row.iter().map(|cell| one_line(cell)).collect()));
+    let last = header.len() - 1;
+    let others: usize = (0..last).map(|at| widest(&all, at) + 2).sum();
+    let allowed = width().saturating_sub(others).max(12);
+    all.iter_mut().for_each(|row| row[last] = shorten(&row[last], allowed, false));
+    let dashes = (0..header.len()).map(|at| "-".repeat(widest(&all, at))).collect();
+    all.insert(1, dashes);
+    print_rows(all)
+}
+
+fn print_rows(rows: Vec<Vec<String>>) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     for row in rows {

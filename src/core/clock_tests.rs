@@ -24,7 +24,13 @@ fn run() -> RunId {
 fn running() -> Supervisor {
     let kinds = vec![EventKind::Stopped, EventKind::Error];
     let mut supervisor = Supervisor::new(Settings {
-        endpoints: vec![super::outbox::Endpoint { name: "hook".into(), kinds }],
+        endpoints: vec![super::outbox::Endpoint {
+            name: "hook".into(),
+            kinds,
+            adapters: Vec::new(),
+            attempts_max: 10,
+            paused: false,
+        }],
         retention: Duration::from_secs(7 * 24 * 3600),
         disk_max_bytes: u64::MAX,
         sessions_max: 10,

@@ -21,6 +21,7 @@ pub struct Counters {
     pub durations: [u64; 7],
     pub duration_sum_s: f64,
     pub deliveries: u64,
+    pub attempts: u64,
     pub attempts_failed: u64,
     pub deliveries_dead: u64,
     /// Exit files that the kernel or the record contradicted.

@@ -8,6 +8,7 @@
 mod activity;
 pub mod agent;
 pub mod counters;
+pub mod deliveries;
 mod evidence_list;
 pub mod fuse;
 pub mod hooks;
@@ -26,6 +27,8 @@ pub mod vocab;
 #[cfg(test)]
 mod clock_tests;
 #[cfg(test)]
+mod delivery_tests;
+#[cfg(test)]
 mod fuse_tests;
 #[cfg(test)]
 mod sim;
@@ -35,8 +38,9 @@ use std::time::Duration;
 pub use supervisor::{Settings, Supervisor};
 
 use agent::AgentEvent;
+use deliveries::Again;
 use fuse::{Evidence, Rejection};
-use outbox::AttemptResult;
+use outbox::Attempt;
 use record::{DeliveryId, Record, RequestKey};
 use refusal::Refusal;
 use session::{Origin, Spec};
@@ -54,7 +58,7 @@ pub enum Event {
     /// The agent of a run said something.
     Agent(RunId, AgentEvent),
     /// An attempt at a delivery is over.
-    Attempted(DeliveryId, AttemptResult),
+    Attempted(DeliveryId, Attempt),
     /// The timer fired, or might have.
     Timer,
     /// All records up to this number are durable.
@@ -163,6 +167,13 @@ pub enum Request {
     },
     /// Forget all ended sessions that owe nothing.
     Prune,
+    /// Send these deliveries now, also those that are over.
+    Redeliver(Vec<Again>),
+    /// Send nothing to an endpoint any more, or again.
+    SetPaused {
+        endpoint: String,
+        paused: bool,
+    },
 }
 
 /// The answers.
@@ -180,6 +191,10 @@ pub enum Reply {
     Extended(SessionId),
     /// So many sessions were forgotten.
     Pruned(usize),
+    /// So many deliveries are on their way.
+    Redelivered(usize),
+    /// The endpoint is as asked.
+    Endpoint(String),
     /// A correct no.
     Refused(Refusal),
 }

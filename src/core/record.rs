@@ -63,15 +63,30 @@ pub enum Record {
     /// Nothing of the tree is left, or nobody can tell any more.
     TreeSettled { run: RunId, leftovers: LeftoverCount, usage: Option<Usage>, at: Now },
     /// An event of the public stream. Its body is rendered when it is committed.
-    Event { seq: u64, kind: EventKind, run: Option<RunId>, at: Wall, fires_at: Option<Wall> },
-    /// An endpoint is to hear of an event.
-    DeliveryQueued { id: DeliveryId, run: RunId, kind: EventKind, at: Wall },
+    Event {
+        seq: u64,
+        kind: EventKind,
+        run: Option<RunId>,
+        at: Wall,
+        fires_at: Option<Wall>,
+        /// The endpoint that it is about, if it is about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+    },
+    /// An endpoint is to hear of an event; `run` is none where the event is about no session.
+    DeliveryQueued { id: DeliveryId, run: Option<RunId>, kind: EventKind, at: Wall },
+    /// An attempt was made. For people: what follows from it is in the records after it.
+    Attempted { id: DeliveryId, at: Wall, took_ms: u64, status: Option<u16>, error: Option<String> },
     /// An attempt failed; the next one is due `retry_in_ms` after `at`.
     AttemptFailed { id: DeliveryId, attempt: u32, at: Wall, retry_in_ms: u64, held: bool, error: String },
     /// Nothing more will be sent.
     DeliveryOver { id: DeliveryId, at: Wall, how: DeliveryEnd },
     /// A hook of a run has ended; its start is the creation of the hidden session that it is.
     HookEnded { run: RunId, hook: HookKind, verdict: Box<Verdict> },
+    /// A delivery that was over is owed again, from its first attempt on; `at` is when it was first queued.
+    DeliveryRevived { id: DeliveryId, run: Option<RunId>, kind: EventKind, at: Wall },
+    /// How an endpoint does, from now on.
+    EndpointHealth { endpoint: String, health: Health },
     /// The journal had lost the session, or its end, and it was rebuilt from its files; what is not known any more.
     Rebuilt { session: SessionId, at: Wall, note: String },
     /// The session was forgotten: by retention, or by request.
@@ -97,6 +112,60 @@ pub struct DeliveryId {
     pub endpoint: String,
 }
 
+impl DeliveryId {
+    /// What separates the parts of the name of an endpoint that only launches name; no configured one has it.
+    pub const AD_HOC_MARK: char = ':';
+
+    /// Whether it goes to a URL that a launch named, and the configuration does not know.
+    pub fn is_ad_hoc(&self) -> bool {
+        is_ad_hoc(&self.endpoint)
+    }
+}
+
+/// Whether this is the name of a URL that a launch named, and the configuration does not know.
+pub fn is_ad_hoc(endpoint: &str) -> bool {
+    endpoint.contains(DeliveryId::AD_HOC_MARK)
+}
+
+/// How an endpoint does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The first attempt that failed with no success after it.
+    pub failing_since: Option<Wall>,
+    /// Nothing is sent.
+    pub paused: Option<Pause>,
+}
+
+/// Since when an endpoint is paused, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    pub at: Wall,
+    pub why: PauseReason,
+}
+
+/// Why an endpoint is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseReason {
+    /// Somebody asked for it.
+    Asked,
+    /// It answered 410 Gone.
+    Gone,
+    /// No attempt has succeeded for days.
+    Failing,
+}
+
+impl PauseReason {
+    /// The public word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Gone => "gone",
+            Self::Failing => "failing",
+        }
+    }
+}
+
 /// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -120,13 +189,14 @@ pub enum EventKind {
     Stopped,
     Error,
     DeliveryDead,
+    EndpointPaused,
     /// A later run of a session has started.
     Resumed,
 }
 
 impl EventKind {
     /// Every type that there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Started,
         Self::Resumed,
         Self::Idle,
@@ -135,6 +205,7 @@ impl EventKind {
         Self::Stopped,
         Self::Error,
         Self::DeliveryDead,
+        Self::EndpointPaused,
     ];
 
     /// The public name.
@@ -148,6 +219,7 @@ impl EventKind {
             Self::Error => "session.error",
             Self::DeliveryDead => "delivery.dead",
             Self::Resumed => "session.resumed",
+            Self::EndpointPaused => "endpoint.paused",
         }
     }
 
@@ -160,6 +232,11 @@ impl EventKind {
     /// Whether it says that a run is over.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Error)
+    }
+
+    /// Whether it is about deliveries, and not about a session's life.
+    pub fn is_about_deliveries(self) -> bool {
+        matches!(self, Self::DeliveryDead | Self::EndpointPaused)
     }
 
     /// The event of a run's start.

@@ -29,4 +29,8 @@ pub enum Refusal {
     Recovering,
     #[error("the daemon already supervises {0} sessions, its limit; stop one first, or raise sessions_max")]
     TooMany(usize),
+    #[error("no endpoint is named {0}; agentctl webhooks endpoints lists them")]
+    NoEndpoint(String),
+    #[error("the configuration pauses the endpoint {0}; set paused to false there, and restart the daemon")]
+    PausedByConfiguration(String),
 }

@@ -63,6 +63,29 @@ pub struct Spec {
     /// It is itself such a script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_of: Option<HookOf>,
+    /// Who is to hear of the end, beside those who hear of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<Notify>,
+}
+
+/// Somebody whom a launch named to be told of the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Its URL, where the configuration does not know it.
+    pub url: Option<HiddenText>,
+}
+
+/// A text that may hold a token: kept, and shown nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HiddenText(pub String);
+
+impl std::fmt::Debug for HiddenText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 impl Spec {
@@ -89,6 +112,7 @@ impl Spec {
             native_id: None,
             hooks: Hooks::default(),
             hook_of: None,
+            notify: Vec::new(),
         }
     }
 }

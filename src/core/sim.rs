@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::agent::{AgentEvent, AgentReport};
 use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
-use super::outbox::{AttemptResult, Endpoint};
+use super::outbox::{Attempt, AttemptResult, Endpoint};
 use super::reattach::{Found, OrderFound, Seen, ShimFound};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
 use super::session::{Origin, Phase, Session, Spec};
@@ -154,7 +154,13 @@ fn leader_id(run: RunId, boot: u64) -> ProcessId {
 fn settings(boot: u64) -> Settings {
     let kinds = vec![EventKind::Started, EventKind::Stopped, EventKind::Error];
     Settings {
-        endpoints: vec![Endpoint { name: "hook".into(), kinds }],
+        endpoints: vec![Endpoint {
+            name: "hook".into(),
+            kinds,
+            adapters: Vec::new(),
+            attempts_max: 10,
+            paused: false,
+        }],
         retention: Duration::from_secs(7 * 24 * 3600),
         disk_max_bytes: u64::MAX,
         sessions_max: 1000,
@@ -434,7 +440,8 @@ impl World {
             let retry_after = self.dice.one_in(4).then(|| Duration::from_secs(30));
             AttemptResult::Failed { error: "refused".into(), retry_after }
         };
-        self.notices.push(Event::Attempted(id, result));
+        let attempt = Attempt { took: Duration::from_millis(1), status: None, result };
+        self.notices.push(Event::Attempted(id, attempt));
     }
 
     fn rescan(&mut self, id: RunId) {
@@ -936,6 +943,8 @@ impl World {
             | Reply::NotYetStopped(_)
             | Reply::Extended(_)
             | Reply::Pruned(_)
+            | Reply::Redelivered(_)
+            | Reply::Endpoint(_)
             | Reply::Refused(_) => {}
         }
     }

@@ -10,8 +10,7 @@ use super::fuse::{
     Decision, End, Evidence, Need, Outcome, Prong, Rejection, ShimSeen, StopCause, Taken, TreeSeen,
 };
 use super::hooks::HookKind;
-use super::outbox::AttemptResult;
-use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
+use super::record::{EventKind, Record};
 use super::refusal::Refusal;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Phase, Session, StopStep};
 use super::supervisor::{Settings, Supervisor, WaitFor, Waiter};
@@ -580,38 +579,6 @@ impl Supervisor {
         self.timers.set(Timer::StopStep(id), kill_at);
     }
 
-    pub(super) fn attempted(&mut self, now: Now, id: &DeliveryId, result: &AttemptResult, out: &mut Step) {
-        let owed = self.outbox.get(id).map(|delivery| delivery.run);
-        for record in self.outbox.conclude(id, result, now) {
-            let died = matches!(&record, Record::DeliveryOver { how: DeliveryEnd::Dead, .. });
-            self.record(now, record, out);
-            if let Some(run) = owed.filter(|_| died) {
-                self.publish(now, EventKind::DeliveryDead, run, None, out);
-            }
-        }
-        if matches!(result, AttemptResult::Accepted) {
-            self.outbox.make_due(&id.endpoint, now);
-        }
-        self.start_attempts(now, &id.endpoint, out);
-    }
-
-    fn start_all_attempts(&mut self, now: Now, out: &mut Step) {
-        let endpoints: Vec<_> =
-            self.settings.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
-        for endpoint in endpoints {
-            self.start_attempts(now, &endpoint, out);
-        }
-    }
-
-    pub(super) fn start_attempts(&mut self, now: Now, endpoint: &str, out: &mut Step) {
-        let known = self.settings.endpoints.iter().any(|known| known.name == endpoint);
-        if !self.recovered || !known {
-            return;
-        }
-        let started = self.outbox.start_due(endpoint, now, &mut self.timers);
-        out.effects.extend(started.into_iter().map(Effect::Deliver));
-    }
-
     pub(super) fn sized(&mut self, now: Now, id: SessionId, bytes: u64, out: &mut Step) {
         if !self.sessions.contains_key(&id) {
             return;
@@ -630,7 +597,7 @@ impl Supervisor {
         }
         self.forget_old(now, out);
         self.forget_excess(now, out);
-        // What waited for an endpoint that was not configured can go out.
+        // What waited for an endpoint that was not configured, or paused, can go out.
         self.start_all_attempts(now, out);
     }
 
@@ -671,13 +638,14 @@ impl Supervisor {
         }
     }
 
-    /// Forgets a session that has ended, is settled and owes nothing.
+    /// Forgets a session that has ended, is settled and owes nothing that is on its way.
     pub(super) fn forget(&mut self, now: Now, id: SessionId, out: &mut Step) -> bool {
         let forgettable = self.sessions.get(&id).is_some_and(|session| {
             let run = session.run_id();
-            session.is_settled() && self.may_tell(session) && !self.outbox.owes(run) && !self.has_hook(run)
+            session.is_settled() && self.may_tell(session) && !self.keeps(session.id) && !self.has_hook(run)
         });
         if forgettable {
+            self.drop_owed(now, id, out);
             self.record(now, Record::Pruned { session: id }, out);
             out.effects.push(Effect::Remove(id));
         }

@@ -11,7 +11,7 @@ use super::counters::Counters;
 use super::fuse::Outcome;
 use super::hooks::HookState;
 use super::outbox::{Endpoint, Outbox};
-use super::record::{EventKind, Record, RequestKey};
+use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
 use super::session::{EvidenceEntry, Origin, Progress, Run, Session, Spec, StopStep};
 use super::timers::{Timer, Timers};
@@ -118,7 +118,7 @@ impl Supervisor {
             Event::Abandoned(to) => self.abandon(to),
             Event::Evidence(run, evidence) => self.evidence(now, run, evidence, &mut out),
             Event::Agent(run, said) => self.agent(now, run, &said, &mut out),
-            Event::Attempted(id, result) => self.attempted(now, &id, &result, &mut out),
+            Event::Attempted(id, attempt) => self.attempted(now, &id, &attempt, &mut out),
             Event::Timer => {}
             Event::Durable(upto) => self.durable_upto(upto, &mut out),
             Event::Journal(health) => {
@@ -172,6 +172,8 @@ impl Supervisor {
             Request::Extend { session, by } => self.extend(now, to, session, by, out),
             Request::Wait { session } => self.wait(to, session, out),
             Request::Prune => self.prune(now, to, out),
+            Request::Redeliver(all) => self.redeliver(now, to, all, out),
+            Request::SetPaused { endpoint, paused } => self.set_paused(now, to, endpoint, paused, out),
         }
     }
 
@@ -260,29 +262,6 @@ impl Supervisor {
         out.records.push(record);
     }
 
-    /// Makes the record of a public event, and of what endpoints are owed for it.
-    pub(super) fn publish(
-        &mut self,
-        now: Now,
-        kind: EventKind,
-        run: RunId,
-        fires_at: Option<Wall>,
-        out: &mut Step,
-    ) {
-        if self.sessions.get(&run.session).is_some_and(Session::is_hidden) {
-            return;
-        }
-        let seq = self.seq + 1;
-        self.record(now, Record::Event { seq, kind, run: Some(run), at: now.wall, fires_at }, out);
-        let hearing = self.settings.endpoints.iter().filter(|endpoint| endpoint.kinds.contains(&kind));
-        let names: Vec<_> = hearing.map(|endpoint| endpoint.name.clone()).collect();
-        for endpoint in names {
-            let id = super::record::DeliveryId { seq, endpoint: endpoint.clone() };
-            self.record(now, Record::DeliveryQueued { id, run, kind, at: now.wall }, out);
-            self.start_attempts(now, &endpoint, out);
-        }
-    }
-
     /// The one mutator of durable state.
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
@@ -332,6 +311,9 @@ impl Supervisor {
                 let of = super::hooks::HookOf { run: *run, kind: *hook };
                 self.apply_hook(of, HookState::Ended(verdict.clone()));
             }
+            Record::Attempted { .. } => {}
+            Record::DeliveryRevived { id, run, kind, at } => self.outbox.queue(id, *run, *kind, *at, now),
+            Record::EndpointHealth { endpoint, health } => self.outbox.set_health(endpoint, health),
             Record::Rebuilt { session, note, .. } => {
                 if let Some(session) = self.sessions.get_mut(session) {
                     session.rebuilt = Some(note.clone());
@@ -436,9 +418,12 @@ impl Supervisor {
             | Record::NativeId { .. }
             | Record::Event { .. }
             | Record::DeliveryQueued { .. }
+            | Record::Attempted { .. }
             | Record::AttemptFailed { .. }
             | Record::DeliveryOver { .. }
             | Record::HookEnded { .. }
+            | Record::DeliveryRevived { .. }
+            | Record::EndpointHealth { .. }
             | Record::Rebuilt { .. }
             | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
         }
@@ -457,7 +442,8 @@ impl Supervisor {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         session.run.deadline = deadline;
         self.timers.clear(&Timer::Warning(id));
-        let Some(deadline) = deadline else {
+        // Running time of another boot, or of another machine, says nothing about this one's.
+        let Some(deadline) = deadline.filter(|_| session.run.host.boot == self.settings.host.boot) else {
             self.timers.clear(&Timer::Deadline(id));
             return;
         };

@@ -1,131 +1,269 @@
 //! One attempt at a delivery: a POST, and what the receiver said.
 //!
-//! Owns connections, limits and the reading of `Retry-After`. Refuses to know when the next attempt is due,
-//! and never follows a redirect. Neither URL nor secret appears in what it reports.
+//! Owns limits and the reading of answers. Refuses to know when the next attempt is due, and never follows a redirect.
+//! Neither URL nor secret appears in what it reports.
 
+mod dial;
+
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
-use hyper::{Method, Request, StatusCode};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::client::proxy::matcher::Matcher;
+use tokio::sync::Semaphore;
 use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
-use crate::config::Webhook;
+use crate::config::target::Target;
+use crate::config::webhooks::Webhook;
 use crate::core::Event;
-use crate::core::outbox::AttemptResult;
-use crate::core::record::{DeliveryId, EventKind};
-use crate::core::vocab::{RunId, Wall};
+use crate::core::outbox::{Attempt, AttemptResult};
+use crate::core::record::DeliveryId;
+use crate::core::vocab::Wall;
 use crate::limits;
 use crate::sys::clock;
 use crate::wire::{time, webhook};
 
 use super::Daemon;
+use super::journal::Outgoing;
+use dial::{Dial, Sender};
 
-/// Sends requests; keeps connections that may be used again.
-pub(crate) type Sender = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+/// What attempts share.
+pub(crate) struct Mailer {
+    proxies: Arc<Matcher>,
+    /// One for each configured endpoint, and one for all URLs that launches named.
+    senders: HashMap<Option<String>, (Sender, Dial)>,
+    /// Places for attempts at URLs that launches named.
+    ad_hoc: Arc<Semaphore>,
+}
 
-/// A client for http and https. Only http until the system's certificates are there.
-pub(crate) fn sender() -> Result<Sender, String> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_connect_timeout(Some(limits::WEBHOOK_CONNECT_TIMEOUT));
-    let https = HttpsConnectorBuilder::new()
-        .with_native_roots()
-        .map_err(|error| format!("read the system's certificates: {error}"))?
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(http);
-    let client = Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(5))
-        .build(https);
-    Ok(client)
+impl Mailer {
+    /// With the proxies that the environment names.
+    pub(crate) fn new() -> Self {
+        let ad_hoc = Arc::new(Semaphore::new(limits::AD_HOC_ATTEMPTS_MAX));
+        Self { proxies: Arc::new(Matcher::from_env()), senders: HashMap::new(), ad_hoc }
+    }
+
+    /// The configuration is another one: certificates are read anew, and connections made anew.
+    pub(crate) fn forget(&mut self) {
+        self.senders.clear();
+    }
+
+    /// Made when it is first needed: reading the system's certificates takes a moment.
+    fn sender(&mut self, endpoint: &Webhook, ad_hoc: bool, private: bool) -> Result<(Sender, Dial), String> {
+        // A socket that a launch named has a sender of its own, which is not kept.
+        let key = (!ad_hoc).then(|| endpoint.name.clone());
+        let kept = !ad_hoc || endpoint.target.socket().is_none();
+        if let Some(sender) = self.senders.get(&key).filter(|_| kept) {
+            return Ok(sender.clone());
+        }
+        let trust = match &endpoint.ca_file {
+            Some(path) => dial::trust_file(path),
+            None if endpoint.target.is_https() || (ad_hoc && kept) => dial::trust_system(),
+            None => dial::trust_nobody(),
+        };
+        let trust = trust.map_err(|error| error.to_string())?;
+        let target = if ad_hoc && kept { None } else { Some(&endpoint.target) };
+        let dial = Dial::new(target, private, Arc::clone(&self.proxies));
+        let sender = (dial::sender(dial.clone(), trust), dial);
+        if kept {
+            self.senders.insert(key, sender.clone());
+        }
+        Ok(sender)
+    }
+}
+
+/// What was sent, and what came back.
+pub(crate) struct Sent {
+    pub(crate) took: Duration,
+    pub(crate) answer: Result<Answer, String>,
+}
+
+/// A receiver's answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    retry_after: Option<Duration>,
+    /// The beginning of its body, where it refused.
+    pub(crate) words: String,
+}
+
+impl Sent {
+    fn conclude(self) -> Attempt {
+        let failed = |error, retry_after| AttemptResult::Failed { error, retry_after };
+        let (status, result) = match self.answer {
+            Err(error) => (None, failed(error, None)),
+            Ok(answer) => {
+                let result = match answer.status {
+                    status if status.is_success() => AttemptResult::Accepted,
+                    StatusCode::GONE => AttemptResult::Gone { error: answer.refusal() },
+                    _ => failed(answer.refusal(), answer.retry_after),
+                };
+                (Some(answer.status.as_u16()), result)
+            }
+        };
+        Attempt { took: self.took, status, result }
+    }
+}
+
+impl Answer {
+    fn refusal(&self) -> String {
+        let status = self.status.as_u16();
+        if self.words.is_empty() {
+            format!("HTTP {status}")
+        } else {
+            format!("HTTP {status}: {}", self.words)
+        }
+    }
 }
 
 /// Makes one attempt and reports what came of it.
 pub(super) fn attempt(daemon: &Rc<Daemon>, id: DeliveryId) {
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let result = match request(&daemon, &id).await {
-            Ok((request, patience)) => send(&daemon, request, patience).await,
-            Err(error) => AttemptResult::Failed { error, retry_after: None },
+        let attempt = match prepared(&daemon, &id).await {
+            Ok((endpoint, outgoing)) => send(&daemon, &endpoint, id.is_ad_hoc(), outgoing).await.conclude(),
+            Err(error) => Sent { took: Duration::ZERO, answer: Err(error) }.conclude(),
         };
-        if let AttemptResult::Failed { error, .. } = &result {
+        if let Some(error) = attempt.result.error() {
             tracing::warn!(endpoint = id.endpoint, seq = id.seq, "a webhook was not accepted: {error}");
         }
-        daemon.send(Event::Attempted(id, result));
+        daemon.send(Event::Attempted(id, attempt));
     });
 }
 
-async fn request(daemon: &Rc<Daemon>, id: &DeliveryId) -> Result<(Request<Full<Bytes>>, Duration), String> {
-    let webhook = daemon.config.borrow().webhooks.iter().find(|webhook| webhook.name == id.endpoint).cloned();
-    let webhook = webhook.ok_or("the endpoint is not configured any more")?;
-    let owed = daemon.core.borrow().outbox().get(id).map(|delivery| (delivery.run, delivery.kind));
-    let (run, kind) = owed.ok_or("the delivery is over")?;
+async fn prepared(daemon: &Rc<Daemon>, id: &DeliveryId) -> Result<(Webhook, Outgoing), String> {
+    let endpoint = endpoint_of(daemon, id)?;
     let (reader, key) = (daemon.journal.reader(), id.clone());
-    let body = spawn_blocking(move || reader.body(&key)).await.map_err(|panicked| panicked.to_string())?;
-    let body = Bytes::from(body.map_err(|error| format!("read the delivery from the journal: {error}"))?);
-    Ok((signed(&webhook, run, kind, body)?, webhook.timeout))
+    let read =
+        spawn_blocking(move || reader.outgoing(&key)).await.map_err(|panicked| panicked.to_string())?;
+    let read = read.map_err(|error| format!("read the delivery from the journal: {error}"))?;
+    Ok((endpoint, read.ok_or("the delivery was forgotten")?))
 }
 
-fn signed(
-    webhook: &Webhook,
-    run: RunId,
-    kind: EventKind,
-    body: Bytes,
-) -> Result<Request<Full<Bytes>>, String> {
-    let event = webhook::event_id(run, kind);
+/// The endpoint of a delivery: a configured one, or what the session's launch named.
+fn endpoint_of(daemon: &Daemon, id: &DeliveryId) -> Result<Webhook, String> {
+    let config = daemon.config.borrow();
+    if let Some(webhook) = config.webhooks.iter().find(|webhook| webhook.name == id.endpoint) {
+        return Ok(webhook.clone());
+    }
+    let core = daemon.core.borrow();
+    let run = core.outbox().get(id).and_then(|delivery| delivery.run);
+    let session = run.and_then(|run| core.session(run.session));
+    let named =
+        session.and_then(|session| session.spec.notify.iter().find(|named| named.endpoint == id.endpoint));
+    let url = named.and_then(|named| named.url.as_ref()).ok_or("the endpoint is not configured any more")?;
+    let target = Target::parse(&url.0)?;
+    // Signed as the one endpoint of the earlier tool, so that a receiver can tell who speaks.
+    let known = config.webhooks.iter().find(|webhook| webhook.name == "default");
+    Ok(Webhook::plain(
+        id.endpoint.clone(),
+        target,
+        known.map(|known| known.secrets.clone()).unwrap_or_default(),
+    ))
+}
+
+/// Sends once. `ad_hoc`: to a URL that a launch named.
+pub(super) async fn send(daemon: &Daemon, endpoint: &Webhook, ad_hoc: bool, outgoing: Outgoing) -> Sent {
+    let places = Arc::clone(&daemon.mailer.borrow().ad_hoc);
+    // They are as many as launches like; what waits for a place has not begun.
+    let _place = if ad_hoc { places.acquire().await.ok() } else { None };
+    let begun = clock::now().mono;
+    let answer = exchange(daemon, endpoint, ad_hoc, outgoing).await;
+    Sent { took: clock::now().mono.since(begun), answer }
+}
+
+async fn exchange(
+    daemon: &Daemon,
+    endpoint: &Webhook,
+    ad_hoc: bool,
+    outgoing: Outgoing,
+) -> Result<Answer, String> {
+    let private = !ad_hoc || daemon.config.borrow().notify_allow_private;
+    let (sender, dial) = daemon.mailer.borrow_mut().sender(endpoint, ad_hoc, private)?;
+    let mut request = signed(endpoint, outgoing)?;
+    if let Some(authorization) = dial.proxy_authorization(request.uri()) {
+        request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
+    }
+    let patience = endpoint.timeout;
+    let answered = timeout(patience, sender.request(request)).await;
+    let answer = answered
+        .map_err(|_| format!("no answer within {}", humantime::format_duration(patience)))?
+        .map_err(|error| describe(&error))?;
+    Ok(read(answer).await)
+}
+
+fn signed(endpoint: &Webhook, outgoing: Outgoing) -> Result<Request<Full<Bytes>>, String> {
     let attempted = clock::now().wall;
+    let body = Bytes::from(outgoing.body);
     let mut request = Request::builder()
         .method(Method::POST)
-        .uri(&webhook.url)
-        .header(CONTENT_TYPE, "application/json")
+        .uri(endpoint.target.uri())
+        .header(CONTENT_TYPE, outgoing.content_type)
         .header(USER_AGENT, concat!("agentctl/", env!("CARGO_PKG_VERSION")));
-    for (name, value) in webhook::identity_headers(&event, attempted) {
+    for (name, value) in webhook::identity_headers(&outgoing.event_id, attempted) {
         request = request.header(name, value);
     }
-    if let Some(secret) = &webhook.secret {
-        for (name, value) in webhook::signature_headers(secret.reveal(), &event, attempted, &body) {
-            request = request.header(name, value);
-        }
+    let secrets: Vec<_> = endpoint.secrets.iter().map(|secret| secret.reveal()).collect();
+    for (name, value) in webhook::signature_headers(&secrets, &outgoing.event_id, attempted, &body) {
+        request = request.header(name, value);
     }
     request.body(Full::new(body)).map_err(|error| format!("make the request: {error}"))
 }
 
-async fn send(daemon: &Rc<Daemon>, request: Request<Full<Bytes>>, patience: Duration) -> AttemptResult {
-    let failed = |error: String| AttemptResult::Failed { error, retry_after: None };
-    let sender = match daemon.sender() {
-        Ok(sender) => sender,
-        Err(error) => return failed(error),
+/// The status is the answer. Of a refusal's body the beginning is kept for people; any other is read only so that the
+/// connection can be used again, while nobody waits for it.
+async fn read(answer: Response<Incoming>) -> Answer {
+    let (head, body) = answer.into_parts();
+    let status = head.status;
+    let patient = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status);
+    let asked = head.headers.get(RETRY_AFTER).filter(|_| patient);
+    let retry_after = asked.and_then(|value| retry_after(value, clock::now().wall));
+    let words = if body.is_end_stream() {
+        String::new()
+    } else if status.is_success() {
+        spawn_local(beginning(body));
+        String::new()
+    } else {
+        beginning(body).await
     };
-    match timeout(patience, sender.request(request)).await {
-        Err(_) => failed(format!("no answer within {} s", patience.as_secs())),
-        Ok(Err(error)) => failed(describe(&error)),
-        // The body is not read: nothing in it could change what the status says.
-        Ok(Ok(answer)) if answer.status().is_success() => AttemptResult::Accepted,
-        Ok(Ok(answer)) => {
-            let patience = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
-            let asked = answer.headers().get(RETRY_AFTER).filter(|_| patience.contains(&answer.status()));
-            AttemptResult::Failed {
-                error: format!("HTTP {}", answer.status().as_u16()),
-                retry_after: asked.and_then(|value| retry_after(value, clock::now().wall)),
-            }
-        }
-    }
+    Answer { status, retry_after, words }
 }
 
-/// The innermost cause says what happened; the outer ones only where. No URL is among them.
-fn describe(error: &dyn std::error::Error) -> String {
+/// The beginning of a body as one line, after as much of it was read as is worth it.
+async fn beginning(mut body: Incoming) -> String {
+    let mut bytes = Vec::new();
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            bytes.extend_from_slice(&data);
+            if bytes.len() > limits::ANSWER_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // What came until then is what there is.
+    let _late = timeout(limits::ANSWER_TIMEOUT, reading).await;
+    let text = String::from_utf8_lossy(&bytes);
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let line = words.take(limits::ANSWER_CHARS_KEPT).collect::<Vec<_>>().join(" ");
+    line.chars().take(limits::ANSWER_CHARS_KEPT).collect()
+}
+
+/// The first cause below the client's own words that says what happened; those only say where. No URL is among them.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
+        if let Some(words) = dial::own_words(cause) {
+            return words;
+        }
     }
     cause.to_string()
 }
@@ -137,16 +275,6 @@ fn retry_after(value: &HeaderValue, now: Wall) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     time::parse_http_date(text).map(|at| at.since(now))
-}
-
-impl Daemon {
-    fn sender(&self) -> Result<Sender, String> {
-        let mut kept = self.sender.borrow_mut();
-        if let Some(sender) = &*kept {
-            return Ok(sender.clone());
-        }
-        Ok(kept.insert(sender()?).clone())
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use hyper::{Response, StatusCode};
 use tokio::task::spawn_blocking;
 
 use crate::config::Durability;
+use crate::config::webhooks::Webhook;
+use crate::core::record::{PauseReason, is_ad_hoc};
 use crate::core::session::{LeftoverCount, Session};
-use crate::core::vocab::Now;
+use crate::core::vocab::{Now, Wall};
 use crate::core::{JournalHealth, Supervisor};
 use crate::sys::{self, Backend};
 use crate::wire::api::{Check, CheckState};
@@ -36,8 +38,11 @@ pub(super) async fn answer(daemon: &Rc<Daemon>) -> Response<Answer> {
     checks.push(disk(daemon));
     checks.push(exit_files(daemon));
     let core = daemon.core.borrow();
+    let config = daemon.config.borrow();
     let now = sys::clock::now();
     checks.push(outbox(&core, now));
+    checks.extend(config.webhooks.iter().filter_map(|webhook| endpoint(&core, webhook, now)));
+    checks.extend(strangers(&core, &config.webhooks));
     checks.extend(sessions(&core));
     drop(core);
     json_answer(StatusCode::OK, &checks)
@@ -134,18 +139,60 @@ fn exit_files(daemon: &Daemon) -> Check {
 fn outbox(core: &Supervisor, now: Now) -> Check {
     let owed = core.outbox();
     let name = "webhooks";
-    let Some((id, oldest)) = owed.iter().next() else {
+    // What waits at an endpoint that is paused has a line of its own.
+    let mut served = owed.iter().filter(|(id, _)| core.is_served(&id.endpoint));
+    let Some((id, oldest)) = served.next() else {
         return Check::new(name, CheckState::Ok, "nothing is owed");
     };
+    let count = served.count() + 1;
     let age = now.wall.since(oldest.queued);
     let last = oldest.last_error.as_deref().unwrap_or("no attempt has failed");
     let waiting = humantime::format_duration(std::time::Duration::from_secs(age.as_secs()));
-    let found = format!("{} owed, the oldest for {waiting} to {} ({last})", owed.len(), id.endpoint);
+    let found = format!("{count} owed, the oldest for {waiting} to {} ({last})", id.endpoint);
     if age > limits::DELIVERY_LATE_AFTER {
         Check::new(name, CheckState::Problem, found).advise("see whether the receiver answers")
     } else {
         Check::new(name, CheckState::Ok, found)
     }
+}
+
+/// An endpoint that is paused, or at which nothing succeeds.
+fn endpoint(core: &Supervisor, webhook: &Webhook, now: Now) -> Option<Check> {
+    let name = format!("endpoint {}", webhook.name);
+    let health = core.outbox().health(&webhook.name);
+    let waiting = core.outbox().count(&webhook.name).0;
+    let long = |since: Wall| {
+        humantime::format_duration(std::time::Duration::from_secs(now.wall.since(since).as_secs()))
+    };
+    let resume = format!("agentctl webhooks test {0}, then agentctl webhooks resume {0}", webhook.name);
+    if let Some(pause) = health.paused {
+        let (state, why) = match pause.why {
+            PauseReason::Asked => (CheckState::Note, "on request"),
+            PauseReason::Gone => (CheckState::Problem, "since it answered 410 Gone"),
+            PauseReason::Failing => (CheckState::Problem, "since nothing has succeeded there for days"),
+        };
+        let found = format!("paused for {} {why}; {waiting} wait", long(pause.at));
+        return Some(Check::new(&name, state, found).advise(resume));
+    }
+    if webhook.paused {
+        let found = format!("paused by the configuration; {waiting} wait");
+        return Some(Check::new(&name, CheckState::Note, found));
+    }
+    let since = health.failing_since?;
+    let found = format!("no attempt has succeeded for {}; {waiting} wait", long(since));
+    Some(
+        Check::new(&name, CheckState::Note, found).advise(format!("agentctl webhooks test {}", webhook.name)),
+    )
+}
+
+/// Deliveries to endpoints that the configuration had and has no more.
+fn strangers(core: &Supervisor, webhooks: &[Webhook]) -> Option<Check> {
+    let known = |name: &str| is_ad_hoc(name) || webhooks.iter().any(|webhook| webhook.name == name);
+    let mut gone: Vec<&str> = core.outbox().endpoints().filter(|name| !known(name)).collect();
+    gone.sort_unstable();
+    let found = format!("deliveries wait for endpoints that are not configured: {}", gone.join(", "));
+    let advice = "configure them again, or let retention take the sessions";
+    (!gone.is_empty()).then(|| Check::new("former endpoints", CheckState::Note, found).advise(advice))
 }
 
 /// Sessions that somebody should look at, a line for each kind.

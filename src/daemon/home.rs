@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use crate::core::vocab::{RunId, SessionId};
+use crate::core::vocab::{HostId, RunId, SessionId};
 use crate::limits;
 use crate::wire::session_dir::RunFiles;
 
 /// First characters of the name of a directory that is being deleted.
 const CONDEMNED: &str = ".forgotten-";
+
+/// First characters of the line of the lock file that names the host: its boot and its machine id.
+const HOST: &str = "host ";
 
 /// A home directory and the names in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,14 +42,28 @@ pub enum HomeError {
     Network { path: PathBuf, kind: &'static str },
     #[error("a daemon already runs for {path} (PID {pid}); see: agentctl daemon status", path = path.display())]
     Taken { path: PathBuf, pid: String },
+    #[error(
+        "{path} was left by a daemon on another machine (machine id {machine}), and may be in use there; if it is not, run: rm {lock}",
+        path = path.display(),
+        lock = lock.display()
+    )]
+    Elsewhere { path: PathBuf, machine: String, lock: PathBuf },
     #[error("the socket path {path} is {length} bytes long, and the kernel takes {max}; set AGENTCTL_HOME to a shorter path", path = path.display(), max = limits::SOCKET_PATH_BYTES_MAX - 1)]
     SocketTooLong { path: PathBuf, length: usize },
 }
 
-/// Held for the daemon's life: no second daemon for this home.
+/// Held for the daemon's life: no second daemon for this home. Its file names the host for as long: what a crash leaves
+/// there tells another machine that the home may be in use, since locks of one are not seen on another.
 #[derive(Debug)]
 pub struct HomeLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for HomeLock {
+    fn drop(&mut self) {
+        // What stays there makes another machine ask before it takes the home; this one does not mind.
+        let _stays = self.file.set_len(0);
+    }
 }
 
 /// The name of a run's log in its session's directory.
@@ -128,8 +145,8 @@ impl Home {
     }
 
     /// Makes what is missing, checks what is there, and takes the lock. `line` is written into the lock file below our
-    /// process number, for whoever finds the home taken.
-    pub fn prepare(&self, line: &str) -> Result<HomeLock, HomeError> {
+    /// process number, for whoever finds the home taken, and below it the host.
+    pub fn prepare(&self, line: &str, host: &HostId) -> Result<HomeLock, HomeError> {
         private_dir(&self.path)?;
         check_owner(&self.path)?;
         check_local(&self.path)?;
@@ -139,7 +156,7 @@ impl Home {
         }
         private_dir(&self.exits())?;
         private_dir(&self.sessions())?;
-        self.lock(line)
+        self.lock(line, host)
     }
 
     /// Whether no daemon owns it at this moment.
@@ -148,7 +165,7 @@ impl Home {
         flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
     }
 
-    fn lock(&self, line: &str) -> Result<HomeLock, HomeError> {
+    fn lock(&self, line: &str, host: &HostId) -> Result<HomeLock, HomeError> {
         let path = self.lock_path();
         let io = |what| {
             let path = path.clone();
@@ -167,11 +184,21 @@ impl Home {
             let pid = said.lines().next().filter(|pid| !pid.is_empty()).unwrap_or("unknown").to_owned();
             return Err(HomeError::Taken { path: self.path.clone(), pid });
         }
+        let left = fs::read_to_string(&path).ok().and_then(|said| host_in(&said));
+        if let Some(left) = left.filter(|left| left.is_another_machine_than(host)) {
+            return Err(HomeError::Elsewhere { path: self.path.clone(), machine: left.machine, lock: path });
+        }
         file.set_len(0).map_err(io("write the lock file"))?;
-        io::Write::write_all(&mut &file, format!("{}\n{line}\n", std::process::id()).as_bytes())
-            .map_err(io("write the lock file"))?;
-        Ok(HomeLock { _file: file })
+        let says = format!("{}\n{line}\n{HOST}{} {}\n", std::process::id(), host.boot, host.machine);
+        io::Write::write_all(&mut &file, says.as_bytes()).map_err(io("write the lock file"))?;
+        Ok(HomeLock { file })
     }
+}
+
+/// The host that a lock file names.
+fn host_in(said: &str) -> Option<HostId> {
+    let (boot, machine) = said.lines().find_map(|line| line.strip_prefix(HOST))?.split_once(' ')?;
+    Some(HostId { machine: machine.to_owned(), boot: boot.to_owned(), pid_ns: 0 })
 }
 
 /// Whoever only asks whether the home is free holds the lock for an instant: that is waited out.

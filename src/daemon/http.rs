@@ -32,7 +32,7 @@ use crate::limits;
 use crate::wire::api::{self, Problem, SessionView};
 use crate::wire::route::{NoRoute, Route};
 
-use super::{Daemon, doctor, follow, launch, reload, scrape, stream};
+use super::{Daemon, doctor, follow, launch, reload, scrape, stream, webhooks};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -139,6 +139,13 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
             let by = (extend.by_ms > 0).then(|| Duration::from_millis(extend.by_ms));
             ask(daemon, Ask::Extend { session, by }).await
         }
+        Route::Endpoints => Ok(webhooks::endpoints(daemon)),
+        Route::PauseEndpoint(endpoint) => ask(daemon, Ask::SetPaused { endpoint, paused: true }).await,
+        Route::ResumeEndpoint(endpoint) => ask(daemon, Ask::SetPaused { endpoint, paused: false }).await,
+        Route::TestEndpoint(name) => webhooks::test(daemon, &name).await,
+        Route::Deliveries => webhooks::list(daemon, &Query::of(&request)).await,
+        Route::Redeliver => webhooks::redeliver(daemon, request).await,
+        Route::Delivery(id) => webhooks::show(daemon, &id).await,
     }
 }
 
@@ -164,7 +171,7 @@ impl Query {
     }
 }
 
-async fn read_json<T: DeserializeOwned>(
+pub(super) async fn read_json<T: DeserializeOwned>(
     daemon: &Daemon,
     request: Request<Incoming>,
 ) -> Result<(T, Bytes), Fault> {
@@ -218,10 +225,11 @@ pub(super) fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
     daemon.core.borrow().resolve(text).map_err(|refusal| refused(&refusal))
 }
 
-fn refused(refusal: &Refusal) -> Fault {
+pub(super) fn refused(refusal: &Refusal) -> Fault {
     let status = match refusal {
-        Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-        Refusal::Ambiguous { .. }
+        Refusal::NotFound(_) | Refusal::NoEndpoint(_) => StatusCode::NOT_FOUND,
+        Refusal::PausedByConfiguration(_)
+        | Refusal::Ambiguous { .. }
         | Refusal::AlreadyEnded(_)
         | Refusal::StillRuns(_)
         | Refusal::StillEnding(_)
@@ -233,7 +241,7 @@ fn refused(refusal: &Refusal) -> Fault {
     Fault::new(status, refusal.to_string())
 }
 
-async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
+pub(super) async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
     let reply = daemon.ask(request).await;
     let reply = reply
         .ok_or_else(|| Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait; try again"))?;
@@ -243,6 +251,10 @@ async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
             view_answer(daemon, StatusCode::OK, id)
         }
         Reply::NotYetStopped(id) => Err(Fault::new(StatusCode::GATEWAY_TIMEOUT, still_there(daemon, id))),
+        Reply::Redelivered(redelivered) => {
+            Ok(json_answer(StatusCode::OK, &crate::wire::deliveries::Redelivered { redelivered }))
+        }
+        Reply::Endpoint(name) => webhooks::endpoint(daemon, &name),
         Reply::Pruned(count) => Ok(json_answer(StatusCode::OK, &json!({"pruned": count}))),
         Reply::Refused(refusal) => Err(refused(&refusal)),
     }

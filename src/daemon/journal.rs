@@ -4,6 +4,7 @@
 //! is `opening.rs`. Refuses to know what a record means. A batch is one transaction; batches become durable in
 //! order. When one cannot be written it is kept and tried again, and the daemon is told.
 
+mod deliveries;
 mod opening;
 
 use std::fs::File;
@@ -23,6 +24,8 @@ use crate::sys::clock;
 
 use opening::Opened;
 pub use opening::Schema;
+
+pub(crate) use deliveries::{Kept, Outgoing, Wanted};
 pub(crate) use opening::{JournalError, Loaded};
 
 /// One change of the file.
@@ -32,10 +35,24 @@ pub(crate) enum Row {
     Fact { session: SessionId, body: String },
     /// An event with its rendered body.
     Event { seq: u64, at: Wall, body: String },
-    /// A delivery that is owed, with the bytes that every attempt sends.
-    Owed { id: DeliveryId, run: RunId, kind: EventKind, at: Wall, body: String },
+    /// A delivery that is owed, with what every attempt sends.
+    Owed {
+        id: DeliveryId,
+        run: Option<RunId>,
+        kind: EventKind,
+        at: Wall,
+        event_id: String,
+        content_type: &'static str,
+        body: String,
+    },
+    /// An attempt, for people.
+    Attempt { id: DeliveryId, at: Wall, took_ms: u64, status: Option<u16>, error: Option<String> },
     /// An attempt failed.
     Failed { id: DeliveryId, attempt: u32, at: Wall, retry_in_ms: u64, held: bool, error: String },
+    /// A delivery that was over is owed again.
+    Revived { id: DeliveryId },
+    /// How an endpoint does.
+    Health { endpoint: String, body: String },
     /// A delivery is over.
     Over { id: DeliveryId, at: Wall, how: DeliveryEnd },
     /// A session is forgotten, with its deliveries; and events older than `events_before`.
@@ -158,13 +175,6 @@ impl JournalReader {
     /// The oldest event that is kept.
     pub(crate) fn oldest_event(&self) -> rusqlite::Result<Option<u64>> {
         self.lock().query_row("SELECT min(seq) FROM event", [], |row| row.get(0))
-    }
-
-    /// The bytes of a delivery.
-    pub(crate) fn body(&self, id: &DeliveryId) -> rusqlite::Result<String> {
-        let db = self.lock();
-        let mut select = db.prepare_cached("SELECT body FROM delivery WHERE seq = ?1 AND endpoint = ?2")?;
-        select.query_row(params![id.seq, id.endpoint], |row| row.get(0))
     }
 
     /// Reads the whole file for damage, on a connection of its own: other readers go on meanwhile. What was found,
@@ -386,44 +396,16 @@ fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
                 change.prepare_cached("INSERT INTO event (seq, at_us, body) VALUES (?1, ?2, ?3)")?;
             insert.execute(params![seq, at.0, body])?;
         }
-        Row::Owed { id, run, kind, at, body } => {
-            let mut insert = change.prepare_cached(
-                "INSERT INTO delivery (seq, endpoint, session, run, kind, queued_us, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?;
-            let kind = serde_json::to_value(kind).ok().and_then(|kind| kind.as_str().map(str::to_owned));
-            insert.execute(params![
-                id.seq,
-                id.endpoint,
-                run.session.to_string(),
-                run.run,
-                kind,
-                at.0,
-                body
-            ])?;
-        }
-        Row::Failed { id, attempt, at, retry_in_ms, held, error } => {
-            let mut update = change.prepare_cached(
-                "UPDATE delivery SET attempts = ?3, last_us = ?4, retry_in_ms = ?5, held = ?6, error = ?7
-                 WHERE seq = ?1 AND endpoint = ?2",
-            )?;
-            update.execute(params![id.seq, id.endpoint, attempt, at.0, retry_in_ms, held, error])?;
-        }
-        Row::Over { id, at, how } => {
-            let how = match how {
-                DeliveryEnd::Delivered => "delivered",
-                DeliveryEnd::Dead => "dead",
-                DeliveryEnd::Superseded => "superseded",
-            };
-            let mut update = change.prepare_cached(
-                "UPDATE delivery SET over = ?3, last_us = ?4 WHERE seq = ?1 AND endpoint = ?2",
-            )?;
-            update.execute(params![id.seq, id.endpoint, how, at.0])?;
-        }
+        Row::Owed { .. }
+        | Row::Attempt { .. }
+        | Row::Failed { .. }
+        | Row::Revived { .. }
+        | Row::Over { .. }
+        | Row::Health { .. } => deliveries::write(change, row)?,
         Row::Forget { session, events_before } => {
             let session = session.to_string();
             change.prepare_cached("DELETE FROM record WHERE session = ?1")?.execute(params![session])?;
-            change.prepare_cached("DELETE FROM delivery WHERE session = ?1")?.execute(params![session])?;
+            deliveries::forget(change, &session, *events_before)?;
             // Only from the beginning on: where the clock was set back meanwhile, there would be gaps else.
             let mut forget = change.prepare_cached(
                 "DELETE FROM event WHERE seq < coalesce(
@@ -505,7 +487,15 @@ mod tests {
         let rows = vec![
             Row::Fact { session: session(1), body: serde_json::to_string(&fact).unwrap() },
             Row::Event { seq: 1, at: Wall(5), body: "{}".into() },
-            Row::Owed { id: id(1), run, kind: EventKind::Stopped, at: Wall(5), body: "b".into() },
+            Row::Owed {
+                id: id(1),
+                run: Some(run),
+                kind: EventKind::Stopped,
+                at: Wall(5),
+                event_id: "evt_1".into(),
+                content_type: "text/plain",
+                body: "b".into(),
+            },
             Row::Failed {
                 id: id(1),
                 attempt: 2,
@@ -517,7 +507,11 @@ mod tests {
         ];
         journal.commit(rows, 4, false);
         assert_eq!(told.recv().unwrap(), Written::Upto(4));
-        assert_eq!(journal.reader().body(&id(1)).unwrap(), "b");
+        let outgoing = journal.reader().outgoing(&id(1)).unwrap();
+        assert_eq!(
+            outgoing.map(|outgoing| (outgoing.event_id, outgoing.body)),
+            Some(("evt_1".into(), "b".into()))
+        );
         journal.commit(vec![Row::Forget { session: session(9), events_before: Wall(100) }], 5, false);
         journal.flush();
         drop(journal);

@@ -13,15 +13,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
+use crate::config::Config;
+use crate::config::target::{Place, Target, literal, place};
 use crate::core::Event;
 use crate::core::agent::Budget;
 use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::hooks::{HookOf, Hooks};
-use crate::core::session::{Session, Spec};
+use crate::core::record::DeliveryId;
+use crate::core::session::{HiddenText, Notify, Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
 use crate::sys::ProcessRef;
 use crate::sys::cgroup::{self, CgroupMode};
@@ -119,6 +123,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         hooks,
         hook_of: None,
         budget: Budget { max_tokens: ask.max_tokens, max_cost: ask.max_cost },
+        notify: notify(&config, &ask.notify)?,
     };
     Ok((spec, parcel))
 }
@@ -168,6 +173,46 @@ fn umask(asked: Option<u32>) -> u32 {
 fn shown(task: &str, private: bool) -> Option<String> {
     let head: String = task.chars().take(limits::PROMPT_CHARS_MAX).collect();
     (!private && !head.is_empty()).then_some(head)
+}
+
+/// Whom a launch names to be told of its end: endpoints by name, and URLs as far as they are allowed.
+fn notify(config: &Config, named: &[String]) -> Result<Vec<Notify>, String> {
+    if named.len() > limits::NOTIFY_MAX {
+        return Err(format!("notify: {} are more than {}", named.len(), limits::NOTIFY_MAX));
+    }
+    let mut all: Vec<Notify> = Vec::new();
+    for text in named {
+        let target = if text.contains(DeliveryId::AD_HOC_MARK) {
+            let target = Target::parse(text).map_err(|why| format!("notify: {why}"))?;
+            let private = target.socket().is_some()
+                || target.uri().host().is_some_and(|host| {
+                    host == "localhost"
+                        || literal(host).is_some_and(|address| place(address) != Place::Public)
+                });
+            if private && !config.notify_allow_private {
+                let shown = target.shown();
+                return Err(format!(
+                    "notify: {shown} is on this host or its networks; name an endpoint of the configuration, or set notify_allow_private there"
+                ));
+            }
+            // The digest tells apart what is not shown, and is the same for the same URL.
+            let digest = Sha256::digest(text.as_bytes());
+            let digest: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+            let endpoint = format!("{}#{digest}", target.shown());
+            Notify { endpoint, url: Some(HiddenText(text.clone())) }
+        } else {
+            if !config.webhooks.iter().any(|webhook| webhook.name == *text) {
+                let near = config::nearest(text, config.webhooks.iter().map(|webhook| webhook.name.as_str()));
+                let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                return Err(format!("notify: no endpoint is named \"{text}\", and it is no URL{hint}"));
+            }
+            Notify { endpoint: text.clone(), url: None }
+        };
+        if !all.contains(&target) {
+            all.push(target);
+        }
+    }
+    Ok(all)
 }
 
 fn adapter(daemon: &Daemon, name: &str) -> Result<Known, String> {

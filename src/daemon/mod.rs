@@ -26,6 +26,7 @@ mod serve;
 mod service;
 mod stream;
 mod takeover;
+mod webhooks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -40,10 +41,11 @@ pub use home::{Home, HomeError};
 pub use journal::Schema;
 
 use crate::adapters;
+use crate::config::webhooks::Webhook;
 use crate::config::{Config, ConfigError};
 use crate::core::fuse::{Evidence, LaunchError, Outcome};
 use crate::core::outbox::Endpoint;
-use crate::core::record::{EventKind, Record};
+use crate::core::record::Record;
 use crate::core::vocab::{HostId, RunId, SessionId};
 use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
 use crate::sys::cgroup::CgroupMode;
@@ -153,7 +155,9 @@ pub(crate) struct Daemon {
     soft_waits: Cell<bool>,
     timer: RefCell<Option<Timer>>,
     exits: RefCell<Option<DirWatch>>,
-    sender: RefCell<Option<deliver::Sender>>,
+    mailer: RefCell<deliver::Mailer>,
+    /// How this host calls itself.
+    pub(crate) host_name: String,
 }
 
 /// What reaches the loop.
@@ -185,7 +189,8 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     // Whatever is made in the home is ours alone; a session gets the mask of its caller.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let managed = matches!(options.starter, Starter::Manager(_));
-    let lock = takeover::prepare(&options.home, options.starter.line(), managed)?;
+    let host = sys::host_id().map_err(StartError::Host)?;
+    let lock = takeover::prepare(&options.home, options.starter.line(), &host, managed)?;
     let config = Config::load(&options.home.config(), &environment())?;
     let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
     let nofile = sys::raise_nofile().before;
@@ -323,7 +328,8 @@ impl Daemon {
             soft_waits: Cell::new(false),
             timer: RefCell::new(None),
             exits: RefCell::new(None),
-            sender: RefCell::new(None),
+            mailer: RefCell::new(deliver::Mailer::new()),
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
     }
 
@@ -560,9 +566,12 @@ fn environment() -> BTreeMap<String, String> {
 }
 
 fn settings(config: &Config, host: HostId) -> Settings {
-    let endpoint = |webhook: &crate::config::Webhook| Endpoint {
+    let endpoint = |webhook: &Webhook| Endpoint {
         name: webhook.name.clone(),
-        kinds: vec![EventKind::Stopped, EventKind::Error],
+        kinds: webhook.kinds.clone(),
+        adapters: webhook.adapters.clone(),
+        attempts_max: webhook.attempts_max,
+        paused: webhook.paused,
     };
     Settings {
         endpoints: config.webhooks.iter().map(endpoint).collect(),

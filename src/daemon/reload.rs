@@ -34,6 +34,7 @@ pub(super) fn reload(daemon: &Rc<Daemon>) -> Result<Reloaded, String> {
     *daemon.config_refused.borrow_mut() = None;
     let at_restart = daemon.config.borrow_mut().renew(new);
     let host = daemon.sys.host().clone();
+    daemon.mailer.borrow_mut().forget();
     daemon.send(Event::Configured(settings(&daemon.config.borrow(), host)));
     tracing::info!(?at_restart, "the configuration was read again");
     Ok(Reloaded { at_restart })

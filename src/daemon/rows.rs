@@ -1,7 +1,9 @@
 //! Records as journal rows, and the bodies of events and deliveries, rendered once when they are committed.
 
-use crate::core::record::Record;
+use crate::config::webhooks::Format;
+use crate::core::record::{DeliveryId, Record};
 use crate::core::vocab::{RunId, SessionId, Wall};
+use crate::wire::webhook::Happening;
 use crate::wire::{api, webhook};
 
 use super::Daemon;
@@ -16,6 +18,8 @@ pub(super) struct Rendered {
 
 pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
     let mut rendered = Rendered { rows: Vec::with_capacity(records.len()), events: Vec::new() };
+    // Deliveries follow the record of their event.
+    let mut event = Told { fires_at: None, body: String::new() };
     for record in records {
         let row = match record {
             Record::Created { session, .. }
@@ -30,22 +34,33 @@ pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
             | Record::LateEvidence { run, .. }
             | Record::HookEnded { run, .. }
             | Record::TreeSettled { run, .. } => fact(run.session, record),
-            Record::Event { seq, kind, run, at, fires_at } => {
+            Record::Event { seq, kind, run, at, fires_at, endpoint } => {
                 let view = run.and_then(|run| as_recorded(daemon, run));
-                let body = api::event_body(daemon.hub.epoch(), *seq, *kind, *at, *fires_at, view.as_ref());
+                let epoch = daemon.hub.epoch();
+                let body =
+                    api::event_body(epoch, *seq, *kind, *at, *fires_at, endpoint.as_deref(), view.as_ref());
+                event = Told { fires_at: *fires_at, body: body.clone() };
                 rendered.events.push(Line::new(*seq, &body));
                 Row::Event { seq: *seq, at: *at, body }
             }
             Record::DeliveryQueued { id, run, kind, at } => {
-                let core = daemon.core.borrow();
-                let session = core.session(run.session);
-                let body = session.and_then(|session| {
-                    webhook::body(session, &daemon.view_of(session, true), *kind, id.seq, *at)
-                });
-                // An endpoint is subscribed only to types that its format carries.
-                let body = body.unwrap_or_else(|| "{}".to_owned());
-                Row::Owed { id: id.clone(), run: *run, kind: *kind, at: *at, body }
+                let epoch = daemon.hub.epoch();
+                let fires_at = event.fires_at;
+                let happening = Happening { kind: *kind, run: *run, seq: id.seq, epoch, at: *at, fires_at };
+                owed(daemon, id, happening, &event.body)
             }
+            Record::Attempted { id, at, took_ms, status, error } => Row::Attempt {
+                id: id.clone(),
+                at: *at,
+                took_ms: *took_ms,
+                status: *status,
+                error: error.clone(),
+            },
+            Record::DeliveryRevived { id, .. } => Row::Revived { id: id.clone() },
+            Record::EndpointHealth { endpoint, health } => Row::Health {
+                endpoint: endpoint.clone(),
+                body: serde_json::to_string(health).expect("plain fields"),
+            },
             Record::AttemptFailed { id, attempt, at, retry_in_ms, held, error } => Row::Failed {
                 id: id.clone(),
                 attempt: *attempt,
@@ -62,6 +77,40 @@ pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
         rendered.rows.push(row);
     }
     rendered
+}
+
+/// What was told of the event that deliveries are of.
+struct Told {
+    fires_at: Option<Wall>,
+    body: String,
+}
+
+fn owed(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &str) -> Row {
+    let config = daemon.config.borrow();
+    let configured = config.webhooks.iter().find(|webhook| webhook.name == id.endpoint);
+    let (content_type, body) = match configured.map_or(Format::Agentctl, |webhook| webhook.format) {
+        Format::Agentctl => {
+            let core = daemon.core.borrow();
+            let session = event.run.and_then(|run| core.session(run.session));
+            let body =
+                session.and_then(|session| webhook::body(session, &daemon.view_of(session, true), event));
+            // An endpoint is subscribed only to types that its format carries.
+            (webhook::JSON, body.unwrap_or_else(|| "{}".to_owned()))
+        }
+        Format::Cloudevents => {
+            let data = serde_json::from_str(told).unwrap_or_default();
+            (webhook::CLOUDEVENTS_JSON, webhook::cloudevent(event, &daemon.host_name, &data))
+        }
+    };
+    Row::Owed {
+        id: id.clone(),
+        run: event.run,
+        kind: event.kind,
+        at: event.at,
+        event_id: event.id(),
+        content_type,
+        body,
+    }
 }
 
 fn fact(session: SessionId, record: &Record) -> Row {

@@ -90,6 +90,7 @@ struct Numbers {
     live: usize,
     owed: usize,
     oldest_owed_s: f64,
+    endpoints_paused: usize,
     journal_well: bool,
 }
 
@@ -102,6 +103,12 @@ impl Numbers {
             live: core.live(),
             owed: core.outbox().len(),
             oldest_owed_s: oldest.map_or(0.0, |oldest| clock::now().wall.since(oldest).as_secs_f64()),
+            endpoints_paused: core
+                .settings()
+                .endpoints
+                .iter()
+                .filter(|endpoint| !core.is_served(&endpoint.name))
+                .count(),
             journal_well: *core.journal() == crate::core::JournalHealth::Well,
         }
     }
@@ -117,6 +124,11 @@ impl Collector for Numbers {
                 "agentctl_delivery_oldest_seconds",
                 "Age of the oldest delivery that is owed",
                 self.oldest_owed_s,
+            ),
+            (
+                "agentctl_webhook_endpoints_paused",
+                "Endpoints that nothing is sent to",
+                self.endpoints_paused as f64,
             ),
             (
                 "agentctl_journal_writable",
@@ -148,6 +160,7 @@ impl Collector for Numbers {
         let counters = [
             ("agentctl_launches", "Launches accepted", c.launches),
             ("agentctl_webhook_deliveries", "Webhook deliveries entered", c.deliveries),
+            ("agentctl_webhook_attempts", "Attempts made", c.attempts),
             ("agentctl_webhook_attempts_failed", "Attempts that were not accepted", c.attempts_failed),
             ("agentctl_webhook_deliveries_dead", "Deliveries given up", c.deliveries_dead),
             (

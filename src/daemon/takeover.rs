@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
+use crate::core::vocab::HostId;
 use crate::sys::lock_holder::lock_holder;
 
 use super::home::{Home, HomeError, HomeLock};
@@ -21,10 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(super) const STARTED_BY_COMMAND: &str = "started by a command";
 
 /// Prepares the home; `may_take`: a daemon there that makes way is made to.
-pub(super) fn prepare(home: &Home, line: &str, may_take: bool) -> Result<HomeLock, HomeError> {
-    match home.prepare(line) {
+pub(super) fn prepare(home: &Home, line: &str, host: &HostId, may_take: bool) -> Result<HomeLock, HomeError> {
+    match home.prepare(line, host) {
         Err(taken @ HomeError::Taken { .. }) if may_take => match ask(home) {
-            Ok(true) => home.prepare(line),
+            Ok(true) => home.prepare(line, host),
             Ok(false) => Err(taken),
             Err(error) => {
                 tracing::warn!("ask the other daemon to make way: {error}");

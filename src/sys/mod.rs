@@ -54,7 +54,7 @@ use crate::core::vocab::{HostId, Mono};
 pub use self::own::become_subreaper;
 pub use self::own::{Nofile, own_children, raise_nofile};
 pub use self::process::{Found, ProcessRef, Sent};
-pub use self::start::{Backend, BackendChoice, StartError, Started, UnknownBackend, run};
+pub use self::start::{Backend, BackendChoice, StartError, Started, UnknownBackend, host_id, run};
 
 /// How long a heartbeat may take; a busy host needs milliseconds.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(5);

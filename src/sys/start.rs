@@ -188,13 +188,14 @@ fn on_linux(started: Started, host: HostId, poller: Poller) -> Result<Sys, Start
     Ok(Sys { inner: Rc::new(Inner { started, host, backend }) })
 }
 
+/// This boot of this machine, and our pid namespace.
 #[cfg(target_os = "linux")]
-fn host_id() -> io::Result<HostId> {
+pub fn host_id() -> io::Result<HostId> {
     super::identity::host_id()
 }
 
 /// Other systems have no boot id to read; made up, it would make processes of different boots look the same.
 #[cfg(not(target_os = "linux"))]
-fn host_id() -> io::Result<HostId> {
+pub fn host_id() -> io::Result<HostId> {
     Err(io::ErrorKind::Unsupported.into())
 }

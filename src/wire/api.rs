@@ -66,6 +66,9 @@ pub struct Launch {
     pub on_create: Option<String>,
     /// The same, once the verdict is durable.
     pub on_complete: Option<String>,
+    /// Who is to hear of the end: names of endpoints, or URLs.
+    #[serde(default)]
+    pub notify: Vec<String>,
 }
 
 impl std::fmt::Debug for Launch {
@@ -342,6 +345,7 @@ pub fn event_body(
     kind: EventKind,
     at: Wall,
     fires_at: Option<Wall>,
+    endpoint: Option<&str>,
     session: Option<&SessionView>,
 ) -> String {
     let mut body = json!({
@@ -356,6 +360,9 @@ pub fn event_body(
     });
     if let (Some(fires_at), Some(object)) = (fires_at, body.as_object_mut()) {
         object.insert("fires_at".into(), json!(rfc3339(fires_at)));
+    }
+    if let (Some(endpoint), Some(object)) = (endpoint, body.as_object_mut()) {
+        object.insert("endpoint".into(), json!(endpoint));
     }
     body.to_string()
 }

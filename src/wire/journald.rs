@@ -64,6 +64,7 @@ pub fn message_id(kind: EventKind) -> &'static str {
         EventKind::Stopped => "1be87d9c71d643a38dc927216aae0fe4",
         EventKind::Error => "3ceacbf8ace04cb4971c6e8c6136583c",
         EventKind::DeliveryDead => "be24ed0d0e234b6682ee9f05bbd1175a",
+        EventKind::EndpointPaused => "1f33008ee3434527b2c55dd7c62442a5",
     }
 }
 
@@ -75,7 +76,7 @@ fn priority(kind: EventKind) -> u8 {
         | EventKind::Active
         | EventKind::Stopped => 6,
         EventKind::Timeout => 5,
-        EventKind::Error | EventKind::DeliveryDead => 4,
+        EventKind::Error | EventKind::DeliveryDead | EventKind::EndpointPaused => 4,
     }
 }
 
@@ -103,6 +104,7 @@ pub fn of_event(line: &[u8]) -> Option<Entry> {
         ("AGENTCTL_SIGNAL", &session["signal"]),
         ("AGENTCTL_EXIT_STATUS", &session["exitStatus"]),
         ("AGENTCTL_FIRES_AT", &event["fires_at"]),
+        ("AGENTCTL_ENDPOINT", &event["endpoint"]),
     ];
     for (name, value) in fields {
         match value {
@@ -133,7 +135,12 @@ fn sentence(kind: EventKind, event: &Value) -> String {
         EventKind::Stopped | EventKind::Error => {
             format!("session {id} ({adapter}) {}: {}", text(&session["outcome"]), text(&session["reason"]))
         }
-        EventKind::DeliveryDead => format!("a webhook of session {id} was given up"),
+        EventKind::DeliveryDead => {
+            format!("a webhook of session {id} to {} was given up", text(&event["endpoint"]))
+        }
+        EventKind::EndpointPaused => {
+            format!("nothing more is sent to the webhook endpoint {}", text(&event["endpoint"]))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Whatever is serialised is for ever: each format has a version and golden files in tests/fixtures.
 
 pub mod api;
+pub mod deliveries;
 pub mod events;
 pub mod journald;
 pub mod route; // which request means what

@@ -24,6 +24,13 @@ pub enum Route {
     Resume(String),
     Stop(String),
     Extend(String),
+    Endpoints,
+    PauseEndpoint(String),
+    ResumeEndpoint(String),
+    TestEndpoint(String),
+    Deliveries,
+    Redeliver,
+    Delivery(String),
 }
 
 /// Why there is none.
@@ -59,6 +66,13 @@ impl Route {
             ("POST", ["v1", "sessions", id, "resume"]) => Ok(Self::Resume((*id).into())),
             ("POST", ["v1", "sessions", id, "stop"]) => Ok(Self::Stop((*id).into())),
             ("POST", ["v1", "sessions", id, "extend"]) => Ok(Self::Extend((*id).into())),
+            ("GET", ["v1", "webhooks"]) => Ok(Self::Endpoints),
+            ("POST", ["v1", "webhooks", name, "pause"]) => Ok(Self::PauseEndpoint((*name).into())),
+            ("POST", ["v1", "webhooks", name, "resume"]) => Ok(Self::ResumeEndpoint((*name).into())),
+            ("POST", ["v1", "webhooks", name, "test"]) => Ok(Self::TestEndpoint((*name).into())),
+            ("GET", ["v1", "deliveries"]) => Ok(Self::Deliveries),
+            ("POST", ["v1", "deliveries", "redeliver"]) => Ok(Self::Redeliver),
+            ("GET", ["v1", "deliveries", id]) => Ok(Self::Delivery((*id).into())),
             _ => Err(NoRoute::Unknown),
         }
     }

@@ -368,6 +368,24 @@ fn a_shim_that_is_stopped_owes_the_verdict_until_it_goes_on() {
 }
 
 #[test]
+fn a_shim_that_is_stopped_for_good_is_killed_after_a_minute_which_frees_the_status() {
+    let daemon = Daemon::new();
+    let gate = daemon.gate("gate");
+    let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
+    let (shim, leader) = (daemon.shim(&id), daemon.leader(&id));
+    shim.signal(19).expect("stopped");
+    gate.open();
+    until_gone(&leader);
+    let ended = agentctl::sys::clock::now().mono;
+    let record = daemon.ended(&id);
+    let waited = agentctl::sys::clock::now().mono.since(ended);
+    assert!(waited >= std::time::Duration::from_secs(60), "{waited:?} is no patience: {record:#}");
+    assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(7)), "{record:#}");
+    assert_eq!(shim.has_ended(), Some(true));
+    daemon.ended_once(&id);
+}
+
+#[test]
 fn a_killed_leader_is_told_by_its_shim() {
     let daemon = Daemon::new();
     let gate = daemon.gate("gate");

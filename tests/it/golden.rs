@@ -10,8 +10,12 @@ use std::time::Duration;
 use agentctl::core::agent::{Budget, Spent, Tokens};
 use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
 use agentctl::core::hooks::{HookKind, HookOf, Hooks};
-use agentctl::core::record::{DeliveryEnd, DeliveryId, EventKind, Record, RequestKey};
-use agentctl::core::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
+use agentctl::core::record::{
+    DeliveryEnd, DeliveryId, EventKind, Health, Pause, PauseReason, Record, RequestKey,
+};
+use agentctl::core::session::{
+    Deadline, EvidenceEntry, HiddenText, LeftoverCount, Notify, Origin, Spec, Verdict,
+};
 use agentctl::core::vocab::{
     HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
 };
@@ -48,6 +52,10 @@ fn spec() -> Spec {
         hooks: Hooks::default(),
         hook_of: None,
         budget: Budget { max_tokens: Some(1_000_000), max_cost: Some(2.5) },
+        notify: vec![
+            Notify { endpoint: "ci".into(), url: None },
+            Notify { endpoint: "https://x#00".into(), url: Some(HiddenText("https://x/y".into())) },
+        ],
     }
 }
 
@@ -99,8 +107,30 @@ fn records() -> Vec<Record> {
         Record::LateEvidence { run, entry: entry() },
         Record::TreeSettled { run, leftovers: LeftoverCount::Unknown, usage: None, at },
         Record::TreeSettled { run, leftovers: LeftoverCount::Known(0), usage: None, at },
-        Record::Event { seq: 3, kind: EventKind::Stopped, run: Some(run), at: wall, fires_at: None },
-        Record::DeliveryQueued { id: id.clone(), run, kind: EventKind::Error, at: wall },
+        Record::Event {
+            seq: 3,
+            kind: EventKind::Stopped,
+            run: Some(run),
+            at: wall,
+            fires_at: None,
+            endpoint: None,
+        },
+        Record::Event {
+            seq: 4,
+            kind: EventKind::EndpointPaused,
+            run: None,
+            at: wall,
+            fires_at: Some(wall),
+            endpoint: Some("ci".into()),
+        },
+        Record::DeliveryQueued { id: id.clone(), run: Some(run), kind: EventKind::Error, at: wall },
+        Record::Attempted {
+            id: id.clone(),
+            at: wall,
+            took_ms: 12,
+            status: Some(500),
+            error: Some("HTTP 500".into()),
+        },
         Record::AttemptFailed {
             id: id.clone(),
             attempt: 1,
@@ -109,7 +139,15 @@ fn records() -> Vec<Record> {
             held: true,
             error: "500".into(),
         },
-        Record::DeliveryOver { id, at: wall, how: DeliveryEnd::Superseded },
+        Record::DeliveryOver { id: id.clone(), at: wall, how: DeliveryEnd::Superseded },
+        Record::DeliveryRevived { id, run: None, kind: EventKind::DeliveryDead, at: wall },
+        Record::EndpointHealth {
+            endpoint: "ci".into(),
+            health: Health {
+                failing_since: Some(wall),
+                paused: Some(Pause { at: wall, why: PauseReason::Failing }),
+            },
+        },
         Record::Pruned { session: session() },
         Record::Rebuilt { session: session(), at: wall, note: "why".into() },
         Record::Resumed {
@@ -121,7 +159,14 @@ fn records() -> Vec<Record> {
             deadline,
             request,
         },
-        Record::Event { seq: 4, kind: EventKind::Resumed, run: Some(run), at: wall, fires_at: None },
+        Record::Event {
+            seq: 4,
+            kind: EventKind::Resumed,
+            run: Some(run),
+            at: wall,
+            fires_at: None,
+            endpoint: None,
+        },
         Record::HookEnded { run, hook: HookKind::OnComplete, verdict: Box::new(verdict()) },
         Record::Created {
             session: HookOf { run, kind: HookKind::OnCreate }.id(),

@@ -258,7 +258,6 @@ fn whatever_is_no_2xx_is_tried_again_with_the_same_bytes() {
         Turn::with(302, "Location", elsewhere),
         Turn::with(307, "Location", elsewhere),
         Turn::status(404),
-        Turn::status(410),
         Turn::status(304),
         Turn::Reset,
         Turn::Close,
@@ -478,6 +477,13 @@ fn the_secret_is_nowhere_but_where_it_was_put() {
         told(&["status", "owed", "--json"]),
         told(&["daemon", "status"]),
         told(&["daemon", "status", "--json"]),
+        told(&["doctor"]),
+        told(&["webhooks", "endpoints"]),
+        told(&["webhooks", "endpoints", "--json"]),
+        told(&["webhooks", "list", "--all"]),
+        told(&["webhooks", "list", "--json"]),
+        told(&["webhooks", "show", "2", "--json"]),
+        told(&["webhooks", "show", "4"]),
         told(&["logs", "owed", "--raw"]),
     ];
     let cmdline = format!("/proc/{}/cmdline", daemon.pid());

@@ -347,12 +347,12 @@ fn a_unit_takes_over_from_a_daemon_that_a_command_had_started() {
                   systemctl --user enable -q --now agentctl.socket agentctl.service; agentctl list --json";
     let said = guest.user(script);
     let (lock, listed) = said.split_once('[').expect("a lock file and a list");
-    let (first, by) = lock.trim_end().split_once('\n').expect("two lines");
-    assert_eq!(by, "started by a command");
+    let [first, by, host] = lock.lines().collect::<Vec<_>>()[..] else { panic!("{lock}") };
+    assert_eq!((by, host.split(' ').next()), ("started by a command", Some("host")));
     let listed: Value = serde_json::from_str(&format!("[{listed}")).expect("JSON");
     assert_eq!((&listed[0]["name"], &listed[0]["status"]), (&json!("kept"), &json!("running")), "{listed:#}");
     let second = guest.shows(USER, "MainPID");
     assert_ne!(first, second);
     let now = guest.root("cat /home/dev1/.agentctl/daemon.lock");
-    assert_eq!(now, format!("{second}\nrun by a service manager\n"));
+    assert_eq!(now, format!("{second}\nrun by a service manager\n{host}\n"));
 }

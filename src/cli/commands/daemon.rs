@@ -10,7 +10,7 @@ use crate::limits;
 use super::super::client::{Client, RETRY_PAUSE, Unanswered, whole};
 use super::super::render;
 use super::super::units::{self, Scope};
-use super::super::{DaemonCommand, Failure};
+use super::super::{DaemonCommand, Failure, inside_a_session};
 use super::NO_BODY;
 
 pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
@@ -29,6 +29,10 @@ pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
         DaemonCommand::Reload => reload(&client).await,
         DaemonCommand::Status(args) => status(&client, args.json).await,
         DaemonCommand::Restart => {
+            // Before the old one is gone: no other would come.
+            if let Some(refusal) = inside_a_session() {
+                return Err(Failure::new(1, refusal));
+            }
             match stop(&client).await {
                 Ok(()) => {}
                 Err(failure) if failure.code == 3 => {}

@@ -199,6 +199,7 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
         safe: args.safe,
         on_create: args.on_create,
         on_complete: args.on_complete,
+        notify: args.notify,
     })
 }
 

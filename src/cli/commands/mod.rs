@@ -9,6 +9,7 @@ mod logs;
 mod select;
 mod stop;
 mod wait;
+pub(crate) mod webhooks;
 
 use hyper::Method;
 use serde_json::Value;
@@ -39,6 +40,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Prune(args) => prune(args.json).await,
         Command::Adapters(args) => adapters::adapters(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
+        Command::Webhooks(command) => webhooks::webhooks(command).await,
         Command::Daemon(command) => daemon::daemon(command).await,
         Command::Completions { .. } | Command::Generate { .. } => unreachable!("answered without a runtime"),
     }

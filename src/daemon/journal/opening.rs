@@ -41,8 +41,9 @@ const CREATE: &str = "
     CREATE TABLE delivery (
         seq INTEGER NOT NULL,
         endpoint TEXT NOT NULL,
-        session TEXT NOT NULL,
-        run INTEGER NOT NULL,
+        -- null: the event is about no session
+        session TEXT,
+        run INTEGER,
         kind TEXT NOT NULL,
         queued_us INTEGER NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
@@ -52,11 +53,27 @@ const CREATE: &str = "
         error TEXT,
         -- null: owed; else delivered, dead or superseded
         over TEXT,
+        event_id TEXT NOT NULL,
+        content_type TEXT NOT NULL,
         body TEXT NOT NULL,
         PRIMARY KEY (seq, endpoint)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX delivery_owed ON delivery (seq) WHERE over IS NULL;
+    CREATE INDEX delivery_dead ON delivery (seq) WHERE over = 'dead';
     CREATE INDEX delivery_session ON delivery (session);
+    CREATE INDEX delivery_queued ON delivery (queued_us);
+    -- Every attempt, for people.
+    CREATE TABLE attempt (
+        n INTEGER PRIMARY KEY,
+        seq INTEGER NOT NULL,
+        endpoint TEXT NOT NULL,
+        at_us INTEGER NOT NULL,
+        took_ms INTEGER NOT NULL,
+        status INTEGER,
+        error TEXT
+    ) STRICT;
+    CREATE INDEX attempt_delivery ON attempt (seq, endpoint);
+    CREATE TABLE endpoint (name TEXT PRIMARY KEY, health TEXT NOT NULL) STRICT;
 ";
 
 /// The schema that a program knows: the steps that lead to it from an empty file. Its version is their number.
@@ -335,6 +352,7 @@ fn load(path: &Path, db: &Connection) -> Result<Loaded, JournalError> {
         records.push(record);
     }
     records.extend(owed(db).map_err(failed)?);
+    records.extend(health(db).map_err(failed)?);
     let last_seq = db
         .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0)", [], |row| {
             row.get(0)
@@ -353,13 +371,15 @@ fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let id = DeliveryId { seq: row.get(0)?, endpoint: row.get(1)? };
-        let session: String = row.get(2)?;
+        let session: Option<String> = row.get(2)?;
         let kind: String = row.get(4)?;
-        let (Ok(session), Ok(kind)) = (session.parse(), serde_json::from_value(kind.into())) else {
+        let session = session.map(|session| session.parse()).transpose();
+        let (Ok(session), Ok(kind)) = (session, serde_json::from_value(kind.into())) else {
             tracing::error!(seq = id.seq, endpoint = %id.endpoint, "an owed delivery in the journal names no session or no event that is known; it is not sent");
             continue;
         };
-        let run = RunId { session, run: row.get(3)? };
+        let number: Option<u32> = row.get(3)?;
+        let run = session.zip(number).map(|(session, run)| RunId { session, run });
         records.push(Record::DeliveryQueued { id: id.clone(), run, kind, at: Wall(row.get(5)?) });
         let attempts: u32 = row.get(6)?;
         for attempt in 1..=attempts {
@@ -371,6 +391,24 @@ fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
                 held: row.get(9)?,
                 error: row.get::<_, Option<String>>(10)?.unwrap_or_default(),
             });
+        }
+    }
+    Ok(records)
+}
+
+/// How the endpoints did when the journal was last written.
+fn health(db: &Connection) -> rusqlite::Result<Vec<Record>> {
+    let mut select = db.prepare("SELECT name, health FROM endpoint")?;
+    let rows = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut records = Vec::new();
+    for row in rows {
+        let (endpoint, health) = row?;
+        match serde_json::from_str(&health) {
+            Ok(health) => records.push(Record::EndpointHealth { endpoint, health }),
+            Err(error) => tracing::error!(
+                endpoint,
+                "what the journal says of an endpoint is not understood ({error}); it is taken for well"
+            ),
         }
     }
     Ok(records)

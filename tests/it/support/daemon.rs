@@ -30,6 +30,7 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     env: Vec<(String, String)>,
     arguments: Vec<String>,
+    through: Vec<String>,
 }
 
 impl Builder {
@@ -62,7 +63,8 @@ impl Builder {
         let home = tempfile::Builder::new().prefix("agentctl-").tempdir_in(&self.parent).expect("a home");
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("a private home");
         fs::write(home.path().join("config.json"), self.config.to_string()).expect("a configuration");
-        let mut daemon = Daemon { home, child: None, env: self.env, arguments: self.arguments };
+        let mut daemon =
+            Daemon { home, child: None, env: self.env, arguments: self.arguments, through: Vec::new() };
         daemon.start();
         daemon
     }
@@ -101,7 +103,9 @@ impl Daemon {
         assert!(self.child.is_none(), "the daemon runs already");
         let log =
             File::options().append(true).create(true).open(self.home().join("test.log")).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_agentctl"))
+        let mut line = self.through.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_agentctl")]);
+        let child = Command::new(line.next().expect("a program"))
+            .args(line)
             .args(["daemon", "run"])
             .args(&self.arguments)
             .env_remove("AGENTCTL_SESSION_ID")
@@ -125,11 +129,31 @@ impl Daemon {
         fs::read_to_string(self.home().join("test.log")).unwrap_or_default()
     }
 
+    /// Later starts are made by this program, with these first arguments, that ends the daemon when it is killed.
+    pub(crate) fn through(&mut self, words: &[&str]) {
+        self.through = words.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// A variable of the environment of later starts.
+    pub(crate) fn set_env(&mut self, key: &str, value: &str) {
+        self.env.push((key.into(), value.into()));
+    }
+
     /// SIGKILL, reaped.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("a running daemon");
         child.kill().expect("our own child");
         child.wait().expect("our own child");
+        if !self.through.is_empty() {
+            let lock = File::open(self.home().join("daemon.lock")).expect("a lock file");
+            until("the daemon to be gone", || lock.try_lock_shared().ok());
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn is_over(&mut self) {
+        let mut child = self.child.take().expect("a running daemon");
+        until("the end of the daemon", || child.try_wait().expect("our own child"));
     }
 
     /// SIGTERM, reaped.
@@ -213,11 +237,7 @@ impl Daemon {
         let mut stream =
             std::os::unix::net::UnixStream::connect(self.socket()).expect("a daemon that listens");
         // The daemon may answer, and close, before all is written.
-        let closes = bytes.windows(17).any(|word| word == b"Connection: close");
-        let _early_answer = stream.write_all(bytes).and_then(|()| {
-            // A client that closes its side gives its request up.
-            if closes { Ok(()) } else { stream.shutdown(std::net::Shutdown::Write) }
-        });
+        let _early_answer = stream.write_all(bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         let mut answer = Vec::new();
         let _closed_early = stream.read_to_end(&mut answer);
         answer
@@ -249,7 +269,8 @@ pub(crate) fn refusal(home: &Path) -> String {
 #[track_caller]
 pub(crate) fn refusal_with(home: &Path, env: &[(&str, &str)], arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
-    command.args(["daemon", "run"]).args(arguments).envs(env.iter().copied());
+    command.args(["daemon", "run"]).args(arguments).env_remove("AGENTCTL_SESSION_ID");
+    command.envs(env.iter().copied());
     let output = command.env("AGENTCTL_HOME", home).env("NO_COLOR", "1").output();
     let output = output.expect("the daemon runs");
     assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{output:?}");

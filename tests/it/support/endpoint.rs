@@ -18,6 +18,7 @@ use rustix::net::{self, sockopt};
 use serde_json::Value;
 
 use super::loopback::{bind, lock};
+use super::schema;
 use super::wait::until;
 
 /// What becomes of the first request of a webhook.
@@ -26,6 +27,8 @@ pub(crate) enum Turn {
     Answer(Answer),
     /// Nothing, for as long as the connection lives.
     Silence,
+    /// These bytes, whatever they are; then the connection is closed.
+    Raw(Vec<u8>),
     /// The connection is closed without an answer.
     Close,
     /// The connection is reset.
@@ -76,12 +79,20 @@ impl Received {
         first
     }
 
+    /// The body, which is what its schema says.
+    #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("a body of JSON")
+        let body = serde_json::from_slice(&self.body).expect("a body of JSON");
+        schema::check(self.header("content-type"), &body);
+        body
     }
 
+    /// The session that it is about, in either format.
+    #[track_caller]
     pub(crate) fn session(&self) -> String {
-        self.json()["session_id"].as_str().expect("a session_id").to_owned()
+        let body = self.json();
+        let id = body["session_id"].as_str().or(body["subject"].as_str());
+        id.expect("a session").to_owned()
     }
 }
 
@@ -117,6 +128,10 @@ impl Endpoint {
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/webhook/tests?of=agentctl", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Listens (again) on its port.
@@ -197,13 +212,18 @@ fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         let turn = {
             // Together, so that the order of requests is the order of turns.
             let mut all = lock(&shared.received);
+            let mut turns = lock(&shared.turns);
             let known = |id| all.iter().any(|earlier| earlier.header("webhook-id") == Some(id));
-            let repeated = received.header("webhook-id").is_some_and(known);
+            let repeated = turns.is_empty() || received.header("webhook-id").is_some_and(known);
             all.push(received);
-            if repeated { None } else { lock(&shared.turns).pop_front() }
+            if repeated { None } else { turns.pop_front() }
         };
         match turn.unwrap_or(Turn::status(200)) {
             Turn::Answer(answer) => answer_with(stream, &answer)?,
+            Turn::Raw(bytes) => {
+                (&*stream).write_all(&bytes)?;
+                return stream.shutdown(Shutdown::Both);
+            }
             Turn::Silence => while input.read(&mut [0])? > 0 {},
             Turn::Close => return stream.shutdown(Shutdown::Both),
             // Closed with nothing to linger for, by the drop of the last owner.
@@ -222,12 +242,13 @@ fn answer_with(mut stream: &TcpStream, answer: &Answer) -> io::Result<()> {
     stream.write_all(format!("{head}\r\n").as_bytes())
 }
 
-fn read_request(input: &mut BufReader<&TcpStream>) -> io::Result<Option<Received>> {
-    let line = |input: &mut BufReader<&TcpStream>| {
+/// The next request of a connection; none at its end.
+pub(crate) fn read_request(input: &mut impl BufRead) -> io::Result<Option<Received>> {
+    fn line(input: &mut impl BufRead) -> io::Result<String> {
         let mut line = String::new();
         input.read_line(&mut line)?;
-        io::Result::Ok(line.trim_end_matches(['\r', '\n']).to_owned())
-    };
+        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    }
     let first = line(input)?;
     let mut words = first.split(' ');
     let (Some(method), Some(path), Some("HTTP/1.1")) = (words.next(), words.next(), words.next()) else {

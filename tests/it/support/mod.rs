@@ -9,5 +9,8 @@ pub(crate) mod openmetrics;
 pub(crate) mod orgloop;
 pub(crate) mod play;
 pub(crate) mod real_agent;
+pub(crate) mod schema;
 pub(crate) mod stage;
+pub(crate) mod tls;
+pub(crate) mod trace;
 pub(crate) mod wait;

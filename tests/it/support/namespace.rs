@@ -14,6 +14,8 @@ use super::play::{stderr, stdout};
 
 /// Set in the second life of a test.
 const INSIDE: &str = "AGENTCTL_TEST_INSIDE";
+/// And the mount namespace of its first life.
+const OUTSIDE: &str = "AGENTCTL_TEST_OUTSIDE";
 
 /// False in the first life of a test, which has then run its second one; true in that. `test` is its full name.
 #[must_use]
@@ -67,10 +69,21 @@ pub(crate) fn under_seccomp(test: &str, denied: &[Denied]) -> bool {
     true
 }
 
+/// Whoever changes what a mount namespace shows, or a setting, is in one of its own.
+#[track_caller]
+fn assert_own(what: &str) {
+    let own = std::env::var(OUTSIDE).is_ok_and(|outside| outside != mount_namespace());
+    assert!(own, "{what} would be changed for the whole machine");
+}
+
+fn mount_namespace() -> String {
+    std::fs::read_link("/proc/self/ns/mnt").expect("a namespace").display().to_string()
+}
+
 /// Writes a setting of the kernel that belongs to a namespace of the test's own. Nothing else may be set by a test.
 #[track_caller]
 pub(crate) fn own_setting(path: &str, value: &str) {
-    assert!(std::env::var_os(INSIDE).is_some(), "{path} would be set for the whole machine");
+    assert_own(path);
     std::fs::write(path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
@@ -91,7 +104,11 @@ fn again(test: &str, namespaces: &[&str]) -> bool {
         command.args(namespaces).arg(me);
         command
     };
-    let output = command.args([test, "--exact", "--nocapture"]).env(INSIDE, test).output();
+    let output = command
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE, test)
+        .env(OUTSIDE, mount_namespace())
+        .output();
     let output = output.expect("the second life of a test runs");
     assert!(output.status.success(), "{}\n{}", stdout(&output), stderr(&output));
     assert!(stdout(&output).contains("1 passed"), "no test is called {test}:\n{}", stdout(&output));
@@ -116,6 +133,7 @@ impl Drop for Mounted {
 /// A disk of so many bytes at a directory.
 #[track_caller]
 pub(crate) fn small_disk(at: &Path, bytes: usize) -> Mounted {
+    assert_own("a mount");
     let options = CString::new(format!("size={bytes},mode=0700")).expect("plain text");
     mount("tmpfs", at, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("a disk of one's own");
     Mounted(at.to_owned())
@@ -124,6 +142,7 @@ pub(crate) fn small_disk(at: &Path, bytes: usize) -> Mounted {
 /// Shows `what` in the place of `at`.
 #[track_caller]
 pub(crate) fn bind(what: &Path, at: &Path) -> Mounted {
+    assert_own("a mount");
     mount_bind(what, at).expect("a mount of one's own");
     Mounted(at.to_owned())
 }
