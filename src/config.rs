@@ -47,13 +47,14 @@ struct RawConfig {
     backend: Option<String>,
     retention_days: Option<f64>,
     disk_max: Option<String>,
+    log_max: Option<String>,
     sessions_max: Option<usize>,
     #[serde(default)]
     adapters: BTreeMap<String, adapters::RawAdapter>,
 }
 
 /// The keys of the file, for the nearest name of a mistyped one.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "adapter",
     "model",
     "cwd",
@@ -69,6 +70,7 @@ const KEYS: [&str; 17] = [
     "backend",
     "retention_days",
     "disk_max",
+    "log_max",
     "sessions_max",
     "adapters",
 ];
@@ -127,6 +129,8 @@ pub struct Config {
     pub backend: BackendChoice,
     pub retention: Duration,
     pub disk_max_bytes: u64,
+    /// What is kept of each log of a run; `None` = all of it.
+    pub log_max_bytes: Option<u64>,
     pub sessions_max: usize,
     /// Agents that the user declares.
     pub adapters: Vec<Arc<Declared>>,
@@ -218,9 +222,10 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
     let days = raw.retention_days.unwrap_or(7.0);
     let retention = Duration::try_from_secs_f64(days * 86_400.0)
         .map_err(|_| wrong("retention_days", format!("{days} is no number of days")))?;
-    let disk_max = raw.disk_max.as_deref().unwrap_or("5GB");
-    let disk_max: ByteSize =
-        disk_max.parse().map_err(|_| wrong("disk_max", format!("\"{disk_max}\" is no size such as 5GB")))?;
+    let disk_max = raw.disk_max.as_deref().map_or(Ok(DISK_BYTES_USUAL), bytes);
+    let disk_max_bytes = disk_max.map_err(|what| wrong("disk_max", what))?;
+    let log_max_bytes = raw.log_max.as_deref().map_or(Ok(Some(limits::LOG_BYTES_USUAL)), log_max);
+    let log_max_bytes = log_max_bytes.map_err(|what| wrong("log_max", what))?;
     let backend = raw.backend.as_deref().unwrap_or("auto");
     let backend = backend.parse().map_err(|error| wrong("backend", format!("{error}")))?;
     let grace = raw
@@ -245,10 +250,30 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
         durability: raw.durability.unwrap_or_default(),
         backend,
         retention,
-        disk_max_bytes: disk_max.as_u64(),
+        disk_max_bytes,
+        log_max_bytes,
         sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
         adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
     })
+}
+
+/// What is kept of all sessions together, unless configured.
+const DISK_BYTES_USUAL: u64 = 5_000_000_000;
+
+fn bytes(text: &str) -> Result<u64, String> {
+    text.parse().map(|size: ByteSize| size.as_u64()).map_err(|_| format!("\"{text}\" is no size such as 5GB"))
+}
+
+/// `0` means all.
+fn log_max(text: &str) -> Result<Option<u64>, String> {
+    match bytes(text)? {
+        0 => Ok(None),
+        size if size < limits::LOG_BYTES_LEAST => {
+            let least = ByteSize(limits::LOG_BYTES_LEAST).display().si();
+            Err(format!("\"{text}\" is less than {least}, in the last half of which an agent's own report is looked for"))
+        }
+        size => Ok(Some(size)),
+    }
 }
 
 /// A duration as people write it (`500ms`, `20s`, `3h`); `0` means none.
@@ -290,7 +315,9 @@ mod tests {
         let config = load("{}").unwrap();
         assert_eq!(config.timeout, Some(Duration::from_secs(10_800)));
         assert_eq!(config.metrics_addr.as_deref(), Some("127.0.0.1:9200"));
-        assert_eq!(config.disk_max_bytes, 5_000_000_000);
+        assert_eq!((config.disk_max_bytes, config.log_max_bytes), (5_000_000_000, Some(1_000_000_000)));
+        assert_eq!(load(r#"{"log_max": "0"}"#).unwrap().log_max_bytes, None);
+        assert_eq!(load(r#"{"log_max": "64MB"}"#).unwrap().log_max_bytes, Some(limits::LOG_BYTES_LEAST));
         assert_eq!(load(r#"{"timeout": "0", "metrics_addr": null}"#).unwrap().timeout, None);
     }
 
@@ -304,6 +331,8 @@ mod tests {
         assert!(broken.contains("broken at line 2, column 12: expected value"), "{broken}");
         let value = load(r#"{"grace": "soon"}"#).unwrap_err();
         assert!(value.contains("grace: \"soon\" is no duration"), "{value}");
+        let little = load(r#"{"log_max": "1MB"}"#).unwrap_err();
+        assert!(little.contains("log_max: \"1MB\" is less than 64"), "{little}");
         assert!(load(r#"{"webhook_url": "ftp://x"}"#).unwrap_err().contains("no http:// or https:// URL"));
     }
 

@@ -54,6 +54,13 @@ pub const EVENTS_READER_PATIENCE: Duration = Duration::from_secs(10);
 pub const REPORT_TAIL_BYTES_MAX: u64 = 1 << 20;
 /// And so much where that holds none: the last line of some agents repeats the whole conversation.
 pub const REPORT_TAIL_BYTES_LAST: u64 = 32 << 20;
+/// What is kept of each log of a run, unless configured; counted from its end.
+pub const LOG_BYTES_USUAL: u64 = 1_000_000_000;
+/// The least that may be configured: three quarters of it are kept in any case, and the outcome rule finds all that it may
+/// read there.
+pub const LOG_BYTES_LEAST: u64 = 64_000_000;
+/// Where a log that has lost its head begins with the rest of a line, the next line is looked for so far.
+pub const LOG_LINE_BYTES_MAX: usize = 1 << 20;
 /// End of a log that `peek` reads.
 pub const PEEK_TAIL_BYTES_MAX: u64 = 4 << 20;
 /// End of an agent's log that a reader who follows sees first, as text.

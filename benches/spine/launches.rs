@@ -119,6 +119,7 @@ fn order(files: &RunFiles) -> LaunchOrder {
         grace_ms: 1_000,
         cgroup: None,
         late_ms: 5_000,
+        log_bytes_max: None,
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) async fn answer(daemon: &Rc<Daemon>) -> Response<Answer> {
     checks.push(journal(daemon));
     checks.push(integrity(daemon.journal.reader()).await);
     checks.push(disk(daemon));
+    checks.push(logs(daemon));
     checks.push(exit_files(daemon));
     let core = daemon.core.borrow();
     let config = daemon.config.borrow();
@@ -107,6 +108,28 @@ fn disk(daemon: &Daemon) -> Check {
             } else {
                 Check::new(name, CheckState::Ok, text)
             }
+        }
+    }
+}
+
+/// Whether logs are kept to their size.
+fn logs(daemon: &Daemon) -> Check {
+    let name = "logs";
+    let Some(bytes) = daemon.config.borrow().log_max_bytes else {
+        return Check::new(name, CheckState::Note, "kept whole, whatever their size (log_max is 0)");
+    };
+    let size = bytesize::ByteSize(bytes).display().si();
+    if let Err(why) = &daemon.makes_holes {
+        let found = format!("not kept to {size}: the file system makes no holes in files ({why})");
+        return Check::new(name, CheckState::Note, found)
+            .advise("set AGENTCTL_HOME to a directory on ext4, xfs, btrfs or tmpfs");
+    }
+    match sys::log_files::can_signal_writes() {
+        Ok(()) => Check::new(name, CheckState::Ok, format!("the last {size} of each are kept")),
+        Err(why) => {
+            let found =
+                format!("kept to {size} only once a run is over: no word of writes is to be had ({why})");
+            Check::new(name, CheckState::Note, found).advise("sysctl fs.dir-notify-enable=1")
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 
 use tokio::task::{spawn_blocking, spawn_local};
@@ -300,7 +301,10 @@ fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
     serde_json::to_vec_pretty(&file).ok()
 }
 
+/// What the files take on the disk: the head of a log may be a hole.
 fn size_of(dir: &std::path::Path) -> u64 {
+    const UNIT_OF_BLOCKS: u64 = 512;
+
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
+    entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.blocks() * UNIT_OF_BLOCKS).sum()
 }

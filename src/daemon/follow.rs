@@ -3,15 +3,13 @@
 //! A log that does not grow costs nothing; one that does is looked at once a second at most, and only when
 //! somebody reads or parses it. Nobody is in the way of the agent, which appends to its files itself.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
 use crate::adapters::{Lines, Parser, Progress, Readable, Tail, report};
@@ -21,26 +19,8 @@ use crate::core::fuse::Evidence;
 use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
 
+use super::log_files::{self, Found, LogTail, length, read_at};
 use super::{Daemon, perform};
-
-/// Bytes of a log from `offset`, on a thread that may block; empty at its end.
-pub(crate) async fn read_at(path: &Path, offset: u64, at_most: usize) -> io::Result<Bytes> {
-    let path = path.to_owned();
-    let read = move || {
-        let mut buffer = vec![0; at_most];
-        let count = File::open(path)?.read_at(&mut buffer, offset)?;
-        buffer.truncate(count);
-        Ok(Bytes::from(buffer))
-    };
-    spawn_blocking(read).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
-}
-
-/// The length of a log.
-pub(crate) async fn length(path: &Path) -> io::Result<u64> {
-    let path = path.to_owned();
-    let look = move || std::fs::metadata(path).map(|found| found.len());
-    spawn_blocking(look).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
-}
 
 /// Waits until the log grows or the session ends; looks at most once a second.
 async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &mut End) -> io::Result<()> {
@@ -82,7 +62,8 @@ fn this_instant() -> Instant {
     Instant::now()
 }
 
-/// Sends a log from `offset` on, to its present end or, when it is followed, to the end of the session.
+/// Sends a log from `offset` on, to its present end or, when it is followed, to the end of the session. A reader whose place
+/// is dropped meanwhile is broken off.
 pub(crate) async fn stream(
     daemon: Rc<Daemon>,
     id: SessionId,
@@ -98,7 +79,13 @@ pub(crate) async fn stream(
         let looked = this_instant();
         loop {
             let chunk = match read_at(&path, offset, limits::LOG_CHUNK_BYTES).await {
-                Ok(chunk) => chunk,
+                Ok(Found::Bytes(chunk)) => chunk,
+                // It comes again from its place, and is told where that is now.
+                Ok(Found::Dropped(_)) => {
+                    let why = "what comes next for this reader has been dropped (log_max)";
+                    let _reader_left = to.send(Err(io::Error::other(why))).await;
+                    return;
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
                 Err(error) => {
                     let _reader_left = to.send(Err(error)).await;
@@ -231,10 +218,16 @@ impl Reader {
     /// Reads what has been written, at most up to `limit`.
     async fn catch_up(&mut self, daemon: &Daemon, limit: u64) -> io::Result<()> {
         while self.offset < limit {
-            let chunk = read_at(&self.path, self.offset, limits::LOG_CHUNK_BYTES).await?;
-            if chunk.is_empty() {
-                return Ok(());
-            }
+            let chunk = match read_at(&self.path, self.offset, limits::LOG_CHUNK_BYTES).await? {
+                Found::Bytes(chunk) if chunk.is_empty() => return Ok(()),
+                Found::Bytes(chunk) => chunk,
+                // It was written faster than it was read, or while no daemon lived.
+                Found::Dropped(at) => {
+                    tracing::info!(session = %self.id.session, "output was dropped unread (log_max): {} bytes", at - self.offset);
+                    (self.offset, self.lines) = (at, Lines::from_mid_line());
+                    continue;
+                }
+            };
             self.offset += chunk.len() as u64;
             let Self { lines, progress, waits, parser, id, .. } = self;
             lines.push(&chunk, |line| {
@@ -322,29 +315,14 @@ pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
 async fn read_ending(path: &Path, parser: &Parser) -> io::Result<(Progress, bool)> {
     let mut at_most = limits::REPORT_TAIL_BYTES_MAX;
     loop {
-        let (bytes, whole) = read_tail(path, at_most).await?;
+        let LogTail { bytes, whole, .. } = log_files::tail(path, at_most).await?;
         let tail = if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) };
+        let all = whole || (bytes.len() as u64) < at_most;
         let progress = Progress::of(tail, |line| parser.read(line), 0);
         let told = !matches!(report(&progress), AgentReport::Missing | AgentReport::Unreadable(_));
-        if told || whole || at_most >= limits::REPORT_TAIL_BYTES_LAST {
+        if told || all || at_most >= limits::REPORT_TAIL_BYTES_LAST {
             return Ok((progress, whole));
         }
         at_most = limits::REPORT_TAIL_BYTES_LAST;
     }
-}
-
-/// The last bytes of a log, and whether they are all of it.
-pub(crate) async fn read_tail(path: &Path, at_most: u64) -> io::Result<(Bytes, bool)> {
-    let length = length(path).await?;
-    let from = length.saturating_sub(at_most);
-    let size = usize::try_from(length - from).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity(size);
-    while bytes.len() < size {
-        let chunk = read_at(path, from + bytes.len() as u64, size - bytes.len()).await?;
-        if chunk.is_empty() {
-            break;
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok((bytes.into(), from == 0))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
 use hyper::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -32,6 +32,7 @@ use crate::limits;
 use crate::wire::api::{self, Problem, SessionView};
 use crate::wire::route::{NoRoute, Route};
 
+use super::log_files::{self, Beginning, LogTail};
 use super::{Daemon, doctor, follow, launch, reload, scrape, stream, webhooks};
 
 /// A body of an answer: whole, or as it comes.
@@ -478,18 +479,34 @@ async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
     // As people read it, where there is somebody who understands it; else as it is.
     let parser = daemon.adapter_of(id).and_then(|adapter| adapter.parser());
     let parser = parser.filter(|_| query.flag("text") && stream == "stdout");
-    let length = follow::length(&path).await.unwrap_or(0);
+    let length = log_files::length(&path).await.unwrap_or(0);
+    let begins = log_files::beginning(&path, from).await;
+    let begins = begins.unwrap_or(Beginning { at: from, dropped: 0 });
     let (from, cut) = match length.saturating_sub(limits::LOG_TEXT_TAIL_BYTES) {
-        tail if tail > from && query.flag("tail") && parser.is_some() => (tail, true),
-        _ => (from, false),
+        tail if tail > begins.at && query.flag("tail") && parser.is_some() => (tail, true),
+        _ => (begins.at, false),
     };
     let (to, chunks) = mpsc::channel(4);
     spawn_local(follow::stream(Rc::clone(daemon), id, path, from, query.flag("follow"), to));
-    let Some(parser) = parser else { return Ok(flow("application/octet-stream", chunks)) };
-    let readable = if cut { Readable::from_mid_line(parser) } else { Readable::new(parser) };
-    let (to, pieces) = mpsc::channel(4);
-    spawn_local(follow::readable(readable, from, chunks, to));
-    Ok(flow("application/x-ndjson", pieces))
+    let mut answer = match parser {
+        None => flow("application/octet-stream", chunks),
+        Some(parser) => {
+            let readable = if cut { Readable::from_mid_line(parser) } else { Readable::new(parser) };
+            let (to, pieces) = mpsc::channel(4);
+            spawn_local(follow::readable(readable, from, chunks, to));
+            flow("application/x-ndjson", pieces)
+        }
+    };
+    answer.headers_mut().insert(HeaderName::from_static(api::LOG_FROM_HEADER), begins.at.into());
+    name_dropped(&mut answer, begins.dropped);
+    Ok(answer)
+}
+
+/// Says how much of a log is not kept any more.
+fn name_dropped(answer: &mut Response<Answer>, dropped: u64) {
+    if dropped > 0 {
+        answer.headers_mut().insert(HeaderName::from_static(api::LOG_DROPPED_HEADER), dropped.into());
+    }
 }
 
 /// The run that is asked about: the current one, unless another is named.
@@ -512,10 +529,11 @@ async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled 
     let count = count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))?;
     let parser = daemon.adapter_of(id).and_then(|adapter| adapter.parser());
     let path = daemon.home.log(run_of(daemon, id, query)?, "stdout");
-    let tail = follow::read_tail(&path, limits::PEEK_TAIL_BYTES_MAX).await;
-    let (bytes, whole) = match tail {
+    let LogTail { bytes, whole, dropped } = match log_files::tail(&path, limits::PEEK_TAIL_BYTES_MAX).await {
         Ok(tail) => tail,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (Bytes::new(), true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            LogTail { whole: true, ..LogTail::default() }
+        }
         Err(error) => {
             let detail = format!("read {}: {error}", path.display());
             return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
@@ -526,14 +544,16 @@ async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled 
             let tail = if whole { Tail::Whole(&bytes) } else { Tail::Cut(&bytes) };
             last_messages(tail, |line| parser.read(line), count)
         }
-        // A command says lines.
+        // A command says lines; of a part of its log the first is the rest of one.
         None => {
             let text = String::from_utf8_lossy(&bytes);
-            let lines: Vec<_> = text.lines().collect();
+            let lines: Vec<_> = text.lines().skip(usize::from(!whole)).collect();
             vec![lines[lines.len().saturating_sub(count)..].join("\n")]
         }
     };
-    Ok(json_answer(StatusCode::OK, &texts))
+    let mut answer = json_answer(StatusCode::OK, &texts);
+    name_dropped(&mut answer, dropped);
+    Ok(answer)
 }
 
 pub(super) fn json_answer<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Response<Answer> {

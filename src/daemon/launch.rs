@@ -417,6 +417,7 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<LaunchOrder> {
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
         cgroup: cgroup.map(|path| path.to_string_lossy().into_owned()),
         late_ms: SHIM_LATE_MS,
+        log_bytes_max: daemon.config.borrow().log_max_bytes.filter(|_| daemon.makes_holes.is_ok()),
     })
 }
 

@@ -15,6 +15,7 @@ mod http;
 mod hub;
 mod journal;
 mod launch;
+mod log_files;
 mod perform;
 mod reach;
 mod reattach;
@@ -128,6 +129,8 @@ pub(crate) struct Daemon {
     pub(crate) hub: Hub,
     pub(crate) shim: Arc<ShimProgram>,
     pub(crate) cgroups: CgroupMode,
+    /// Whether the file system of the sessions makes holes, which keeping logs to their size takes.
+    pub(crate) makes_holes: Result<(), String>,
     /// Soft limit of open files as inherited: what a session gets that asks for none.
     pub(crate) nofile: u64,
     pub(crate) handles: RefCell<HashMap<RunId, Handles>>,
@@ -297,6 +300,13 @@ impl Daemon {
         }
         core.replayed(loaded.last_seq);
         let durable = core.appended();
+        let makes_holes = sys::log_files::prove_holes(&home.sessions()).map_err(|error| error.to_string());
+        if let (Err(why), Some(_)) = (&makes_holes, config.log_max_bytes) {
+            tracing::warn!(
+                "logs are not kept to log_max: {} makes no holes in files ({why})",
+                home.path().display()
+            );
+        }
         let hub = Hub::new(journal.epoch().to_owned(), loaded.last_seq);
         Self {
             home,
@@ -307,6 +317,7 @@ impl Daemon {
             journal,
             hub,
             shim: Arc::new(shim),
+            makes_holes,
             cgroups: sys::cgroup::mode(),
             nofile,
             handles: RefCell::default(),

@@ -19,6 +19,8 @@ pub mod journald;
 mod linux;
 #[cfg(target_os = "linux")]
 pub mod lock_holder;
+#[cfg(target_os = "linux")]
+pub mod log_files;
 mod own;
 mod portable;
 mod proc_fs;

@@ -23,10 +23,22 @@ pub(super) enum Lack {
     IoUring,
     /// inotify instances, all used up.
     Inotify,
+    /// Holes in files.
+    Holes,
+    /// Word that a file in a directory was written to (fcntl(2), F_NOTIFY).
+    DirNotify,
 }
 
 impl Lack {
-    const ALL: [Self; 5] = [Self::Pidfs, Self::InfoExit, Self::ReapNotice, Self::IoUring, Self::Inotify];
+    const ALL: [Self; 7] = [
+        Self::Pidfs,
+        Self::InfoExit,
+        Self::ReapNotice,
+        Self::IoUring,
+        Self::Inotify,
+        Self::Holes,
+        Self::DirNotify,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -35,15 +47,17 @@ impl Lack {
             Self::ReapNotice => "reap_notice",
             Self::IoUring => "io_uring",
             Self::Inotify => "inotify",
+            Self::Holes => "holes",
+            Self::DirNotify => "dir_notify",
         }
     }
 
     /// What the kernel answers where it is lacking.
     fn errno(self) -> i32 {
         match self {
-            Self::Pidfs => libc::EOPNOTSUPP,
+            Self::Pidfs | Self::Holes => libc::EOPNOTSUPP,
             Self::InfoExit => libc::ENOTTY,
-            Self::ReapNotice => libc::EINVAL,
+            Self::ReapNotice | Self::DirNotify => libc::EINVAL,
             Self::IoUring => libc::ENOSYS,
             Self::Inotify => libc::EMFILE,
         }

@@ -22,6 +22,12 @@ use super::time::rfc3339;
 /// How the daemon names itself in every answer; a client of another version says so.
 pub const SERVER_NAME: &str = concat!("agentctl/", env!("CARGO_PKG_VERSION"));
 
+/// In an answer with a log or its last messages: how many bytes it has lost in front of what is kept of it (`log_max`). Not
+/// there where that is nothing.
+pub const LOG_DROPPED_HEADER: &str = "agentctl-log-dropped";
+/// In an answer with a log: the place where reading begins, which is later than `from` where that is not kept any more.
+pub const LOG_FROM_HEADER: &str = "agentctl-log-from";
+
 /// What `POST /v1/sessions` takes.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

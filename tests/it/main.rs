@@ -22,6 +22,7 @@ mod journal_damage;
 mod journald;
 mod launch_points;
 mod lifecycle;
+mod log_size;
 mod opencode;
 mod properties;
 mod real_opencode;

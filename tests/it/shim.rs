@@ -7,6 +7,7 @@ mod deadline;
 mod endings;
 mod launches;
 mod leftovers;
+mod logs;
 mod ownership;
 mod publication;
 
@@ -78,6 +79,7 @@ impl Session {
             grace_ms: 5_000,
             cgroup: None,
             late_ms: 5_000,
+            log_bytes_max: None,
         };
         Self { home, files, order, env: b"PATH=/usr/local/bin:/usr/bin:/bin\0".to_vec() }
     }

@@ -16,11 +16,12 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// The largest signal number of Linux.
 const SIGNAL_MAX: c_int = 64;
 
-/// What the shim sleeps for besides its alarms: the end of a child, and a deadline that was moved.
-const AWAITED: [c_int; 2] = [libc::SIGCHLD, DEADLINE_MOVED as c_int];
+/// What the shim sleeps for besides its alarms: the end of a child, a deadline that was moved, and something written where
+/// the logs are.
+const AWAITED: [c_int; 3] = [libc::SIGCHLD, DEADLINE_MOVED as c_int, libc::SIGIO];
 
 /// Signals that keep their meaning in the shim: its own faults, and the news that it waits for.
-const NOT_IGNORED: [c_int; 9] = [
+const NOT_IGNORED: [c_int; 10] = [
     libc::SIGILL,
     libc::SIGTRAP,
     libc::SIGABRT,
@@ -30,6 +31,7 @@ const NOT_IGNORED: [c_int; 9] = [
     libc::SIGSYS,
     AWAITED[0],
     AWAITED[1],
+    AWAITED[2],
 ];
 
 /// Both clocks, now.
@@ -76,11 +78,13 @@ pub(crate) fn block_awaited_signals() {
 pub(crate) enum Woken {
     /// The daemon has written another deadline.
     DeadlineMoved,
+    /// A file beside the logs, or one of them, was written to.
+    Written,
     /// A child has ended, time is over, or nothing has happened: the caller looks for itself.
     ToLook,
 }
 
-/// Sleeps until a child ends or the deadline is moved, or until `timeout` is over.
+/// Sleeps until a child ends, the deadline is moved or a log is written to, or until `timeout` is over.
 pub(crate) fn wait_for_signal(timeout: Option<Duration>) -> Woken {
     let set = awaited_signals();
     let timeout = timeout.map(|timeout| libc::timespec {
@@ -90,7 +94,11 @@ pub(crate) fn wait_for_signal(timeout: Option<Duration>) -> Woken {
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: both pointers live through the call, a null timeout waits for ever, and no details are asked for.
     let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
-    if signal == c_int::from(DEADLINE_MOVED) { Woken::DeadlineMoved } else { Woken::ToLook }
+    match signal {
+        libc::SIGIO => Woken::Written,
+        signal if signal == c_int::from(DEADLINE_MOVED) => Woken::DeadlineMoved,
+        _ => Woken::ToLook,
+    }
 }
 
 fn awaited_signals() -> libc::sigset_t {

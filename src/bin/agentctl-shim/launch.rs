@@ -21,6 +21,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::exit_slot::ExitSlot;
 use crate::kernel::{self, Fork};
+use crate::logs::Logs;
 use crate::{daemon_link, leader};
 
 /// The longest description of a failure, so that the exit file fits into its reserved space.
@@ -32,6 +33,8 @@ pub(crate) struct Launched {
     pub(crate) policy: Policy,
     /// The running agent, or why there is none.
     pub(crate) leader: Result<Leader, Failed>,
+    /// The logs, where they are to be kept to a size.
+    pub(crate) logs: Option<Logs>,
 }
 
 /// How the run is to end.
@@ -99,7 +102,10 @@ pub(crate) fn launch(files: &RunFiles, host: &HostId) -> Launched {
         Ok(order) => order,
         Err(error) => return unreadable(&error),
     };
-    let leader = start(files, host, &order);
+    let (leader, logs) = match start(files, host, &order) {
+        Ok((leader, logs)) => (Ok(leader), logs),
+        Err(failed) => (Err(failed), None),
+    };
     // The leader holds its copy, or will never need one.
     for secret in [Some(&order.env), order.stdin.as_ref()].into_iter().flatten() {
         let _ = fs::remove_file(files.dir().join(secret));
@@ -108,7 +114,7 @@ pub(crate) fn launch(files: &RunFiles, host: &HostId) -> Launched {
         daemon_link::send(ShimMessage::Running);
         daemon_link::close();
     }
-    Launched { policy: Policy::of(order), leader }
+    Launched { policy: Policy::of(order), leader, logs }
 }
 
 fn unreadable(error: &FileError) -> Launched {
@@ -119,7 +125,7 @@ fn unreadable(error: &FileError) -> Launched {
         late: Duration::ZERO,
         cgroup: None, // and nobody to end in it
     };
-    Launched { policy, leader: Err(Failed { error, process: None }) }
+    Launched { policy, leader: Err(Failed { error, process: None }), logs: None }
 }
 
 impl Policy {
@@ -133,7 +139,7 @@ impl Policy {
     }
 }
 
-fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<Leader, Failed> {
+fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<(Leader, Option<Logs>), Failed> {
     let failed = |failure: Failure, process| Failed { error: explain(&failure, files, order), process };
     let (redirections, report) = prepare(files, order).map_err(|failure| failed(failure, None))?;
     let (reader, writer) = report;
@@ -142,14 +148,20 @@ fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<Leader,
         Ok(Fork::Parent(child)) => child,
         Err(failure) => return Err(failed(failure, None)),
     };
-    drop((redirections, writer));
+    drop(writer);
+    let Redirections { stdout, stderr, .. } = redirections;
     let leader = adopt(child).map_err(|failure| {
         kernel::kill_unreaped(child);
         kernel::reap(child);
         failed(failure, None)
     })?;
     match read_report(reader) {
-        None => Ok(leader),
+        None => {
+            let dir = files.dir().join(&order.stdout);
+            let dir = dir.parent().unwrap_or_else(|| files.dir());
+            let keep = |max| Logs::keep([stdout, stderr], dir, max, kernel::now().mono);
+            Ok((leader, order.log_bytes_max.map(keep)))
+        }
         Some(failure) => {
             kernel::reap(child);
             Err(failed(failure, Some(leader.identity)))

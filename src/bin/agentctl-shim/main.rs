@@ -3,7 +3,8 @@
 //! `agentctl-shim <session directory> <run>` claims the launch order in the directory, starts the leader, reaps
 //! whatever the tree leaves to it, publishes how the leader ended, ends or awaits what is left, and exits. It needs
 //! no daemon: all it knows comes from files (`wire/session_dir.rs`), and all it has to say goes into files.
-//! It has one thread and no event loop but one: sleep until a child ends, the deadline is moved, or an alarm is due.
+//! It has one thread and no event loop but one: sleep until a child ends, the deadline is moved, a log that may become
+//! too long is written to, or an alarm is due.
 //!
 //! In order of time: `settle` (deaf, detached, subreaper) · `claim` (own the run, take the launch) · `launch` (open,
 //! fork, become the leader) · `supervise` (reap, publish, end the tree).
@@ -14,6 +15,7 @@ mod exit_slot;
 mod kernel;
 mod launch;
 mod leader;
+mod logs;
 mod supervise;
 mod tree;
 

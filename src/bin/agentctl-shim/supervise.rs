@@ -1,8 +1,8 @@
 //! The life of a run after its launch: reap, publish the leader's end, end or await the rest, say when all are gone.
 //!
-//! One loop over two questions: who has ended, and which alarm is due? There are three alarms: the deadline that a
-//! daemon should have enforced, the next step of ending the tree, the next attempt to publish. Sleeps in between,
-//! without any periodic wake-up. Refuses to know what the outcome of the run is: the exit file holds raw facts.
+//! One loop over two questions: who has ended, and which alarm is due? There are four alarms: the deadline that a
+//! daemon should have enforced, the next step of ending the tree, the next attempt to publish, and a look at logs that were
+//! written to. Sleeps in between, without any periodic wake-up. Refuses to know what the outcome of the run is: the exit file holds raw facts.
 //!
 //! What happens at the leader's end, in this order: the exit file is published (the verdict waits for it), then the
 //! tree is ended, then the exit file is synced to disk.
@@ -21,6 +21,7 @@ use crate::claim::Ownership;
 use crate::exit_slot::ExitSlot;
 use crate::kernel::{self, Reap, Woken};
 use crate::launch::{Failed, Launched, Leader, Policy};
+use crate::logs::Logs;
 use crate::tree::Tree;
 use crate::{complain, daemon_link};
 
@@ -80,6 +81,7 @@ enum Alarm {
     Deadline,
     Kill(KillStep),
     Publish,
+    Logs,
 }
 
 /// How a leader, or the attempt to have one, ended.
@@ -108,12 +110,13 @@ pub(crate) struct Supervisor {
     killing: Option<(Mono, KillStep)>,
     exit_slot: ExitSlot,
     publication: Publication,
+    logs: Option<Logs>,
 }
 
 impl Supervisor {
     /// Takes a launched run over. A launch that failed is a run whose leader has ended already.
     pub(crate) fn new(files: RunFiles, host: HostId, ownership: Ownership, launched: Launched) -> Self {
-        let Launched { policy, leader } = launched;
+        let Launched { policy, leader, logs } = launched;
         let (leader, failed) = match leader {
             Ok(leader) => (Some(leader), None),
             Err(failed) => (None, Some(failed)),
@@ -133,6 +136,7 @@ impl Supervisor {
             killing: None,
             exit_slot,
             publication: Publication::NotYet,
+            logs,
         };
         match failed {
             Some(failed) => supervisor.launch_failed(failed),
@@ -158,8 +162,10 @@ impl Supervisor {
                 Some((at, _)) => kernel::wait_for_signal(Some(at.since(now))),
                 None => kernel::wait_for_signal(None),
             };
-            if woken == Woken::DeadlineMoved {
-                self.deadline_moved();
+            match woken {
+                Woken::DeadlineMoved => self.deadline_moved(),
+                Woken::Written => self.logs.iter_mut().for_each(|logs| logs.written(kernel::now().mono)),
+                Woken::ToLook => {}
             }
         }
         self.finish();
@@ -229,7 +235,8 @@ impl Supervisor {
             Publication::Trying { at, .. } => Some((*at, Alarm::Publish)),
             Publication::NotYet | Publication::Over => None,
         };
-        [deadline, killing, publish].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let logs = self.logs.as_ref().and_then(|logs| Some((logs.due()?, Alarm::Logs)));
+        [deadline, killing, publish, logs].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn ring(&mut self, alarm: Alarm, now: Mono) {
@@ -242,6 +249,7 @@ impl Supervisor {
                     self.sync();
                 }
             }
+            Alarm::Logs => self.logs.iter_mut().for_each(|logs| logs.look(now)),
         }
     }
 
@@ -357,8 +365,10 @@ impl Supervisor {
     }
 
     /// Nothing is left: says so, and takes the cgroup away.
-    fn finish(self) {
+    fn finish(mut self) {
         let id = self.files.id();
+        // Whoever writes much and ends soon is met here.
+        self.logs.iter_mut().for_each(Logs::cut);
         let tree = TreeFile {
             v: Version,
             session: id.session,

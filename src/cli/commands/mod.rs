@@ -100,7 +100,7 @@ fn of_run(run: Option<u32>) -> String {
 async fn peek(args: PeekArgs) -> Result<u8, Failure> {
     let run = of_run(args.run);
     let path = format!("/v1/sessions/{}/messages?n={}{run}", segment(&args.id), args.lines);
-    let messages: Vec<String> = Client::find()?.json(Method::GET, &path, NO_BODY).await?;
+    let messages = logs::messages(&Client::find()?, &path).await?;
     if args.json {
         render::json(&messages)?;
     } else if !messages.is_empty() {

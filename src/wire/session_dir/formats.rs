@@ -98,6 +98,9 @@ pub struct LaunchOrder {
     /// How long after deadline and grace the shim acts by itself, because the daemon did not.
     #[serde(default = "late_ms_default")]
     pub late_ms: u64,
+    /// What is kept of each of the two logs, counted from its end; `None` is all.
+    #[serde(default)]
+    pub log_bytes_max: Option<u64>,
 }
 
 fn late_ms_default() -> u64 {

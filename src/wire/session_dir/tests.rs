@@ -44,6 +44,7 @@ fn launch() -> LaunchOrder {
         grace_ms: 10_000,
         cgroup: Some("/sys/fs/cgroup/agentctl/0b0f7a52.2".to_owned()),
         late_ms: 5_000,
+        log_bytes_max: Some(1_000_000_000),
     }
 }
 
@@ -119,6 +120,13 @@ fn every_format_is_as_its_golden_file_shows() {
 fn an_order_without_lateness_has_the_default() {
     let order: LaunchOrder = decode(Path::new("x"), &golden("launch_without_late.json")).expect("readable");
     assert_eq!((order.late_ms, order.nofile_soft, order.stdin), (5_000, None, None));
+}
+
+#[test]
+fn an_order_without_a_limit_keeps_all_of_the_logs() {
+    let order: LaunchOrder =
+        decode(Path::new("x"), &golden("launch_without_log_max.json")).expect("readable");
+    assert_eq!(order, LaunchOrder { log_bytes_max: None, ..launch() });
 }
 
 #[test]
