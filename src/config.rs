@@ -4,6 +4,8 @@
 //! default. Secrets have no `Debug`.
 
 mod adapters;
+mod places;
+pub mod show;
 pub mod target;
 pub mod webhooks;
 
@@ -22,6 +24,8 @@ use crate::core::vocab::Leftovers;
 use crate::limits;
 use crate::sys::BackendChoice;
 
+use places::Unknown;
+use show::Origins;
 use webhooks::{RawWebhook, Webhook};
 
 /// The file as written. Keys of the earlier tool are among them.
@@ -52,28 +56,6 @@ struct RawConfig {
     #[serde(default)]
     adapters: BTreeMap<String, adapters::RawAdapter>,
 }
-
-/// The keys of the file, for the nearest name of a mistyped one.
-const KEYS: [&str; 18] = [
-    "adapter",
-    "model",
-    "cwd",
-    "timeout",
-    "grace",
-    "leftovers",
-    "webhook_url",
-    "webhook_secret",
-    "webhooks",
-    "notify_allow_private",
-    "metrics_addr",
-    "durability",
-    "backend",
-    "retention_days",
-    "disk_max",
-    "log_max",
-    "sessions_max",
-    "adapters",
-];
 
 /// How safe a commit is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -134,6 +116,7 @@ pub struct Config {
     pub sessions_max: usize,
     /// Agents that the user declares.
     pub adapters: Vec<Arc<Declared>>,
+    origins: Origins,
 }
 
 /// Why a configuration cannot be used. Each message names the file and what to change.
@@ -143,25 +126,36 @@ pub enum ConfigError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("the configuration {path} is broken at line {line}, column {column}: {what}", path = path.display())]
     Broken { path: PathBuf, line: usize, column: usize, what: String },
-    #[error("the configuration {path} has an unknown key \"{key}\" at line {line}{}", hint(nearest.as_deref()), path = path.display())]
-    UnknownKey { path: PathBuf, key: String, line: usize, nearest: Option<String> },
-    #[error("the configuration {path} cannot be used: {key}: {what}", path = path.display())]
-    Value { path: PathBuf, key: &'static str, what: String },
+    #[error("the configuration {path} has an unknown key \"{key}\" at line {line}, column {column}{}", hint(nearest.as_deref()), path = path.display())]
+    UnknownKey { path: PathBuf, key: String, line: usize, column: usize, nearest: Option<String> },
+    #[error("the configuration {path} cannot be used{}: {key}: {what}", at(*place), path = path.display())]
+    Value { path: PathBuf, key: &'static str, place: Option<(usize, usize)>, what: String },
 }
 
 fn hint(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default()
 }
 
+fn at(place: Option<(usize, usize)>) -> String {
+    place.map(|(line, column)| format!(" at line {line}, column {column}")).unwrap_or_default()
+}
+
 impl Config {
     /// Reads `config.json` of a home, with the environment on top. A missing file means the defaults.
     pub fn load(path: &Path, env: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let raw = match std::fs::read_to_string(path) {
-            Ok(text) => parse(path, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => RawConfig::default(),
-            Err(source) => return Err(ConfigError::Unreadable { path: path.to_owned(), source }),
-        };
-        mean(path, raw, env)
+        match std::fs::read_to_string(path) {
+            Ok(text) => understood(path, &text, env),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => understood(path, "{}", env),
+            Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
+        }
+    }
+
+    /// The same for whoever only looks: secrets that the daemon alone is given, by its environment or its unit, are taken for
+    /// granted.
+    pub fn look(path: &Path, text: &str, env: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let mut raw = parse(path, text)?;
+        raw.webhooks.iter_mut().for_each(|webhook| webhook.take_for_granted(env));
+        mean(path, text, raw, env)
     }
 
     /// Takes over what a running daemon can take from a configuration that was read anew. The keys that also
@@ -173,32 +167,33 @@ impl Config {
             backend: self.backend,
             ..new.clone()
         };
+        let [metrics_addr, durability, backend] = show::AT_RESTART;
         let differing = [
-            ("metrics_addr", kept.metrics_addr != new.metrics_addr),
-            ("durability", kept.durability != new.durability),
-            ("backend", kept.backend != new.backend),
+            (metrics_addr, kept.metrics_addr != new.metrics_addr),
+            (durability, kept.durability != new.durability),
+            (backend, kept.backend != new.backend),
         ];
         *self = kept;
         differing.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
 }
 
+fn understood(path: &Path, text: &str, env: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    mean(path, text, parse(path, text)?, env)
+}
+
 fn parse(path: &Path, text: &str) -> Result<RawConfig, ConfigError> {
     serde_json::from_str(text).map_err(|error| {
-        let unknown = serde_json::from_str::<BTreeMap<String, serde_json::Value>>(text)
-            .ok()
-            .and_then(|keys| keys.into_keys().find(|key| !KEYS.contains(&key.as_str())));
-        match unknown {
-            Some(key) if error.is_data() => ConfigError::UnknownKey {
-                path: path.to_owned(),
-                line: error.line(),
-                nearest: nearest(&key, KEYS),
-                key,
-            },
+        let found = (error.line(), error.column());
+        match places::unknown_key(text) {
+            Some(Unknown { key, nearest, place }) if error.is_data() => {
+                let (line, column) = place.unwrap_or(found);
+                ConfigError::UnknownKey { path: path.to_owned(), key, line, column, nearest }
+            }
             Some(_) | None => ConfigError::Broken {
                 path: path.to_owned(),
-                line: error.line(),
-                column: error.column(),
+                line: found.0,
+                column: found.1,
                 what: without_place(&error.to_string()),
             },
         }
@@ -217,8 +212,17 @@ fn without_place(message: &str) -> String {
     message.split(" at line ").next().unwrap_or(message).to_owned()
 }
 
-fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
-    let wrong = |key, what: String| ConfigError::Value { path: path.to_owned(), key, what };
+fn mean(
+    path: &Path,
+    text: &str,
+    raw: RawConfig,
+    env: &BTreeMap<String, String>,
+) -> Result<Config, ConfigError> {
+    let wrong = |key, what: String| {
+        let place = places::place_of(text, key, Some(1));
+        ConfigError::Value { path: path.to_owned(), key, place, what }
+    };
+    let in_file = serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(text).unwrap_or_default();
     let days = raw.retention_days.unwrap_or(7.0);
     let retention = Duration::try_from_secs_f64(days * 86_400.0)
         .map_err(|_| wrong("retention_days", format!("{days} is no number of days")))?;
@@ -254,6 +258,7 @@ fn mean(path: &Path, raw: RawConfig, env: &BTreeMap<String, String>) -> Result<C
         log_max_bytes,
         sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
         adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
+        origins: Origins::of(&in_file.into_keys().collect(), env),
     })
 }
 
@@ -270,7 +275,9 @@ fn log_max(text: &str) -> Result<Option<u64>, String> {
         0 => Ok(None),
         size if size < limits::LOG_BYTES_LEAST => {
             let least = ByteSize(limits::LOG_BYTES_LEAST).display().si();
-            Err(format!("\"{text}\" is less than {least}, in the last half of which an agent's own report is looked for"))
+            Err(format!(
+                "\"{text}\" is less than {least}, in the last half of which an agent's own report is looked for"
+            ))
         }
         size => Ok(Some(size)),
     }
@@ -305,9 +312,7 @@ mod tests {
     use super::*;
 
     fn load(text: &str) -> Result<Config, String> {
-        let path = Path::new("/h/config.json");
-        let raw = parse(path, text).map_err(|error| error.to_string())?;
-        mean(path, raw, &BTreeMap::new()).map_err(|error| error.to_string())
+        understood(Path::new("/h/config.json"), text, &BTreeMap::new()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -325,12 +330,15 @@ mod tests {
     fn errors_name_the_place_and_the_nearest_name() {
         assert_eq!(
             load("{\n  \"webhok_url\": \"http://x\"\n}").unwrap_err(),
-            "the configuration /h/config.json has an unknown key \"webhok_url\" at line 2; did you mean \"webhook_url\"?"
+            "the configuration /h/config.json has an unknown key \"webhok_url\" at line 2, column 3; did you mean \"webhook_url\"?"
         );
         let broken = load("{\n  \"grace\": }").unwrap_err();
         assert!(broken.contains("broken at line 2, column 12: expected value"), "{broken}");
         let value = load(r#"{"grace": "soon"}"#).unwrap_err();
-        assert!(value.contains("grace: \"soon\" is no duration"), "{value}");
+        assert!(
+            value.contains("cannot be used at line 1, column 2: grace: \"soon\" is no duration"),
+            "{value}"
+        );
         let little = load(r#"{"log_max": "1MB"}"#).unwrap_err();
         assert!(little.contains("log_max: \"1MB\" is less than 64"), "{little}");
         assert!(load(r#"{"webhook_url": "ftp://x"}"#).unwrap_err().contains("no http:// or https:// URL"));
@@ -339,10 +347,8 @@ mod tests {
     #[test]
     fn secrets_are_never_shown_and_the_environment_wins() {
         let env = BTreeMap::from([("AGENTCTL_WEBHOOK_SECRET".to_owned(), "hunter2".to_owned())]);
-        let raw =
-            parse(Path::new("c"), r#"{"webhook_url":"http://127.0.0.1:1/x","webhook_secret":"s3cret"}"#)
-                .unwrap();
-        let config = mean(Path::new("c"), raw, &env).unwrap();
+        let text = r#"{"webhook_url":"http://127.0.0.1:1/x","webhook_secret":"s3cret"}"#;
+        let config = understood(Path::new("c"), text, &env).unwrap();
         assert_eq!(config.webhooks[0].secrets[0].reveal(), "hunter2");
         let shown = format!("{config:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("s3cret"), "{shown}");

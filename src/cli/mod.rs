@@ -90,6 +90,9 @@ pub enum Command {
     Doctor(JsonFlag),
     /// List the agents that can be launched, and whether their programs are here
     Adapters(JsonFlag),
+    /// Show the configuration and where each value comes from, or check a file
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show and steer webhooks: endpoints, deliveries, retries
     #[command(subcommand)]
     Webhooks(WebhooksCommand),
@@ -358,6 +361,20 @@ pub struct JsonFlag {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every key: its value, its unit, and whether it comes from environment, file or default
+    #[command(after_help = "Flags of a launch beat what is shown here. Secrets are shown as set or not set.
+Where a daemon runs and has another value, that is said on standard error with what makes it read
+the file: reload for most keys, restart for metrics_addr, durability and backend.")]
+    Show(JsonFlag),
+    /// Say whether a daemon could use a configuration; exit 1 with the place of what is wrong
+    Check {
+        /// [default: config.json of the home]
+        file: Option<std::path::PathBuf>,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -44,6 +44,19 @@ pub(super) struct RawWebhook {
     ca_file: Option<PathBuf>,
 }
 
+impl RawWebhook {
+    /// A secret that only the daemon can be given is taken to be there. Nobody signs with what stands in for it.
+    pub(super) fn take_for_granted(&mut self, env: &BTreeMap<String, String>) {
+        let missing = self.secret_env.as_ref().is_some_and(|name| !env.contains_key(name));
+        let of_unit = self.secret_credential.is_some() && !env.contains_key("CREDENTIALS_DIRECTORY");
+        let alone = self.secret.is_none() && self.secrets.is_none() && self.secret_file.is_none();
+        if alone && (missing || of_unit) && self.secret_env.is_some() != self.secret_credential.is_some() {
+            (self.secret_env, self.secret_credential) = (None, None);
+            self.secret = Some(Secret("known to the daemon".to_owned()));
+        }
+    }
+}
+
 /// How the body of a delivery looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,8 +142,10 @@ pub(super) fn webhooks(
     let from_env = |key: &str| env.get(key).filter(|value| !value.is_empty()).cloned();
     let secret = from_env("AGENTCTL_WEBHOOK_SECRET").map(Secret).or(secret);
     let mut all = Vec::new();
-    if let Some(url) = from_env("AGENTCTL_WEBHOOK_URL").or(url) {
-        let target = Target::parse(&url).map_err(|what| ("webhook_url", what))?;
+    let in_env = from_env("AGENTCTL_WEBHOOK_URL");
+    let key = if in_env.is_some() { "AGENTCTL_WEBHOOK_URL" } else { "webhook_url" };
+    if let Some(url) = in_env.or(url) {
+        let target = Target::parse(&url).map_err(|what| (key, what))?;
         let secrets: Vec<_> = secret.into_iter().collect();
         check_secrets(&secrets).map_err(|what| ("webhook_secret", what))?;
         all.push(Webhook::plain("default".into(), target, secrets));
@@ -293,6 +308,22 @@ mod tests {
         assert_eq!((webhook.timeout, webhook.secrets.len()), (limits::WEBHOOK_TIMEOUT, 0));
         let silent = one(r#", "events": []"#, &[]).unwrap();
         assert_eq!(silent.kinds, [], "it hears only of sessions that name it");
+    }
+
+    #[test]
+    fn who_only_looks_needs_no_secret_of_the_daemons() {
+        let look = |keys: &str| {
+            let text = format!(r#"[{{"name": "ci", "url": "https://ci.example/in"{keys}}}]"#);
+            let mut list: Vec<RawWebhook> = serde_json::from_str(&text).unwrap();
+            list.iter_mut().for_each(|webhook| webhook.take_for_granted(&BTreeMap::new()));
+            webhooks(None, None, list, &BTreeMap::new()).map(|all| all[0].secrets.len())
+        };
+        for keys in ["secret_env", "secret_credential"] {
+            assert_eq!(look(&format!(r#", "{keys}": "NONE""#)), Ok(1), "{keys}");
+        }
+        for keys in [r#", "secret_file": "/no/such""#, r#", "secret_env": "A", "secret": "b""#] {
+            assert!(look(keys).is_err(), "{keys}");
+        }
     }
 
     #[test]

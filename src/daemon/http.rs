@@ -108,6 +108,10 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
         Route::Metrics => Ok(scrape::answer(daemon)),
         Route::Health => Ok(json_answer(StatusCode::OK, &health(daemon))),
         Route::Doctor => Ok(doctor::answer(daemon).await),
+        Route::Config => {
+            let settings = daemon.config.borrow().settings();
+            Ok(json_answer(StatusCode::OK, &json!({"home": daemon.home.path(), "settings": settings})))
+        }
         Route::Shutdown => {
             daemon.stop.notify_one();
             Ok(json_answer(StatusCode::ACCEPTED, &json!({"stopping": true})))

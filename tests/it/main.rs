@@ -5,6 +5,7 @@ mod agent_output;
 mod agents;
 mod blind_spots;
 mod cli;
+mod config;
 mod crash;
 mod declared;
 mod deliveries;

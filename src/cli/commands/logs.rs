@@ -133,9 +133,10 @@ async fn follow_text(client: &Client, id: &str, run: Option<u32>) -> Result<(), 
             Ok(answer) => {
                 place.take(&answer);
                 began = place.at;
-                match is_text(&answer) {
-                    true => copy_text(answer, &mut place.at).await,
-                    false => copy(answer, false, &mut place.at).await,
+                if is_text(&answer) {
+                    copy_text(answer, &mut place.at).await
+                } else {
+                    copy(answer, false, &mut place.at).await
                 }
             }
             Err(why) => Err(why),

@@ -1,6 +1,7 @@
 //! One file a verb; what they share is here.
 
 mod adapters;
+mod config;
 mod daemon;
 mod doctor;
 mod events;
@@ -40,6 +41,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Prune(args) => prune(args.json).await,
         Command::Adapters(args) => adapters::adapters(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
+        Command::Config(command) => config::config(command).await,
         Command::Webhooks(command) => webhooks::webhooks(command).await,
         Command::Daemon(command) => daemon::daemon(command).await,
         Command::Completions { .. } | Command::Generate { .. } => unreachable!("answered without a runtime"),
