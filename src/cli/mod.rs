@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::parse_duration;
 use crate::sys::BackendChoice;
+use crate::wire::amounts::{parse_percent, parse_size};
 
 /// A command that did not do what was asked.
 #[derive(Debug)]
@@ -147,6 +148,15 @@ pub struct LaunchArgs {
     /// Stop an agent that has told that it cost more dollars
     #[arg(long, value_name = "USD")]
     pub max_cost: Option<f64>,
+    /// Most memory of all its processes together: 512M, 4G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory_max: Option<u64>,
+    /// Most CPU time of all its processes together: 50%, 200% for two CPUs
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub cpu_quota: Option<u32>,
+    /// Most processes and threads at a time
+    #[arg(long, value_name = "N")]
+    pub tasks_max: Option<u64>,
     /// Keep the prompt out of listings, journal and webhooks
     #[arg(long)]
     pub private: bool,

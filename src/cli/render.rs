@@ -6,7 +6,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::core::vocab::Wall;
 use crate::sys::clock;
-use crate::wire::api::{Check, CheckState, SessionView};
+use crate::wire::amounts;
+use crate::wire::api::{Check, CheckState, Limits, SessionView};
 use crate::wire::time::parse_rfc3339;
 
 /// Writes to stdout. A reader that has seen enough is no error.
@@ -223,6 +224,9 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
     if let Some(cost) = session.cost {
         lines.push(("Cost", format!("${cost:.4}")));
     }
+    if let Some(limits) = &session.limits {
+        lines.push(("Limits", limit_words(limits)));
+    }
     for evidence in &session.evidence {
         lines.push(("Evidence", format!("{}: {} ({})", evidence.prong, evidence.detail, evidence.at)));
     }
@@ -239,6 +243,15 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
     lines.push(("Log", session.log_path.clone()));
     let text: String = lines.iter().map(|(key, value)| format!("{key:<10} {value}\n")).collect();
     out(&text)
+}
+
+fn limit_words(limits: &Limits) -> String {
+    let words = [
+        limits.memory_max_bytes.map(|bytes| format!("memory {}", amounts::size(bytes))),
+        limits.cpu_quota_percent.map(|percent| format!("cpu {percent}%")),
+        limits.tasks_max.map(|count| format!("tasks {count}")),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn status_words(session: &SessionView) -> String {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::fuse::Outcome;
+use super::fuse::{Outcome, Reason};
+use super::session::Verdict;
 
 /// Upper bounds of the duration histogram, seconds: those that existing dashboards know.
 pub const DURATION_BOUNDS_S: [f64; 6] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
@@ -17,6 +18,10 @@ pub struct Counters {
     pub timed_out: u64,
     pub launch_failed: u64,
     pub lost: u64,
+    /// Runs whose leader the kernel killed for want of memory.
+    pub oom_killed: u64,
+    /// CPU time of ended runs at their verdict, as far as known.
+    pub cpu_us: u64,
     /// Durations of ended runs, in the buckets above and one for the rest.
     pub durations: [u64; 7],
     pub duration_sum_s: f64,
@@ -32,8 +37,10 @@ pub struct Counters {
 
 impl Counters {
     /// Counts an ended run.
-    pub fn ended(&mut self, outcome: Outcome, lasted: Duration) {
-        let counter = match outcome {
+    pub fn ended(&mut self, verdict: &Verdict, lasted: Duration) {
+        self.oom_killed += u64::from(verdict.reason == Reason::OomKilled);
+        self.cpu_us = self.cpu_us.saturating_add(verdict.usage.map_or(0, |usage| usage.cpu_time_us()));
+        let counter = match verdict.outcome {
             Outcome::Completed => &mut self.completed,
             Outcome::Failed => &mut self.failed,
             Outcome::Cancelled => &mut self.cancelled,

@@ -102,6 +102,7 @@ impl World {
             hooks: Default::default(),
             hook_of: None,
             notify,
+            limits: Default::default(),
         };
         let (session, spec) = (run(number).session, Box::new(spec));
         let launch = Request::Launch { session, host: host(), origin: Origin::Launched, spec, key: None };

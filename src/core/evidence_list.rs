@@ -18,7 +18,7 @@ pub(super) fn note(run: &mut Run, evidence: &Evidence, taken: &Taken, at: Wall) 
     }
     match evidence {
         Evidence::CannotTell(why) | Evidence::TreeUnknown(why) => run.unverified = Some(why.clone()),
-        Evidence::TreeGone(Some(usage)) => run.usage = Some(*usage),
+        Evidence::TreeGone(Some(usage)) => run.usage = Some(usage.after(run.usage)),
         Evidence::TreeLeft(count) => run.leftovers = LeftoverCount::Known(*count),
         Evidence::Withdrawn
         | Evidence::LaunchFailed(_)
@@ -58,7 +58,12 @@ fn describe(evidence: &Evidence) -> Option<(Prong, String)> {
                 ExitHow::NotLaunched(error) => error.message(),
             };
             let by = if report.by_deadline { ", ended by the shim's own timer" } else { "" };
-            Some((Prong::ExitFile, format!("{what}{by}")))
+            let killed = match report.usage.group.and_then(|group| group.oom_kills) {
+                None | Some(0) => String::new(),
+                Some(1) => ", the kernel killed one process for want of memory".to_owned(),
+                Some(count) => format!(", the kernel killed {count} processes for want of memory"),
+            };
+            Some((Prong::ExitFile, format!("{what}{by}{killed}")))
         }
         Evidence::KernelStatus(Some(status), via) => Some((*via, format!("wait status {:#06x}", status.0))),
         Evidence::KernelStatus(None, via) => Some((*via, "the kernel does not say".into())),

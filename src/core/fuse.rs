@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::agent::AgentReport;
 use super::vocab::{Mono, Now, ProcessId, Usage, WaitStatus, Wall};
 
+/// SIGKILL, by number.
+const KILL: u8 = 9;
+
 /// One thing seen about a run. Closed: whatever ends a session is in this list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Evidence {
@@ -219,6 +222,8 @@ pub struct Fuse {
     pub report: ReportSeen,
     /// The host booted since.
     pub rebooted: bool,
+    /// The kernel killed something of the run for want of memory, by its cgroup's count at the leader's end.
+    pub oom_killed: bool,
 }
 
 /// What a piece of evidence did.
@@ -337,6 +342,7 @@ pub enum Reason {
     AgentReportUnreadable,
     HostRebooted,
     StatusUnknown,
+    OomKilled,
 }
 
 impl Fuse {
@@ -419,6 +425,7 @@ impl Fuse {
         }
         let new = self.status.is_none();
         self.status = Some(status);
+        self.oom_killed |= report.usage.oom_killed();
         if !self.ended.is_some_and(|end| end.exact) {
             self.ended = Some(EndTime { at: report.ended, exact: true });
         }
@@ -535,6 +542,8 @@ impl Fuse {
         };
         let code = match (status.code(), status.signal()) {
             (Some(code), _) => code,
+            // Nobody asked for this end, or it would be a stopped one: the kernel's own is the likeliest.
+            (None, Some(KILL)) if self.oom_killed => return end(Outcome::Failed, Reason::OomKilled),
             (None, Some(signal)) => return end(Outcome::Failed, Reason::Signal(signal)),
             (None, None) => unreachable!("take() admits only the status of an ended process"),
         };

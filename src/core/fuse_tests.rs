@@ -7,7 +7,7 @@ use super::fuse::{
     Decision, Evidence, ExitHow, ExitReport, Fuse, LaunchError, LeaderSeen, Need, Outcome, Prong, Rejection,
     ReportSeen, StopCause, StopMark, Taken,
 };
-use super::vocab::{Mono, Now, ProcessId, Usage, WaitStatus, Wall};
+use super::vocab::{GroupUsage, Mono, Now, ProcessId, Usage, WaitStatus, Wall};
 
 const LEADER: ProcessId = ProcessId { pid: 7, handle: None, start_ticks: 70 };
 
@@ -226,5 +226,51 @@ fn every_end_of_an_agent_waits_for_its_words_and_none_but_exit_0_listens_to_them
         fuse.take(&Evidence::Report(AgentReport::Error(Some("a word".into()))), at(4));
         let Decision::End(end) = fuse.decide() else { panic!("{fuse:?}") };
         assert_eq!((end.outcome, end.reason.word().as_str()), expected);
+    }
+}
+
+/// A leader that SIGKILL ended while its cgroup counted so many kills for want of memory.
+fn killed(oom_kills: Option<u64>, by_deadline: bool) -> Evidence {
+    let Evidence::ExitFile(report, seen) = exit_file(WaitStatus::killed(9), LeaderSeen::Reaped) else {
+        unreachable!("made by exit_file")
+    };
+    let group = Some(GroupUsage { oom_kills, ..GroupUsage::default() });
+    Evidence::ExitFile(ExitReport { usage: Usage { group, ..Usage::default() }, by_deadline, ..report }, seen)
+}
+
+#[test]
+fn a_kill_that_nobody_asked_for_is_the_kernels_where_its_count_says_so() {
+    let stop = |at| Some(StopMark { cause: StopCause::Requested, at: Mono(at) });
+    let (before, after) = (stop(at(50).mono.0), stop(at(150).mono.0));
+    for (evidence, stop, expected) in [
+        (killed(Some(1), false), None, (Outcome::Failed, "oom_killed")),
+        (killed(Some(0), false), None, (Outcome::Failed, "sigkill")),
+        (killed(None, false), None, (Outcome::Failed, "sigkill")),
+        (killed(Some(1), false), after, (Outcome::Failed, "oom_killed")),
+        (killed(Some(1), false), before, (Outcome::Cancelled, "stop_requested")),
+        (killed(Some(1), true), None, (Outcome::TimedOut, "deadline")),
+    ] {
+        let mut fuse = Fuse { stop, ..Fuse::default() };
+        for evidence in [&Evidence::Started(LEADER), &Evidence::LeaderEnded, &evidence] {
+            fuse.take(evidence, at(100));
+        }
+        fuse.take(&Evidence::TreeGone(None), at(200));
+        let Decision::End(end) = fuse.decide() else { panic!("{fuse:?}") };
+        assert_eq!((end.outcome, end.reason.word().as_str()), expected, "{evidence:?} {stop:?}");
+    }
+}
+
+#[test]
+fn a_child_that_the_kernel_killed_does_not_explain_another_end_of_the_leader() {
+    for (status, expected) in [
+        (WaitStatus::exited(1), "exit_code_1"),
+        (WaitStatus::exited(137), "exit_code_137"),
+        (WaitStatus::killed(15), "sigterm"),
+    ] {
+        let Evidence::ExitFile(report, seen) = killed(Some(1), false) else { unreachable!("an exit file") };
+        let mut fuse = Fuse::default();
+        fuse.take(&Evidence::ExitFile(ExitReport { how: ExitHow::Status(status), ..report }, seen), at(100));
+        let Decision::End(end) = fuse.decide() else { panic!("{fuse:?}") };
+        assert_eq!((end.outcome, end.reason.word().as_str()), (Outcome::Failed, expected));
     }
 }

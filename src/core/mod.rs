@@ -18,6 +18,7 @@ pub mod reattach;
 pub mod rebuild;
 pub mod record;
 pub mod refusal;
+pub mod resources;
 pub mod session;
 mod steps;
 pub mod supervisor;

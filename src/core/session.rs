@@ -12,6 +12,7 @@ use super::agent::{AgentEvent, AgentReport, Budget, Span, Spent, Tokens};
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::record::{Record, RequestKey};
+use super::resources::ResourceLimits;
 use super::vocab::{HostId, Leftovers, Mono, Now, RunId, SessionId, Usage, WaitStatus, Wall, signal_name};
 
 /// What was asked for at launch, as far as it is kept. The environment and the whole prompt are not:
@@ -66,6 +67,9 @@ pub struct Spec {
     /// Who is to hear of the end, beside those who hear of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<Notify>,
+    /// What its processes may use together.
+    #[serde(default, skip_serializing_if = "ResourceLimits::is_none")]
+    pub limits: ResourceLimits,
 }
 
 /// Somebody whom a launch named to be told of the end.
@@ -113,6 +117,7 @@ impl Spec {
             hooks: Hooks::default(),
             hook_of: None,
             notify: Vec::new(),
+            limits: ResourceLimits::default(),
         }
     }
 }
@@ -396,6 +401,7 @@ impl Session {
             && end.status.is_some_and(|status| status.code().is_some());
         let message = match (&self.run.fuse.failed, &self.run.fuse.report) {
             (Some(error), _) => Some(error.message()),
+            (None, _) if end.reason == Reason::OomKilled => Some(self.spec.limits.exceeded().to_owned()),
             (None, _) if !by_itself => None,
             (None, ReportSeen::Given(AgentReport::Error(text))) => text.clone(),
             (None, ReportSeen::Given(AgentReport::Unreadable(why))) => Some(why.clone()),
@@ -575,6 +581,7 @@ impl Reason {
             Self::AgentReportUnreadable => "agent_report_unreadable".into(),
             Self::HostRebooted => "host_rebooted".into(),
             Self::StatusUnknown => "status_unknown".into(),
+            Self::OomKilled => "oom_killed".into(),
         }
     }
 }

@@ -397,7 +397,7 @@ impl Supervisor {
                 match session.spec.hook_of {
                     Some(of) => self.apply_hook(of, HookState::Ended(verdict.clone())),
                     None => {
-                        self.counters.ended(verdict.outcome, lasted);
+                        self.counters.ended(verdict, lasted);
                         self.live -= 1;
                     }
                 }
@@ -405,7 +405,7 @@ impl Supervisor {
             Record::LateEvidence { entry, .. } => run.evidence.push(entry.clone()),
             Record::TreeSettled { leftovers, usage, .. } => {
                 run.leftovers = *leftovers;
-                run.usage = usage.or(run.usage);
+                run.usage = usage.map(|usage| usage.after(run.usage)).or(run.usage);
                 run.tree_settled = true;
                 run.stop_step = None;
                 if let Some(verdict) = run.verdict.as_ref().filter(|_| session.spec.hook_of.is_none()) {

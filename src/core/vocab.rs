@@ -266,6 +266,47 @@ pub struct Usage {
     pub cpu_us: u64,
     /// Largest resident set of any one process, bytes.
     pub max_rss_bytes: u64,
+    /// What their cgroup tells of all of them, where they have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupUsage>,
+}
+
+/// What the cgroup of a run tells of all that was ever in it. `None`: it does not say, which is never 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupUsage {
+    /// User and system time, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_us: Option<u64>,
+    /// The most memory that all had together, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
+    /// Processes that the kernel killed for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
+}
+
+impl Usage {
+    /// CPU time by the best witness: the cgroup counts also those that nobody waited for.
+    pub fn cpu_time_us(&self) -> u64 {
+        self.group.and_then(|group| group.cpu_us).unwrap_or(self.cpu_us)
+    }
+
+    /// This later reading; what it does not say is as an earlier one said.
+    pub fn after(self, earlier: Option<Self>) -> Self {
+        let Some(before) = earlier.and_then(|earlier| earlier.group) else { return self };
+        let now = self.group.unwrap_or_default();
+        let group = GroupUsage {
+            cpu_us: now.cpu_us.or(before.cpu_us),
+            memory_peak_bytes: now.memory_peak_bytes.or(before.memory_peak_bytes),
+            oom_kills: now.oom_kills.or(before.oom_kills),
+        };
+        Self { group: Some(group), ..self }
+    }
+
+    /// Whether the kernel is known to have killed any of them for want of memory.
+    pub fn oom_killed(&self) -> bool {
+        self.group.and_then(|group| group.oom_kills).is_some_and(|count| count > 0)
+    }
 }
 
 /// What becomes of processes that the leader leaves behind when it ends by itself.
@@ -303,6 +344,19 @@ mod tests {
         assert_eq!(signal_number("term"), Some(15));
         assert_eq!(signal_number("0"), None);
         assert_eq!(signal_number("SIGNOPE"), None);
+    }
+
+    #[test]
+    fn a_later_reading_forgets_nothing_that_an_earlier_one_knew() {
+        let group =
+            |cpu_us, memory_peak_bytes, oom_kills| Some(GroupUsage { cpu_us, memory_peak_bytes, oom_kills });
+        let usage = |group| Usage { cpu_us: 1, max_rss_bytes: 2, group };
+        let first = usage(group(Some(5), Some(6), Some(1)));
+        assert_eq!(usage(None).after(Some(first)), first, "the cgroup was gone by then");
+        let later = usage(group(Some(7), None, Some(2)));
+        assert_eq!(later.after(Some(first)), usage(group(Some(7), Some(6), Some(2))));
+        assert_eq!(usage(None).after(None), usage(None), "nothing is invented");
+        assert_eq!((usage(None).cpu_time_us(), first.cpu_time_us()), (1, 5));
     }
 
     #[test]

@@ -25,11 +25,12 @@ use crate::core::agent::Budget;
 use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::hooks::{HookOf, Hooks};
 use crate::core::record::DeliveryId;
+use crate::core::resources::ResourceLimits;
 use crate::core::session::{HiddenText, Notify, Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
-use crate::sys::ProcessRef;
-use crate::sys::cgroup::{self, CgroupMode};
+use crate::sys::cgroup::{self, CgroupMode, control};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, next_message};
+use crate::sys::{Backend, ProcessRef};
 use crate::wire::session_dir::{self, CreatedFile, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
 use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
@@ -78,6 +79,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         .and_then(|real| real.into_os_string().into_string().ok())
         .unwrap_or(cwd);
     let model = ask.model.clone().or_else(|| config.model.clone());
+    let limits = resource_limits(daemon, &ask)?;
     let own_id = id.to_string();
     let line = Ask {
         prompt: ask.prompt.as_deref(),
@@ -124,6 +126,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         hook_of: None,
         budget: Budget { max_tokens: ask.max_tokens, max_cost: ask.max_cost },
         notify: notify(&config, &ask.notify)?,
+        limits,
     };
     Ok((spec, parcel))
 }
@@ -145,6 +148,7 @@ pub(crate) fn prepare_resume(
     let native = session.native_id.as_deref();
     let command = adapter.resume_command(&line, native.unwrap_or_default());
     let (program, arguments) = command.map_err(|unfit| unfit.to_string())?;
+    can_limit(daemon, &spec.limits)?;
     if native.is_none() {
         return Err(format!(
             "session {} cannot be resumed: {} ended before it told the id of its conversation; launch a new one",
@@ -163,6 +167,30 @@ pub(crate) fn prepare_resume(
         for_hooks: spec.hooks.on_complete.is_some(),
     };
     Ok((shown(&ask.message, spec.private), parcel))
+}
+
+/// What the session may use, refused where nobody would enforce it.
+fn resource_limits(daemon: &Daemon, ask: &api::Launch) -> Result<ResourceLimits, String> {
+    let limits = ResourceLimits {
+        memory_max_bytes: ask.memory_max_bytes,
+        cpu_quota_percent: ask.cpu_quota_percent,
+        tasks_max: ask.tasks_max,
+    };
+    match limits.unfit() {
+        Some(why) => Err(why),
+        None => can_limit(daemon, &limits).map(|()| limits),
+    }
+}
+
+fn can_limit(daemon: &Daemon, limits: &ResourceLimits) -> Result<(), String> {
+    if daemon.sys.started().backend == Backend::Portable && !limits.is_none() {
+        return Err(
+            "limits of memory, CPU or tasks cannot be kept: the portable backend has no cgroups; launch \
+                    without them, or run the daemon with another backend"
+                .to_owned(),
+        );
+    }
+    control::can_limit(&daemon.cgroups, limits)
 }
 
 fn umask(asked: Option<u32>) -> u32 {
@@ -345,7 +373,11 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
         };
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
         let Ok(_place) = daemon.launches.acquire().await else { return };
-        let Some(order) = order(&daemon, id, &parcel) else { return };
+        let order = match order(&daemon, id, &parcel) {
+            Ok(Some(order)) => order,
+            Ok(None) => return,
+            Err(why) => return withdraw(&daemon, id, why),
+        };
         let files = daemon.home.run_files(id);
         let shim = Arc::clone(&daemon.shim);
         let begun = spawn_blocking(move || begin(&shim, &files, &order, &parcel)).await;
@@ -382,26 +414,39 @@ async fn take_turn(daemon: &Rc<Daemon>, first: Option<&FirstStart>) -> Option<Ow
     (!first.is_done(size)).then_some(guard)
 }
 
-fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<LaunchOrder> {
-    let core = daemon.core.borrow();
-    let spec = &core.session(id.session)?.spec;
-    let cgroup = match &daemon.cgroups {
-        CgroupMode::Own { base, .. } => match cgroup::make(base, id) {
-            Ok(path) => Some(path),
-            Err(error) => {
-                tracing::warn!(session = %id.session, "no cgroup for the session, its tree is the shim's: {error}");
-                None
-            }
-        },
-        CgroupMode::None { .. } => None,
+/// The cgroup of a run with its limits, made before there is anybody to be in it. Without limits it may be missing.
+fn own_cgroup(daemon: &Daemon, id: RunId, limits: &ResourceLimits) -> Result<Option<PathBuf>, String> {
+    let CgroupMode::Own { base, .. } = &daemon.cgroups else {
+        // Refused before, save by a daemon that came in between and was started elsewhere.
+        return can_limit(daemon, limits).map(|()| None);
     };
+    let path = match cgroup::make(base, id) {
+        Ok(path) => path,
+        Err(error) if limits.is_none() => {
+            tracing::warn!(session = %id.session, "no cgroup for the session, its tree is the shim's: {error}");
+            return Ok(None);
+        }
+        Err(error) => return Err(format!("make the cgroup that the limits need: {error}")),
+    };
+    if let Err(error) = control::limit(&path, limits) {
+        let _empty = cgroup::remove(&path);
+        return Err(format!("limit the session: {error}"));
+    }
+    Ok(Some(path))
+}
+
+/// `None`: the session is gone.
+fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Result<Option<LaunchOrder>, String> {
+    let core = daemon.core.borrow();
+    let Some(Session { spec, .. }) = core.session(id.session) else { return Ok(None) };
+    let cgroup = own_cgroup(daemon, id, &spec.limits)?;
     let files = daemon.home.run_files(id);
     let logs = match spec.hook_of {
         Some(of) => [(); 2].map(|()| hooks::log_path(daemon, of).to_string_lossy().into_owned()),
         None => ["stdout", "stderr"].map(|stream| log_name(id.run, stream)),
     };
     let [stdout, stderr] = logs;
-    Some(LaunchOrder {
+    Ok(Some(LaunchOrder {
         v: Version,
         session: id.session,
         run: id.run,
@@ -418,7 +463,7 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<LaunchOrder> {
         cgroup: cgroup.map(|path| path.to_string_lossy().into_owned()),
         late_ms: SHIM_LATE_MS,
         log_bytes_max: daemon.config.borrow().log_max_bytes.filter(|_| daemon.makes_holes.is_ok()),
-    })
+    }))
 }
 
 /// What came of starting a shim.

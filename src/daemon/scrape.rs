@@ -159,6 +159,11 @@ impl Collector for Numbers {
         }
         let counters = [
             ("agentctl_launches", "Launches accepted", c.launches),
+            (
+                "agentctl_sessions_oom_killed",
+                "Ended sessions whose leader the kernel killed for want of memory",
+                c.oom_killed,
+            ),
             ("agentctl_webhook_deliveries", "Webhook deliveries entered", c.deliveries),
             ("agentctl_webhook_attempts", "Attempts made", c.attempts),
             ("agentctl_webhook_attempts_failed", "Attempts that were not accepted", c.attempts_failed),
@@ -178,6 +183,12 @@ impl Collector for Numbers {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
+        ConstCounter::new(c.cpu_us as f64 / 1e6).encode(encoder.encode_descriptor(
+            "agentctl_session_cpu_seconds",
+            "CPU time of ended sessions, as far as known",
+            None,
+            MetricType::Counter,
+        )?)?;
         let bounds = DURATION_BOUNDS_S.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(c.durations).collect();
         let count = c.durations.iter().sum();

@@ -14,6 +14,8 @@ use super::tree::{self, Pass, Tree};
 use super::{ProcessRef, proc_fs};
 use crate::core::vocab::RunId;
 
+pub mod control;
+
 /// Whether sessions get cgroups of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CgroupMode {

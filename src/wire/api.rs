@@ -13,8 +13,9 @@ use serde_json::{Map, Value, json};
 use crate::core::agent::Tokens;
 use crate::core::hooks::{HookKind, HookState};
 use crate::core::record::EventKind;
+use crate::core::resources::ResourceLimits;
 use crate::core::session::{LeftoverCount, Session, Verdict};
-use crate::core::vocab::{Leftovers, Wall};
+use crate::core::vocab::{Leftovers, Usage, Wall};
 
 use super::session_dir::hook_log_name;
 use super::time::rfc3339;
@@ -62,6 +63,12 @@ pub struct Launch {
     pub max_tokens: Option<u64>,
     /// The run is stopped when it has told that it cost more dollars.
     pub max_cost: Option<f64>,
+    /// What its processes may use together; refused where nothing enforces it.
+    pub memory_max_bytes: Option<u64>,
+    /// Percent of one CPU: 200 is two of them.
+    pub cpu_quota_percent: Option<u32>,
+    /// Processes and threads.
+    pub tasks_max: Option<u64>,
     /// Keep the prompt out of listings, journal and webhooks.
     #[serde(default)]
     pub private: bool,
@@ -188,6 +195,9 @@ impl Check {
     }
 }
 
+/// What the processes of a session may use together.
+pub type Limits = ResourceLimits;
+
 /// The session record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -218,6 +228,8 @@ pub struct SessionView {
     pub tokens: Option<Tokens>,
     pub cost: Option<f64>,
     pub usage: Option<UsageView>,
+    /// What its processes may use together; null: all there is.
+    pub limits: Option<Limits>,
     pub leftovers: Value,
     /// The number that `run` and `wait` exit with; null until the verdict.
     pub exit_status: Option<u8>,
@@ -237,7 +249,24 @@ pub struct EvidenceView {
 #[serde(rename_all = "camelCase")]
 pub struct UsageView {
     pub cpu_seconds: f64,
+    /// Of any one process.
     pub max_rss_bytes: u64,
+    /// Of all together, by their cgroup; null where that does not say.
+    pub memory_peak_bytes: Option<u64>,
+    /// Processes that the kernel killed for want of memory; null where nobody counts.
+    pub oom_kills: Option<u64>,
+}
+
+impl From<Usage> for UsageView {
+    fn from(usage: Usage) -> Self {
+        let group = usage.group.unwrap_or_default();
+        Self {
+            cpu_seconds: usage.cpu_time_us() as f64 / 1e6,
+            max_rss_bytes: usage.max_rss_bytes,
+            memory_peak_bytes: group.memory_peak_bytes,
+            oom_kills: group.oom_kills,
+        }
+    }
 }
 
 impl SessionView {
@@ -274,10 +303,8 @@ impl SessionView {
             log_path: log_path.clone(),
             tokens: verdict.and_then(|verdict| verdict.tokens).or(session.progress.tokens),
             cost: verdict.and_then(|verdict| verdict.cost_usd).or(session.progress.cost_usd),
-            usage: run.usage.map(|usage| UsageView {
-                cpu_seconds: usage.cpu_us as f64 / 1e6,
-                max_rss_bytes: usage.max_rss_bytes,
-            }),
+            usage: run.usage.map(UsageView::from),
+            limits: Some(session.spec.limits).filter(|limits| !limits.is_none()),
             leftovers: match run.leftovers {
                 LeftoverCount::Known(count) => json!(count),
                 LeftoverCount::Unknown => json!("unknown"),

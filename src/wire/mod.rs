@@ -2,6 +2,7 @@
 //!
 //! Whatever is serialised is for ever: each format has a version and golden files in tests/fixtures.
 
+pub mod amounts; // sizes and percentages
 pub mod api;
 pub mod deliveries;
 pub mod events;

@@ -92,6 +92,7 @@ pub fn body(session: &Session, view: &SessionView, event: Happening<'_>) -> Opti
         ("signal", json!(view.signal)),
         ("started_at", json!(view.started_at)),
         ("stopped_at", json!(view.stopped_at)),
+        ("usage", json!(view.usage)),
         ("group", json!(view.group)),
         ("labels", json!(session.spec.labels)),
     ] {

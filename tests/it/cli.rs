@@ -105,6 +105,7 @@ fn list_json_is_a_bare_array_of_whole_records() {
         "tokens",
         "cost",
         "usage",
+        "limits",
         "leftovers",
         "meta",
     ];

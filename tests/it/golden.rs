@@ -13,11 +13,12 @@ use agentctl::core::hooks::{HookKind, HookOf, Hooks};
 use agentctl::core::record::{
     DeliveryEnd, DeliveryId, EventKind, Health, Pause, PauseReason, Record, RequestKey,
 };
+use agentctl::core::resources::ResourceLimits;
 use agentctl::core::session::{
     Deadline, EvidenceEntry, HiddenText, LeftoverCount, Notify, Origin, Spec, Verdict,
 };
 use agentctl::core::vocab::{
-    HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
+    GroupUsage, HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
 };
 
 const GOLDEN: &str = "tests/fixtures/journal/v1/records.jsonl";
@@ -56,6 +57,7 @@ fn spec() -> Spec {
             Notify { endpoint: "ci".into(), url: None },
             Notify { endpoint: "https://x#00".into(), url: Some(HiddenText("https://x/y".into())) },
         ],
+        limits: ResourceLimits::default(),
     }
 }
 
@@ -67,10 +69,20 @@ fn verdict() -> Verdict {
         ended: Some(EndTime { at: now(), exact: true }),
         decided: now(),
         evidence: vec![entry()],
-        usage: Some(Usage { cpu_us: 1_000, max_rss_bytes: 4_096 }),
+        usage: Some(Usage { cpu_us: 1_000, max_rss_bytes: 4_096, group: None }),
         message: Some("the model said no".into()),
         tokens: Some(Tokens { r#in: 1, out: 2, cache_read: 3, cache_write: 4 }),
         cost_usd: Some(0.25),
+    }
+}
+
+fn oom_verdict() -> Verdict {
+    let group = GroupUsage { cpu_us: Some(2_000), memory_peak_bytes: Some(8_192), oom_kills: Some(1) };
+    Verdict {
+        reason: Reason::OomKilled,
+        status: Some(WaitStatus::killed(9)),
+        usage: Some(Usage { cpu_us: 1_000, max_rss_bytes: 4_096, group: Some(group) }),
+        ..verdict()
     }
 }
 
@@ -176,6 +188,25 @@ fn records() -> Vec<Record> {
             spec: Box::new(Spec {
                 hooks: Hooks { on_create: Some("a".into()), on_complete: Some("b".into()) },
                 hook_of: Some(HookOf { run, kind: HookKind::OnCreate }),
+                ..spec()
+            }),
+            deadline: None,
+            request: None,
+            run: 1,
+            spent: Spent::default(),
+        },
+        Record::Ended { run, verdict: Box::new(oom_verdict()) },
+        Record::Created {
+            session: session(),
+            at,
+            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+            origin: Origin::Launched,
+            spec: Box::new(Spec {
+                limits: ResourceLimits {
+                    memory_max_bytes: Some(4 << 30),
+                    cpu_quota_percent: Some(200),
+                    tasks_max: Some(500),
+                },
                 ..spec()
             }),
             deadline: None,

@@ -23,6 +23,7 @@ mod journal_damage;
 mod journald;
 mod launch_points;
 mod lifecycle;
+mod limits;
 mod log_size;
 mod opencode;
 mod properties;

@@ -90,6 +90,7 @@ fn body_and_headers_are_those_of_the_contract() {
         for (key, value) in fixed.as_object().expect("an object") {
             assert_eq!(&meta[key], value, "{key}");
         }
+        assert!(meta["usage"]["cpuSeconds"].is_f64() && meta["usage"]["maxRssBytes"].is_u64(), "{meta:#}");
         let events = daemon.events();
         let event = events.iter().find(|event| event["type"] == "session.error").expect("the terminal event");
         assert_eq!(meta["seq"], event["seq"]);

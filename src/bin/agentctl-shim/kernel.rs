@@ -229,6 +229,7 @@ fn usage_of(usage: &libc::rusage) -> Usage {
     Usage {
         cpu_us: micros(usage.ru_utime) + micros(usage.ru_stime),
         max_rss_bytes: usage.ru_maxrss.unsigned_abs() * 1_024,
+        group: None,
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use agentctl::core::vocab::{HostId, Leftovers, Mono, Now, ProcessId, Usage, WaitStatus};
+use agentctl::sys::cgroup::control;
 use agentctl::wire::session_dir::{
     Cause, Deadline, ExitFile, FileError, LaunchError, RunFiles, ShimMessage, TreeFile, Version, encode_exit,
 };
@@ -180,6 +181,7 @@ impl Supervisor {
                     if let Some(leader) = self.leader.take_if(|leader| leader.pid == pid) {
                         let process = Some(leader.identity);
                         let (status, at) = (Some(status), kernel::now());
+                        let usage = self.with_group(usage);
                         leader_end = Some(End { process, status, launch_error: None, at, usage });
                     }
                 }
@@ -190,6 +192,12 @@ impl Supervisor {
         if let Some(end) = leader_end {
             self.leader_ended(end);
         }
+    }
+
+    /// With what the session's cgroup counted so far.
+    fn with_group(&self, usage: Usage) -> Usage {
+        let group = self.policy.cgroup.as_deref().and_then(control::usage);
+        Usage { group, ..usage }
     }
 
     fn leader_ended(&mut self, end: End) {
@@ -374,7 +382,7 @@ impl Supervisor {
             session: id.session,
             run: id.run,
             gone: kernel::now().into(),
-            usage: kernel::children_usage(),
+            usage: self.with_group(kernel::children_usage()),
             killed: self.tree.signalled(),
         };
         let mut pauses = PUBLISH_PAUSES;

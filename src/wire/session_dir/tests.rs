@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::core::vocab::{HostId, Leftovers, Mono, PidHandle, ProcessId, Usage, WaitStatus, Wall};
+use crate::core::vocab::{
+    GroupUsage, HostId, Leftovers, Mono, PidHandle, ProcessId, Usage, WaitStatus, Wall,
+};
 
 fn id() -> RunId {
     RunId { session: "0b0f7a52-6f6e-4a3c-9d53-1f1c7a1f1c11".parse().expect("an id"), run: 2 }
@@ -58,7 +60,7 @@ fn exit() -> ExitFile {
         status: Some(WaitStatus::exited(143)),
         launch_error: None,
         ended: Stamp { mono_ns: Mono(881_234_567_890_123), wall_us: Wall(1_767_225_600_123_456) },
-        usage: Usage { cpu_us: 1_500_000, max_rss_bytes: 104_857_600 },
+        usage: Usage { cpu_us: 1_500_000, max_rss_bytes: 104_857_600, group: None },
         cause: Cause::Deadline,
         leftovers: Some(3),
     }
@@ -109,8 +111,14 @@ fn every_format_is_as_its_golden_file_shows() {
         },
     );
     let gone = Stamp { mono_ns: Mono(881_234_567_890_999), wall_us: Wall(1_767_225_600_124_456) };
-    let usage = Usage { cpu_us: 2_500_000, max_rss_bytes: 209_715_200 };
+    let usage = Usage { cpu_us: 2_500_000, max_rss_bytes: 209_715_200, group: None };
     check("tree.json", &TreeFile { v: Version, session, run, gone, usage, killed: 3 });
+    let group = GroupUsage { cpu_us: Some(1_600_000), memory_peak_bytes: Some(4 << 30), oom_kills: Some(1) };
+    let usage = Usage { group: Some(group), ..exit().usage };
+    check("exit_oom.json", &ExitFile { status: Some(WaitStatus::killed(9)), usage, ..exit() });
+    let group = GroupUsage { cpu_us: Some(1_700_000), ..GroupUsage::default() };
+    let usage = Usage { group: Some(group), ..usage };
+    check("tree_cpu_alone.json", &TreeFile { v: Version, session, run, gone, usage, killed: 3 });
     let deadline = Deadline { v: Version, mono_ns: Some(Mono(881_300_000_000_000)), boot: host().boot };
     check("deadline.json", &deadline);
     check("deadline_none.json", &Deadline { mono_ns: None, ..deadline });

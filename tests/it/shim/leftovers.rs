@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use agentctl::core::vocab::Leftovers;
+use agentctl::core::vocab::{GroupUsage, Leftovers, Usage, WaitStatus};
 use agentctl::wire::session_dir::{Cause, FileError, ShimLock};
 
 use super::{Session, is_gone};
@@ -89,5 +89,32 @@ fn the_cgroup_of_the_session_is_entered_and_removed() {
     let name = group.file_name().and_then(|name| name.to_str()).expect("a name");
     assert!(shim.log().contains(&format!("0::/{name}")), "{}", shim.log());
     assert_eq!((exit.leftovers, tree.killed), (Some(1), 1));
+    // Every cgroup counts CPU time.
+    let cpu = |usage: Usage| usage.group.and_then(|group| group.cpu_us);
+    assert!(cpu(exit.usage) > Some(0) && cpu(tree.usage) >= cpu(exit.usage), "{exit:?} {tree:?}");
     assert!(!group.exists());
+}
+
+/// What the files of a cgroup say is told as it is read; the directory is none, so nothing else depends on the host.
+#[test]
+fn what_the_cgroup_counted_is_told_at_the_leaders_end_and_at_the_end_of_the_tree() {
+    let fake = tempfile::tempdir().expect("a directory");
+    let says = |name: &str, text: &str| fs::write(fake.path().join(name), text).expect("a file");
+    says("memory.events", "oom 1\noom_kill 1\n");
+    says("memory.peak", "4096\n");
+    let path = fake.path().to_str().expect("a text").to_owned();
+    // The group outlives its leader: what it counts until then is in the last word only.
+    let script =
+        format!("(trap '' HUP; read x <gate2; echo 8192 >{path}/memory.peak) & read x <gate; kill -9 $$");
+    let session = Session::gated(&script)
+        .gate("gate2")
+        .order(|order| (order.cgroup, order.leftovers) = (Some(path), Leftovers::Keep));
+    let mut shim = session.start();
+    shim.open("gate");
+    let exit = shim.exit();
+    shim.open("gate2");
+    let (_, tree) = shim.finish();
+    let group = |memory_peak_bytes| Some(GroupUsage { cpu_us: None, memory_peak_bytes, oom_kills: Some(1) });
+    assert_eq!((exit.status, exit.usage.group), (Some(WaitStatus::killed(9)), group(Some(4_096))));
+    assert_eq!(tree.usage.group, group(Some(8_192)));
 }
