@@ -159,6 +159,33 @@ impl Home {
         self.lock(line, host)
     }
 
+    /// The pid namespace that a daemon of this home was the first process of, and that has ended with it: for whoever
+    /// holds the lock now. Notes for the next one whether this daemon (of number `pid`) is such a process.
+    pub(super) fn ended_container(&self, host: &HostId, pid: u32) -> Result<Option<u64>, HomeError> {
+        let path = self.path.join("container");
+        let noted = |what| {
+            let path = path.clone();
+            move |source| HomeError::Io { what, path, source }
+        };
+        let said = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            said => Some(said.map_err(noted("read"))?),
+        };
+        let left: Option<u64> = said.as_deref().and_then(|said| {
+            let (boot, pid_ns) = said.trim_end().split_once(' ')?;
+            pid_ns.parse().ok().filter(|_| boot == host.boot)
+        });
+        if pid == 1 && host.pid_ns != 0 {
+            let new = self.path.join("container.new");
+            fs::write(&new, format!("{} {}\n", host.boot, host.pid_ns)).map_err(noted("write"))?;
+            fs::rename(&new, &path).map_err(noted("write"))?;
+        } else if said.is_some() && left.is_none_or(|left| left == host.pid_ns) {
+            // The number of a namespace is used again.
+            fs::remove_file(&path).map_err(noted("remove"))?;
+        }
+        Ok(left.filter(|left| *left != host.pid_ns))
+    }
+
     /// Whether no daemon owns it at this moment.
     pub fn is_free(&self) -> bool {
         let Ok(file) = File::open(self.lock_path()) else { return true };
@@ -255,5 +282,31 @@ fn check_local(path: &Path) -> Result<(), HomeError> {
     match NETWORK.iter().find(|(magic, _)| *magic == kind) {
         Some((_, name)) => Err(HomeError::Network { path: path.to_owned(), kind: name }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_ended_when_its_first_process_no_longer_holds_the_home() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home { path: directory.path().to_owned() };
+        let ended = |boot: &str, pid_ns, pid| {
+            let host = HostId { machine: "m".into(), boot: boot.into(), pid_ns };
+            home.ended_container(&host, pid).unwrap()
+        };
+        assert_eq!(ended("b", 1, 700), None);
+        assert_eq!(ended("b", 2, 1), None, "the first of its kind");
+        assert_eq!(ended("b", 3, 1), Some(2));
+        for _ in 0..2 {
+            assert_eq!(ended("b", 1, 700), Some(3), "true for as long as this boot lasts");
+        }
+        assert_eq!(ended("b", 3, 700), None, "another namespace by now, with the same number");
+        assert_eq!(ended("b", 1, 700), None);
+        assert_eq!(ended("b", 4, 1), None);
+        assert_eq!(ended("c", 5, 700), None, "another boot");
+        assert_eq!(ended("b", 5, 700), None, "and it was forgotten");
     }
 }

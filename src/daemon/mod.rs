@@ -124,6 +124,8 @@ pub(crate) struct Daemon {
     /// Why the configuration as it is in the file now was not taken.
     pub(crate) config_refused: RefCell<Option<String>>,
     pub(crate) sys: Sys,
+    /// A pid namespace of this boot that ended with an earlier daemon of this home, its first process.
+    pub(crate) ended_container: Option<u64>,
     pub(crate) core: RefCell<Supervisor>,
     pub(crate) journal: Journal,
     pub(crate) hub: Hub,
@@ -223,6 +225,7 @@ async fn live(
     let (journal, loaded) = open_journal(&home, &config, &schema, &inbox)?;
     let mut daemon = Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox);
     daemon.entries = entries;
+    daemon.ended_container = daemon.home.ended_container(daemon.sys.host(), std::process::id())?;
     let daemon = Rc::new(daemon);
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
     rebuild::rebuild(&daemon, loaded.fresh);
@@ -331,6 +334,7 @@ impl Daemon {
             rebuilt: RefCell::default(),
             stop: Notify::new(),
             entries: None,
+            ended_container: None,
             inbox,
             replies: RefCell::default(),
             reply_numbers: Cell::new(0),

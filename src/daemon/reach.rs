@@ -16,7 +16,7 @@ pub(super) enum Reach {
     Here,
     /// Another pid namespace of this boot: only exit files and free locks count.
     OtherNamespace,
-    /// An earlier boot of this machine.
+    /// An earlier boot of this machine, or of the container whose first process the daemon was: all of it has ended.
     EarlierBoot,
     /// Another machine: nothing counts but an exit file.
     OtherMachine,
@@ -24,20 +24,25 @@ pub(super) enum Reach {
 
 impl Reach {
     /// Of a run that was started `there`, for a daemon that is `here`. Boot ids are random, so one that is the same is
-    /// the same kernel, whatever a container shows as its machine id.
-    pub(super) fn of(here: &HostId, there: &HostId) -> Self {
+    /// the same kernel, whatever a container shows as its machine id. `ended` is a pid namespace that is no more.
+    pub(super) fn of(here: &HostId, there: &HostId, ended: Option<u64>) -> Self {
         match (here.boot == there.boot, here.pid_ns == there.pid_ns) {
             (true, true) => Self::Here,
+            (true, false) if ended == Some(there.pid_ns) => Self::EarlierBoot,
             (true, false) => Self::OtherNamespace,
             (false, _) if here.is_another_machine_than(there) => Self::OtherMachine,
             (false, _) => Self::EarlierBoot,
         }
     }
 
+    pub(super) fn of_host(daemon: &Daemon, there: &HostId) -> Self {
+        Self::of(daemon.sys.host(), there, daemon.ended_container)
+    }
+
     /// Of a run that the journal knows; one that it does not know was started by this very daemon.
     pub(super) fn of_run(daemon: &Daemon, id: RunId) -> Self {
         let core = daemon.core.borrow();
-        core.session(id.session).map_or(Self::Here, |session| Self::of(daemon.sys.host(), &session.run.host))
+        core.session(id.session).map_or(Self::Here, |session| Self::of_host(daemon, &session.run.host))
     }
 
     /// What cannot be told for it.
@@ -89,7 +94,13 @@ mod tests {
             (host("", "earlier", 2), Reach::EarlierBoot),
             (host("other", "earlier", 1), Reach::OtherMachine),
         ] {
-            assert_eq!(Reach::of(&here, &there), reach, "{there:?}");
+            assert_eq!(Reach::of(&here, &there, None), reach, "{there:?}");
+            let ended = if there == host("m", "b", 2) || there == host("other", "b", 2) {
+                Reach::EarlierBoot
+            } else {
+                reach
+            };
+            assert_eq!(Reach::of(&here, &there, Some(2)), ended, "{there:?}");
         }
     }
 }

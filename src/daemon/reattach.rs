@@ -66,7 +66,11 @@ pub(super) fn look_again(daemon: &Rc<Daemon>, id: RunId) {
 }
 
 fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
-    let reach = Reach::of(daemon.sys.host(), host);
+    let mut reach = Reach::of_host(daemon, host);
+    if reach == Reach::EarlierBoot && shim_found(&daemon.home.run_files(id), reach) == ShimFound::Lives {
+        // Of a container in the instant of its end; the next start will tell.
+        reach = Reach::OtherNamespace;
+    }
     let decided =
         daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
     let (found, handles) = gather(daemon, id, reach, decided);
