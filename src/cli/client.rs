@@ -2,11 +2,12 @@
 //!
 //! Owns the search for the socket, the limits of patience, and the words for a daemon that does not answer.
 
+use std::cmp::Ordering;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{self, AtomicBool};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub(crate) struct Client {
     /// The home whose daemon may be started; none when a socket was named or found elsewhere.
     home: Option<Home>,
     autostart: bool,
+    /// Whether a daemon of another version is worth a word.
+    tells_versions: bool,
 }
 
 /// Why a request has no answer to show.
@@ -53,18 +56,19 @@ impl Client {
         let inside = set("AGENTCTL_SESSION_ID").is_some();
         let forbidden = set("AGENTCTL_NO_AUTOSTART").is_some_and(|value| value == "1");
         if let Some(socket) = set("AGENTCTL_SOCKET") {
-            return Ok(Self { socket: socket.into(), home: None, autostart: false });
+            return Ok(Self { socket: socket.into(), home: None, autostart: false, tells_versions: true });
         }
         if set("AGENTCTL_HOME").is_none()
             && let Some(user) = set("USER")
         {
             let system = Path::new("/run/agentctl").join(user).join("agentctl.sock");
             if system.exists() {
-                return Ok(Self { socket: system, home: None, autostart: false });
+                return Ok(Self { socket: system, home: None, autostart: false, tells_versions: true });
             }
         }
         let home = Home::from_env().map_err(|error| Failure::new(1, error.to_string()))?;
-        Ok(Self { socket: home.socket(), home: Some(home), autostart: !inside && !forbidden })
+        let autostart = !inside && !forbidden;
+        Ok(Self { socket: home.socket(), home: Some(home), autostart, tells_versions: true })
     }
 
     /// The socket, for messages.
@@ -80,6 +84,11 @@ impl Client {
     /// The same daemon, never started by us.
     pub(crate) fn without_autostart(&self) -> Self {
         Self { autostart: false, ..self.clone() }
+    }
+
+    /// The same, for who is about to replace a daemon of whatever version.
+    pub(crate) fn of_any_version(&self) -> Self {
+        Self { tells_versions: false, ..self.clone() }
     }
 
     /// One request; starts a daemon first where that is allowed and none answers.
@@ -155,7 +164,9 @@ impl Client {
         let request = request.body(Full::new(body.unwrap_or_default()));
         let request = request.map_err(|error| Unanswered::Broken(error.to_string()))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
-        compare_versions(&answer);
+        if self.tells_versions {
+            compare_versions(&answer);
+        }
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -263,12 +274,33 @@ fn start_daemon(home: &Home) -> Result<u32, String> {
 fn compare_versions(answer: &Response<Incoming>) {
     static SAID: AtomicBool = AtomicBool::new(false);
     let daemon = answer.headers().get(hyper::header::SERVER).and_then(|name| name.to_str().ok());
-    if daemon != Some(SERVER_NAME) && !SAID.swap(true, Ordering::Relaxed) {
-        let daemon = daemon.unwrap_or("of an unknown version");
-        render::say(&format!(
-            "the daemon is {daemon}, this command {SERVER_NAME}; run: agentctl daemon restart"
-        ));
+    if let Some(said) = of_another_version(daemon, SERVER_NAME)
+        && !SAID.swap(true, atomic::Ordering::Relaxed)
+    {
+        render::say(&said);
     }
+}
+
+/// What is said of a daemon with this name; nothing when it is of the command's version.
+fn of_another_version(daemon: Option<&str>, command: &str) -> Option<String> {
+    let Some(daemon) = daemon else {
+        return Some(format!(
+            "the daemon does not tell its version, this command is {command}; run: agentctl daemon restart"
+        ));
+    };
+    let numbers = |name: &str| -> Vec<u64> {
+        let parts = name.rsplit('/').next().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+        parts.map_while(|part| part.parse().ok()).collect()
+    };
+    if daemon == command {
+        return None;
+    }
+    let (is, remedy) = match numbers(daemon).cmp(&numbers(command)) {
+        Ordering::Greater => ("newer than", "use the newer agentctl (which -a agentctl)"),
+        Ordering::Less => ("older than", "sessions do not notice when you run: agentctl daemon restart"),
+        Ordering::Equal => ("another version than", "run: agentctl daemon restart"),
+    };
+    Some(format!("the daemon ({daemon}) is {is} this command ({command}); {remedy}"))
 }
 
 /// The whole lines of an answer, as they come; what is behind the last line break is not told.
@@ -360,3 +392,24 @@ const ASK_AGAIN_MAX: u32 = 5;
 
 /// The pause between two looks for a restarted daemon.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_of_another_version_is_told_with_the_remedy() {
+        let said = |daemon| of_another_version(daemon, "agentctl/0.10.0");
+        assert_eq!(said(Some("agentctl/0.10.0")), None);
+        for (daemon, word, remedy) in [
+            (Some("agentctl/0.9.12"), "older than", "agentctl daemon restart"),
+            (Some("agentctl/0.11.0"), "newer than", "which -a agentctl"),
+            (Some("agentctl/1.0.0"), "newer than", "which -a agentctl"),
+            (Some("agentctl/0.10.0-rc1"), "another version than", "agentctl daemon restart"),
+            (None, "does not tell its version", "agentctl daemon restart"),
+        ] {
+            let text = said(daemon).unwrap();
+            assert!(text.contains(word) && text.contains(remedy), "{text}");
+        }
+    }
+}

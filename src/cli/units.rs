@@ -172,6 +172,32 @@ pub(crate) fn start_enabled() -> Option<Result<u32, String>> {
     Some(pid.and_then(|pid| pid.parse().map_err(|_| format!("systemctl shows no process of {service}"))))
 }
 
+/// Whether this process is the main one of the user's unit.
+pub(crate) fn runs(pid: u64) -> bool {
+    let manager = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    if !manager.is_some_and(|runtime| runtime.join("systemd/private").exists()) {
+        return false;
+    }
+    let [_, service] = Scope::User.units();
+    Scope::User
+        .systemctl(&["show", "--value", "-p", "MainPID", &service])
+        .is_ok_and(|main| main == pid.to_string())
+}
+
+/// Has the manager stop the user's unit. The socket stays, and the next command starts it again.
+pub(crate) fn stop() -> Result<(), Failure> {
+    let [_, service] = Scope::User.units();
+    Scope::User.systemctl(&["stop", &service]).map(drop).map_err(|why| Failure::new(1, why))
+}
+
+/// Has the manager start the user's unit anew, by the unit file that is there now.
+pub(crate) fn restart() -> Result<(), Failure> {
+    let [_, service] = Scope::User.units();
+    let reloaded = Scope::User.systemctl(&["daemon-reload"]);
+    let restarted = reloaded.and_then(|_| Scope::User.systemctl(&["restart", &service]));
+    restarted.map(drop).map_err(|why| Failure::new(1, why))
+}
+
 /// The name becomes part of a unit's name and of paths.
 fn check_user(user: &str) -> Result<(), Failure> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');

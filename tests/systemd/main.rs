@@ -10,6 +10,7 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 use wait::until;
 
+mod upkeep;
 #[path = "../it/support/wait.rs"]
 mod wait;
 

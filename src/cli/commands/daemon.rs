@@ -1,6 +1,7 @@
 //! `daemon start|stop|status|restart`; `daemon run` is main's business.
 
-use hyper::Method;
+use hyper::body::Incoming;
+use hyper::{Method, Response};
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -22,8 +23,21 @@ pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
         DaemonCommand::Run { .. } => unreachable!("main runs the daemon itself"),
         DaemonCommand::Start { .. } => start(&client).await,
         DaemonCommand::Stop => {
-            stop(&client).await?;
-            render::out("Daemon stopped\n")?;
+            let said = match stop(&client).await? {
+                Stopped::Gone => "Daemon stopped\n",
+                Stopped::ByManager => {
+                    "Daemon stopped; the next command starts it again. To prevent that: systemctl --user stop agentctl.socket\n"
+                }
+                Stopped::StartedAgain(pid) => {
+                    return Err(Failure::new(
+                        1,
+                        format!(
+                            "the service manager has started the daemon again (PID {pid}); to stop it: systemctl stop agentctl@USER.socket agentctl@USER.service"
+                        ),
+                    ));
+                }
+            };
+            render::out(said)?;
             Ok(0)
         }
         DaemonCommand::Reload => reload(&client).await,
@@ -33,12 +47,7 @@ pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
             if let Some(refusal) = inside_a_session() {
                 return Err(Failure::new(1, refusal));
             }
-            match stop(&client).await {
-                Ok(()) => {}
-                Err(failure) if failure.code == 3 => {}
-                Err(failure) => return Err(failure),
-            }
-            start(&client).await
+            restart(&client.of_any_version()).await
         }
     }
 }
@@ -58,24 +67,80 @@ async fn start(client: &Client) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn stop(client: &Client) -> Result<(), Failure> {
-    let not_running = |why| match why {
-        Unanswered::Nobody(_) => Failure::new(3, "Daemon not running. Start with: agentctl daemon start"),
-        why @ (Unanswered::Broken(_) | Unanswered::Refused(_)) => client.failure(why),
+/// What came of a daemon that was to stop.
+enum Stopped {
+    Gone,
+    /// By the user's service manager, which keeps its socket.
+    ByManager,
+    /// Its service manager has another one run by now.
+    StartedAgain(u64),
+}
+
+async fn stop(client: &Client) -> Result<Stopped, Failure> {
+    let not_running = || Failure::new(3, "Daemon not running. Start with: agentctl daemon start");
+    // Asking could start one that is behind a service manager's socket.
+    if client.home().is_some_and(Home::is_free) {
+        return Err(not_running());
+    }
+    let pid = match client.send(Method::GET, "/v1/health", None, None).await {
+        Ok(answer) => pid_of(answer).await,
+        Err(Unanswered::Nobody(_)) => return Err(not_running()),
+        // Whatever it is that it cannot do, it may still be able to end.
+        Err(Unanswered::Broken(_) | Unanswered::Refused(_)) => None,
     };
-    let answer = client.send(Method::POST, "/v1/shutdown", None, None).await.map_err(not_running)?;
+    if pid.is_some_and(units::runs) {
+        return units::stop().map(|()| Stopped::ByManager);
+    }
+    let answer = client.send(Method::POST, "/v1/shutdown", None, None).await.map_err(|why| match why {
+        Unanswered::Nobody(_) => not_running(),
+        why @ (Unanswered::Broken(_) | Unanswered::Refused(_)) => client.failure(why),
+    })?;
     whole(answer).await.map_err(|why| client.failure(why))?;
     let tries = limits::DAEMON_START_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
     for _ in 0..tries {
-        let silent =
-            matches!(client.send(Method::GET, "/v1/health", None, None).await, Err(Unanswered::Nobody(_)));
-        // The socket goes first; the home is free for the next daemon when the process has ended.
-        if silent && client.home().is_none_or(Home::is_free) {
-            return Ok(());
+        match client.send(Method::GET, "/v1/health", None, None).await {
+            // The socket goes first; the home is free for the next daemon when the process has ended.
+            Err(Unanswered::Nobody(_)) if client.home().is_none_or(Home::is_free) => {
+                return Ok(Stopped::Gone);
+            }
+            Ok(answer) => {
+                if let Some(now) = pid_of(answer).await.filter(|now| pid.is_some_and(|pid| *now != pid)) {
+                    return Ok(Stopped::StartedAgain(now));
+                }
+            }
+            Err(_) => {}
         }
         sleep(RETRY_PAUSE).await;
     }
     Err(Failure::new(1, "the daemon was told to stop and still answers; see: agentctl daemon status"))
+}
+
+/// The process number in an answer to `/v1/health`.
+async fn pid_of(answer: Response<Incoming>) -> Option<u64> {
+    let health: Value = serde_json::from_slice(&whole(answer).await.ok()?).ok()?;
+    health["pid"].as_u64()
+}
+
+async fn restart(client: &Client) -> Result<u8, Failure> {
+    let answering = match client.home() {
+        Some(home) if home.is_free() => None,
+        Some(_) | None => health(client).await.ok().and_then(|health| health["pid"].as_u64()),
+    };
+    if answering.is_some_and(units::runs) {
+        units::restart()?;
+        let pid = health(client).await?["pid"].clone();
+        render::out(&format!("Daemon restarted (PID {pid})\n"))?;
+        return Ok(0);
+    }
+    match stop(client).await {
+        Ok(Stopped::StartedAgain(pid)) => {
+            render::out(&format!("Daemon restarted (PID {pid})\n"))?;
+            Ok(0)
+        }
+        Ok(Stopped::Gone | Stopped::ByManager) => start(client).await,
+        Err(failure) if failure.code == 3 => start(client).await,
+        Err(failure) => Err(failure),
+    }
 }
 
 async fn reload(client: &Client) -> Result<u8, Failure> {
