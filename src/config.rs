@@ -38,6 +38,8 @@ struct RawConfig {
     timeout: Option<Human>,
     grace: Option<Human>,
     leftovers: Option<Leftovers>,
+    linger: Option<Human>,
+    stuck: Option<Human>,
     webhook_url: Option<String>,
     webhook_secret: Option<Secret>,
     #[serde(default)]
@@ -102,6 +104,10 @@ pub struct Config {
     pub timeout: Option<Duration>,
     pub grace: Duration,
     pub leftovers: Leftovers,
+    /// An agent whose work is over is ended when it lives on for so long; `None` = it is not.
+    pub linger: Option<Duration>,
+    /// A run without a sign of life for so long is told to be stuck; `None` = nobody looks.
+    pub stuck: Option<Duration>,
     pub webhooks: Vec<Webhook>,
     /// Whether a launch may name a URL inside this host's networks.
     pub notify_allow_private: bool,
@@ -240,6 +246,12 @@ fn mean(
         .timeout
         .map_or(Ok(Duration::from_secs(3 * 3600)), |text| text.parse())
         .map_err(|what| wrong("timeout", what))?;
+    let optional = |text: Option<Human>| {
+        let time = text.map_or(Ok(Duration::ZERO), |text| text.parse())?;
+        Ok((!time.is_zero()).then_some(time))
+    };
+    let linger = optional(raw.linger).map_err(|what| wrong("linger", what))?;
+    let stuck = optional(raw.stuck).and_then(check_stuck).map_err(|what| wrong("stuck", what))?;
     Ok(Config {
         adapter: raw.adapter,
         model: raw.model,
@@ -247,6 +259,8 @@ fn mean(
         timeout: (!timeout.is_zero()).then_some(timeout),
         grace,
         leftovers: raw.leftovers.unwrap_or_default(),
+        linger,
+        stuck,
         webhooks: webhooks::webhooks(raw.webhook_url, raw.webhook_secret, raw.webhooks, env)
             .map_err(|(key, what)| wrong(key, what))?,
         notify_allow_private: raw.notify_allow_private,
@@ -280,6 +294,15 @@ fn log_max(text: &str) -> Result<Option<u64>, String> {
             ))
         }
         size => Ok(Some(size)),
+    }
+}
+
+/// Whether signs of life can be looked for so often.
+pub fn check_stuck(after: Option<Duration>) -> Result<Option<Duration>, String> {
+    let least = limits::STUCK_MIN;
+    match after.filter(|after| *after < least) {
+        Some(after) => Err(format!("{after:?} is too short to tell anything by; the least is {least:?}")),
+        None => Ok(after),
     }
 }
 
@@ -324,6 +347,10 @@ mod tests {
         assert_eq!(load(r#"{"log_max": "0"}"#).unwrap().log_max_bytes, None);
         assert_eq!(load(r#"{"log_max": "64MB"}"#).unwrap().log_max_bytes, Some(limits::LOG_BYTES_LEAST));
         assert_eq!(load(r#"{"timeout": "0", "metrics_addr": null}"#).unwrap().timeout, None);
+        assert_eq!((config.linger, config.stuck), (None, None));
+        let config = load(r#"{"linger": "30s", "stuck": "10m"}"#).unwrap();
+        let seconds = |count| Some(Duration::from_secs(count));
+        assert_eq!((config.linger, config.stuck), (seconds(30), seconds(600)));
     }
 
     #[test]
@@ -341,6 +368,8 @@ mod tests {
         );
         let little = load(r#"{"log_max": "1MB"}"#).unwrap_err();
         assert!(little.contains("log_max: \"1MB\" is less than 64"), "{little}");
+        let often = load(r#"{"stuck": "10ms"}"#).unwrap_err();
+        assert!(often.contains("stuck: 10ms is too short"), "{often}");
         assert!(load(r#"{"webhook_url": "ftp://x"}"#).unwrap_err().contains("no http:// or https:// URL"));
     }
 

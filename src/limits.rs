@@ -32,6 +32,8 @@ pub const PIDS_PER_SESSION: u64 = 2;
 pub const PIDS_OF_THE_HOST: u64 = 1_000;
 /// Sessions supervised at once.
 pub const SESSIONS_MAX: usize = 10_000;
+/// The shortest time without a sign of life that may be asked for: so often is it looked for at most.
+pub const STUCK_MIN: Duration = Duration::from_secs(1);
 /// Characters of the prompt that records keep.
 pub const PROMPT_CHARS_MAX: usize = 200;
 /// Longest name, group, label key or label value.

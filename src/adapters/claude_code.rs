@@ -103,7 +103,7 @@ pub(super) fn read(kind: &str, event: &Value) -> Vec<AgentEvent> {
             events
                 .extend(answers.map(|answer| tool_answered(answer["is_error"] != true, &answer["content"])));
         }
-        "result" => events.push(AgentEvent::StepEnded(step_end(event))),
+        "result" => events.extend([AgentEvent::Over, AgentEvent::StepEnded(step_end(event))]),
         // Retries, states: no bearing on messages or the outcome.
         _ => {}
     }

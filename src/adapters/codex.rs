@@ -76,7 +76,7 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
         }
         "turn.failed" => {
             let why = failure(&event["error"]["message"]);
-            vec![AgentEvent::StepEnded(StepEnd::Failed(why))]
+            vec![AgentEvent::Over, AgentEvent::StepEnded(StepEnd::Failed(why))]
         }
         // What it goes on after ("Reconnecting... 1/5") a later event takes back.
         "error" => vec![AgentEvent::StepEnded(StepEnd::Failed(failure(&event["message"])))],

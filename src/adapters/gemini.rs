@@ -61,7 +61,7 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
             let tokens =
                 stats.is_object().then(|| tokens(stats)).filter(|tokens| *tokens != Tokens::default());
             let total = AgentEvent::Total { span: Span::Run, tokens, cost_usd: None };
-            [total, AgentEvent::StepEnded(step_end(&event))].into()
+            [total, AgentEvent::Over, AgentEvent::StepEnded(step_end(&event))].into()
         }
         // What later versions add.
         _ => Vec::new(),

@@ -48,6 +48,7 @@ fn possible(told: &AgentEvent) -> bool {
         | AgentEvent::ToolAnswered { .. }
         | AgentEvent::Failed(_)
         | AgentEvent::StepEnded(_)
+        | AgentEvent::Over
         | AgentEvent::Idle
         | AgentEvent::Active => true,
     }

@@ -79,6 +79,7 @@ fn show(event: &AgentEvent, open: &mut bool, text: &mut String) {
         | AgentEvent::Used { .. }
         | AgentEvent::Total { .. }
         | AgentEvent::StepEnded(StepEnd::Stop | StepEnd::ToolCalls)
+        | AgentEvent::Over
         | AgentEvent::Idle
         | AgentEvent::Active => return,
     };

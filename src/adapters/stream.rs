@@ -177,6 +177,7 @@ impl Progress {
             AgentEvent::StepEnded(end) => self.last_step = Some(end),
             AgentEvent::ToolCalled { .. }
             | AgentEvent::ToolAnswered { .. }
+            | AgentEvent::Over
             | AgentEvent::Idle
             | AgentEvent::Active => {}
         }

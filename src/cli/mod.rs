@@ -157,6 +157,12 @@ pub struct LaunchArgs {
     /// Most processes and threads at a time
     #[arg(long, value_name = "N")]
     pub tasks_max: Option<u64>,
+    /// End an agent that lives on for so long after it has said that its work is over; 0 for never [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub linger: Option<std::time::Duration>,
+    /// Tell when it shows no sign of life (output, processor time, a child) for so long; 0 for never [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub stuck: Option<std::time::Duration>,
     /// Keep the prompt out of listings, journal and webhooks
     #[arg(long)]
     pub private: bool,

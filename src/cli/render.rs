@@ -235,6 +235,12 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
             lines.push(("Note", text.to_owned()));
         }
     }
+    for (key, what) in [("lingering", "done by its own word, and still there"), ("stuck", "no sign of life")]
+    {
+        if let Some(since) = session.meta.get(key).and_then(|value| value["since"].as_str()) {
+            lines.push(("Note", format!("{what}, since {} ({since})", ago(since, now))));
+        }
+    }
     for (kind, hook) in session.meta.get("hooks").and_then(|hooks| hooks.as_object()).into_iter().flatten() {
         let text = |key| hook[key].as_str().unwrap_or_default();
         let why = if text("reason").is_empty() { String::new() } else { format!(" ({})", text("reason")) };

@@ -7,13 +7,15 @@ use serde_json::Value;
 use super::nearest;
 
 /// The keys of the file.
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 20] = [
     "adapter",
     "model",
     "cwd",
     "timeout",
     "grace",
     "leftovers",
+    "linger",
+    "stuck",
     "webhook_url",
     "webhook_secret",
     "webhooks",

@@ -141,6 +141,8 @@ impl Config {
                 Leftovers::Kill => "kill",
                 Leftovers::Keep => "keep",
             }),
+            "linger" => return (self.linger.map_or(Value::Null, seconds), Some("seconds")),
+            "stuck" => return (self.stuck.map_or(Value::Null, seconds), Some("seconds")),
             "webhook_url" => json!(own.first().map(|webhook| webhook.target.shown())),
             "webhook_secret" => {
                 json!(is_set(
@@ -225,6 +227,8 @@ mod tests {
             ("timeout", "3h"),
             ("grace", "10s"),
             ("leftovers", "kill"),
+            ("linger", "none"),
+            ("stuck", "none"),
             ("webhook_url", "none"),
             ("webhook_secret", "not set"),
             ("webhooks", "none"),
@@ -244,12 +248,13 @@ mod tests {
     #[test]
     fn the_origin_is_the_one_that_won() {
         let file = r#"{"webhook_url": "https://a.example/?s3cret", "webhook_secret": "s3cret", "retention_days": 0.5,
-            "timeout": "0", "log_max": "0", "notify_allow_private": false, "metrics_addr": null}"#;
+            "timeout": "0", "stuck": "10m", "log_max": "0", "notify_allow_private": false, "metrics_addr": null}"#;
         let file_only: &[(&str, &str)] = &[];
         check(file, file_only, "webhook_url", "https://a.example", Origin::File);
         check(file, file_only, "webhook_secret", "set", Origin::File);
         check(file, file_only, "retention_days", "0.5 days", Origin::File);
         check(file, file_only, "timeout", "none", Origin::File);
+        check(file, file_only, "stuck", "10m", Origin::File);
         check(file, file_only, "log_max", "none", Origin::File);
         check(file, file_only, "notify_allow_private", "false", Origin::File);
         check(file, file_only, "metrics_addr", "none", Origin::File);

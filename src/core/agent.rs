@@ -85,6 +85,9 @@ pub enum AgentEvent {
     Failed(String),
     /// A turn or step ended for this reason.
     StepEnded(StepEnd),
+    /// It says that its work is over, well or badly: nothing more is to come, and it should exit. A final step that ended
+    /// with `stop` says the same.
+    Over,
     /// It waits for input.
     Idle,
     /// It works.

@@ -22,6 +22,10 @@ pub struct Counters {
     pub oom_killed: u64,
     /// CPU time of ended runs at their verdict, as far as known.
     pub cpu_us: u64,
+    /// Spells in which an agent lived on after its work.
+    pub lingering: u64,
+    /// Spells in which a run showed no sign of life.
+    pub stuck: u64,
     /// Durations of ended runs, in the buckets above and one for the rest.
     pub durations: [u64; 7],
     pub duration_sum_s: f64,

@@ -7,7 +7,7 @@ use super::fuse::{Evidence, Prong};
 use super::outbox::{Attempt, AttemptResult, CONCURRENT_ATTEMPTS_MAX, Endpoint};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, PauseReason, Record};
 use super::session::{HiddenText, Notify, Origin, Spec};
-use super::vocab::{HostId, Leftovers, Mono, Now, ProcessId, RunId, SessionId, WaitStatus, Wall};
+use super::vocab::{HostId, Mono, Now, ProcessId, RunId, SessionId, WaitStatus, Wall};
 use super::{Effect, Event, Reply, ReplyTo, Request, Settings, Supervisor};
 
 const HOUR: u64 = 3_600;
@@ -80,30 +80,8 @@ impl World {
 
     /// A session that runs and has ended.
     fn session(&mut self, number: u128, notify: Vec<Notify>) {
-        let spec = Spec {
-            adapter: "exec".into(),
-            command: vec!["true".into()],
-            cwd: "/".into(),
-            model: None,
-            prompt: None,
-            name: None,
-            group: None,
-            spec: None,
-            labels: Default::default(),
-            meta: Default::default(),
-            timeout: None,
-            grace: Duration::from_secs(1),
-            leftovers: Leftovers::Kill,
-            wants_report: false,
-            private: false,
-            safe: false,
-            native_id: None,
-            budget: Default::default(),
-            hooks: Default::default(),
-            hook_of: None,
-            notify,
-            limits: Default::default(),
-        };
+        let command = Spec::exec(vec!["true".into()], "/".into(), Duration::from_secs(1));
+        let spec = Spec { notify, ..command };
         let (session, spec) = (run(number).session, Box::new(spec));
         let launch = Request::Launch { session, host: host(), origin: Origin::Launched, spec, key: None };
         self.feed(Event::Request(ReplyTo(1), launch));

@@ -145,6 +145,8 @@ pub enum StopCause {
     MaxTokens,
     /// It cost more than it may.
     MaxCost,
+    /// Its work was over by its own word, and it lived on for longer than it may.
+    Lingered,
 }
 
 /// The first recorded stop of a run; later ones change nothing but the force.
@@ -332,6 +334,7 @@ pub enum Reason {
     StopRequested,
     MaxTokens,
     MaxCost,
+    Lingered,
     ProgramNotFound,
     NotExecutable,
     CwdMissing,
@@ -523,6 +526,7 @@ impl Fuse {
             StopCause::Requested => (Outcome::Cancelled, Reason::StopRequested),
             StopCause::MaxTokens => (Outcome::Cancelled, Reason::MaxTokens),
             StopCause::MaxCost => (Outcome::Cancelled, Reason::MaxCost),
+            StopCause::Lingered => (Outcome::Cancelled, Reason::Lingered),
             StopCause::Deadline => (Outcome::TimedOut, Reason::Deadline),
         };
         Decision::End(End { outcome, reason, ended: Some(ended), status: self.status })

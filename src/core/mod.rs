@@ -23,6 +23,7 @@ pub mod session;
 mod steps;
 pub mod supervisor;
 pub mod timers;
+pub mod trouble;
 pub mod vocab;
 
 #[cfg(test)]
@@ -33,6 +34,8 @@ mod delivery_tests;
 mod fuse_tests;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod trouble_tests;
 
 use std::time::Duration;
 
@@ -45,6 +48,7 @@ use outbox::Attempt;
 use record::{DeliveryId, Record, RequestKey};
 use refusal::Refusal;
 use session::{Origin, Spec};
+use trouble::Sample;
 use vocab::{HostId, Mono, RunId, SessionId};
 
 /// Everything that can happen.
@@ -58,6 +62,8 @@ pub enum Event {
     Evidence(RunId, Evidence),
     /// The agent of a run said something.
     Agent(RunId, AgentEvent),
+    /// What a run shows of its life, as asked for.
+    Sampled(RunId, Sample),
     /// An attempt at a delivery is over.
     Attempted(DeliveryId, Attempt),
     /// The timer fired, or might have.
@@ -91,6 +97,10 @@ pub enum Effect {
     Rescan(RunId),
     /// Ask the kernel for the leader's status, once it is reaped.
     AskKernel(RunId),
+    /// Read the agent's output up to its end, and say so if its work is still over.
+    ReadOn(RunId),
+    /// Look for signs of life of the run: always ends in `Sampled`.
+    Sample(RunId),
     /// Read the agent's report from the end of its output.
     ReadReport(RunId),
     /// See what is left of the tree, and say when nothing is.
@@ -121,6 +131,8 @@ impl Effect {
             | Self::Rescan(_)
             | Self::AskKernel(_)
             | Self::ReadReport(_)
+            | Self::ReadOn(_)
+            | Self::Sample(_)
             | Self::AskTree(_) => true,
             // Neither tells of an end: that nothing is begun, and that the time of an answer is over.
             Self::Reply(_, Reply::Refused(_) | Reply::NotYetStopped(_)) => true,

@@ -192,15 +192,21 @@ pub enum EventKind {
     EndpointPaused,
     /// A later run of a session has started.
     Resumed,
+    /// The agent's work is over by its own word, and it lives on.
+    Lingering,
+    /// A run shows no sign of life.
+    Stuck,
 }
 
 impl EventKind {
     /// Every type that there is.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Started,
         Self::Resumed,
         Self::Idle,
         Self::Active,
+        Self::Stuck,
+        Self::Lingering,
         Self::Timeout,
         Self::Stopped,
         Self::Error,
@@ -214,6 +220,8 @@ impl EventKind {
             Self::Started => "session.started",
             Self::Idle => "session.idle",
             Self::Active => "session.active",
+            Self::Stuck => "session.stuck",
+            Self::Lingering => "session.lingering",
             Self::Timeout => "session.timeout",
             Self::Stopped => "session.stopped",
             Self::Error => "session.error",
@@ -223,10 +231,9 @@ impl EventKind {
         }
     }
 
-    /// Whether it tells of a mood of the agent's, which is read again from its output after a restart: worth no commit of
-    /// its own.
+    /// Whether it tells of a mood or a trouble, which is found again after a restart: worth no commit of its own.
     pub fn is_soft(self) -> bool {
-        matches!(self, Self::Idle | Self::Active)
+        matches!(self, Self::Idle | Self::Active | Self::Stuck | Self::Lingering)
     }
 
     /// Whether it says that a run is over.

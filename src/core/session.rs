@@ -13,6 +13,7 @@ use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCa
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::record::{Record, RequestKey};
 use super::resources::ResourceLimits;
+use super::trouble::{Over, Quiet};
 use super::vocab::{HostId, Leftovers, Mono, Now, RunId, SessionId, Usage, WaitStatus, Wall, signal_name};
 
 /// What was asked for at launch, as far as it is kept. The environment and the whole prompt are not:
@@ -55,6 +56,12 @@ pub struct Spec {
     /// What each run may use.
     #[serde(default)]
     pub budget: Budget,
+    /// An agent whose work is over is ended when it lives on for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linger: Option<Duration>,
+    /// A run that shows no sign of life for so long is told to be stuck.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<Duration>,
     /// The id that the agent's conversation was given at launch, for agents that take one.
     #[serde(default)]
     pub native_id: Option<String>,
@@ -113,6 +120,8 @@ impl Spec {
             private: false,
             safe: false,
             budget: Budget::default(),
+            linger: None,
+            stuck: None,
             native_id: None,
             hooks: Hooks::default(),
             hook_of: None,
@@ -257,6 +266,10 @@ pub struct Progress {
     pub waits: bool,
     /// The same, once it has lasted: what is told.
     pub idle: bool,
+    /// Its work is over, by its last word.
+    pub over: Option<Over>,
+    /// Its signs of life, where they are looked for.
+    pub quiet: Option<Quiet>,
 }
 
 /// One supervised agent.
@@ -362,7 +375,7 @@ impl Session {
                 self.progress.tokens = tokens.or(self.progress.tokens);
                 self.progress.cost_usd = cost_usd.or(self.progress.cost_usd);
             }
-            AgentEvent::Idle => self.progress.waits = true,
+            AgentEvent::Idle | AgentEvent::Over => self.progress.waits = true,
             AgentEvent::Active => self.progress.waits = false,
             AgentEvent::Said(_)
             | AgentEvent::SaidMore(_)
@@ -402,6 +415,7 @@ impl Session {
         let message = match (&self.run.fuse.failed, &self.run.fuse.report) {
             (Some(error), _) => Some(error.message()),
             (None, _) if end.reason == Reason::OomKilled => Some(self.spec.limits.exceeded().to_owned()),
+            (None, report) if end.reason == Reason::Lingered => Some(lingered(report)),
             (None, _) if !by_itself => None,
             (None, ReportSeen::Given(AgentReport::Error(text))) => text.clone(),
             (None, ReportSeen::Given(AgentReport::Unreadable(why))) => Some(why.clone()),
@@ -543,7 +557,7 @@ impl StopCause {
     /// The prong that a stop of this cause is evidence of.
     pub fn prong(self) -> Prong {
         match self {
-            Self::Requested | Self::MaxTokens | Self::MaxCost => Prong::Stop,
+            Self::Requested | Self::MaxTokens | Self::MaxCost | Self::Lingered => Prong::Stop,
             Self::Deadline => Prong::Deadline,
         }
     }
@@ -556,6 +570,7 @@ impl StopCause {
             Self::Requested => "a stop was requested",
             Self::MaxTokens => "it used more tokens than it may",
             Self::MaxCost => "it cost more than it may",
+            Self::Lingered => "its work was over by its own word, and it did not exit",
             Self::Deadline => "the deadline passed",
         }
     }
@@ -571,6 +586,7 @@ impl Reason {
             Self::StopRequested => "stop_requested".into(),
             Self::MaxTokens => "max_tokens".into(),
             Self::MaxCost => "max_cost".into(),
+            Self::Lingered => "lingered".into(),
             Self::ProgramNotFound => "program_not_found".into(),
             Self::NotExecutable => "not_executable".into(),
             Self::CwdMissing => "cwd_missing".into(),
@@ -584,6 +600,19 @@ impl Reason {
             Self::OomKilled => "oom_killed".into(),
         }
     }
+}
+
+/// What an agent said that was ended because it lived on: its word is told, and makes no success of an end that was ours.
+fn lingered(report: &ReportSeen) -> String {
+    let said = match report {
+        ReportSeen::Given(AgentReport::Success) => "success".to_owned(),
+        ReportSeen::Given(AgentReport::Error(Some(text))) => format!("a failure ({text})"),
+        ReportSeen::Given(AgentReport::Error(None)) => "a failure".to_owned(),
+        ReportSeen::Given(AgentReport::Missing | AgentReport::Unreadable(_))
+        | ReportSeen::NotWanted
+        | ReportSeen::Wanted => "the end of its work".to_owned(),
+    };
+    format!("the agent had reported {said} and did not exit, so it was ended")
 }
 
 impl From<&TreeSeen> for LeftoverCount {

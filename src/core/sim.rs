@@ -21,6 +21,7 @@ use super::reattach::{Found, OrderFound, Seen, ShimFound};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
 use super::session::{Origin, Phase, Session, Spec};
 use super::supervisor::Settings;
+use super::trouble::{Sample, Signs};
 use super::vocab::{
     HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
 };
@@ -103,6 +104,10 @@ struct Truth {
     hook_of: Option<HookOf>,
     /// Leaders that this run ever had.
     leaders: u32,
+    /// Words that its agent has said.
+    words: u64,
+    /// The last of them: that its work is over.
+    over: bool,
 }
 
 struct World {
@@ -251,6 +256,12 @@ impl World {
         }
         self.recovering = false;
         self.feed(Event::Recovered);
+        // The agents' output is read again.
+        for id in self.runs.keys().copied().collect::<Vec<_>>() {
+            if self.truth(id).over {
+                self.feed(Event::Agent(id, AgentEvent::Over));
+            }
+        }
     }
 
     /// What the edge finds of a run, gathered in the order that reattach.rs demands.
@@ -289,6 +300,7 @@ impl World {
         self.say(|| format!("{event:?}"));
         let step = daemon.step(self.now, event);
         self.check_bounds(&daemon);
+        self.check_troubles(&step.records);
         let after = phases(&daemon);
         let moved: Vec<_> = after
             .iter()
@@ -393,6 +405,23 @@ impl World {
                     self.notices.push(Event::Evidence(id, left));
                 }
                 self.answer_questions(id);
+            }
+            Effect::ReadOn(id) => {
+                // Nobody may be left to read; then there is no answer.
+                if self.truth(id).over && !self.dice.one_in(4) {
+                    self.feed(Event::Agent(id, AgentEvent::Over));
+                }
+            }
+            Effect::Sample(id) => {
+                let unknown = self.dice.one_in(4);
+                let truth = self.truth(id);
+                let signs = Signs {
+                    output_bytes: truth.words,
+                    cpu: Duration::from_millis(truth.words),
+                    others: truth.rest,
+                };
+                let sample = if unknown { Sample::Unknown("x".into()) } else { Sample::Seen(signs) };
+                self.notices.push(Event::Sampled(id, sample));
             }
             Effect::ReadReport(id) => {
                 let report = Evidence::Report(self.truth(id).report.clone());
@@ -607,7 +636,9 @@ impl World {
         };
         let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
         let command = Spec::exec(vec!["x".into()], "/".into(), Duration::from_secs(5));
-        let spec = Spec { timeout, leftovers, wants_report, hooks, ..command };
+        let linger = self.dice.one_in(3).then(|| Duration::from_secs(8));
+        let stuck = self.dice.one_in(3).then(|| Duration::from_secs(10));
+        let spec = Spec { timeout, leftovers, wants_report, hooks, linger, stuck, ..command };
         let host = host(self.boot);
         let to = self.reply_to(id);
         let request = Request::Launch {
@@ -654,6 +685,8 @@ impl World {
             ask_tree: false,
             hook_of,
             leaders: 0,
+            words: 0,
+            over: false,
         }
     }
 
@@ -801,11 +834,14 @@ impl World {
         self.feed(Event::Request(to, request));
     }
 
-    /// What an agent says on the way: it waits, or works again.
+    /// What an agent says on the way: it waits, works again, or is done.
     fn an_agent_speaks(&mut self) {
         let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
         if self.truth(id).leader == Leader::Alive {
-            let mood = if self.dice.one_in(2) { AgentEvent::Idle } else { AgentEvent::Active };
+            let mood = [AgentEvent::Idle, AgentEvent::Active, AgentEvent::Over][self.dice.below(3)].clone();
+            let truth = self.truth(id);
+            truth.words += 1;
+            truth.over = mood == AgentEvent::Over;
             self.feed(Event::Agent(id, mood));
         }
     }
@@ -930,6 +966,24 @@ impl World {
             }
             if session.run.verdict.is_some() && !told {
                 assert_eq!(session.status(told).word(), "running", "a verdict is told before it is durable");
+            }
+        }
+    }
+
+    /// Trouble is told of what is so, and ends a run on the agent's last word alone.
+    fn check_troubles(&self, records: &[Record]) {
+        for record in records {
+            match record {
+                Record::StopRequested { run, cause: StopCause::Lingered, .. } => {
+                    assert!(self.runs[run].over, "{run:?} is ended for lingering, and works");
+                }
+                Record::Event { kind: EventKind::Lingering, run: Some(run), .. } => {
+                    assert!(self.runs[run].over, "{run:?} is told to linger, and works");
+                }
+                Record::Event { kind: EventKind::Stuck, run: Some(run), .. } => {
+                    assert_eq!(self.runs[run].rest, 0, "{run:?} is told to be stuck, and has children");
+                }
+                _ => {}
             }
         }
     }

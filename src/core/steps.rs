@@ -196,6 +196,7 @@ impl Supervisor {
         self.record(now, Record::Started { run, leader, at: now }, out);
         self.publish(now, EventKind::start_of(run), run, None, out);
         self.start_hook(now, run, HookKind::OnCreate, out);
+        self.watch_for_life(now, run);
     }
 
     /// The verdict: one record, its event and its deliveries, in one step.
@@ -218,7 +219,15 @@ impl Supervisor {
         if end.outcome == Outcome::LaunchFailed {
             self.refuse_launch(id, out);
         }
-        let over = [Timer::Deadline, Timer::Warning, Timer::ShimStuck, Timer::ReportLate, Timer::Activity];
+        let over = [
+            Timer::Deadline,
+            Timer::Warning,
+            Timer::ShimStuck,
+            Timer::ReportLate,
+            Timer::Activity,
+            Timer::Linger,
+            Timer::Stuck,
+        ];
         for timer in over.map(|timer| timer(id)) {
             self.timers.clear(&timer);
         }
@@ -447,8 +456,8 @@ impl Supervisor {
         }
     }
 
-    /// Its budget is used up: an end that is near anyway is waited for.
-    pub(super) fn budget_used_up(&mut self, now: Now, id: RunId, cause: StopCause, out: &mut Step) {
+    /// Its budget is used up, or its work is over: an end that is near anyway is waited for.
+    pub(super) fn end_early(&mut self, now: Now, id: RunId, cause: StopCause, out: &mut Step) {
         let Some(session) = self.sessions.get(&id.session) else { return };
         match session.run.phase() {
             Phase::Launching | Phase::Running => self.begin_stop(now, id, cause, false, out),
@@ -549,6 +558,7 @@ impl Supervisor {
             self.sessions.values().filter(|s| !s.is_settled()).map(Session::run_id).collect();
         for id in unsettled {
             self.resume_stop(now, id, out);
+            self.watch_for_life(now, id);
             self.advance(now, id, out);
             if self.sessions.get(&id.session).is_some_and(|s| s.run.verdict.is_some()) {
                 self.settle_tree(now, id, out);

@@ -118,6 +118,7 @@ impl Supervisor {
             Event::Abandoned(to) => self.abandon(to),
             Event::Evidence(run, evidence) => self.evidence(now, run, evidence, &mut out),
             Event::Agent(run, said) => self.agent(now, run, &said, &mut out),
+            Event::Sampled(run, sample) => self.sampled(now, run, &sample, &mut out),
             Event::Attempted(id, attempt) => self.attempted(now, &id, &attempt, &mut out),
             Event::Timer => {}
             Event::Durable(upto) => self.durable_upto(upto, &mut out),
@@ -154,6 +155,8 @@ impl Supervisor {
                 Timer::ShimStuck(run) => self.shim_stuck(now, run, out),
                 Timer::ReportLate(run) => self.report_late(now, run, out),
                 Timer::Activity(run) => self.activity_lasted(now, run, out),
+                Timer::Linger(run) => self.lingered(now, run, out),
+                Timer::Stuck(run) => self.look_for_life(run, out),
                 Timer::Endpoint(name) => self.start_attempts(now, &name, out),
                 Timer::Retention => self.forget_old(now, out),
             }
@@ -227,6 +230,8 @@ impl Supervisor {
         let Some(session) = self.sessions.get_mut(&id.session).filter(|s| s.run.number == id.run) else {
             return;
         };
+        // Whatever it says is a sign of life.
+        session.progress.quiet = None;
         match said {
             AgentEvent::NativeId(native) if session.native_id.as_ref() != Some(native) => {
                 self.record(now, Record::NativeId { session: id.session, id: native.clone() }, out);
@@ -242,12 +247,18 @@ impl Supervisor {
             | AgentEvent::StepEnded(_) => {
                 session.absorb(said);
                 if let Some(cause) = session.over_budget() {
-                    self.budget_used_up(now, id, cause, out);
+                    self.end_early(now, id, cause, out);
                 }
+            }
+            AgentEvent::Over => {
+                session.absorb(said);
+                self.activity(now, id);
+                self.work_over(now, id, out);
             }
             AgentEvent::Idle | AgentEvent::Active => {
                 session.absorb(said);
                 self.activity(now, id);
+                self.work_goes_on(id);
             }
         }
     }

@@ -21,6 +21,10 @@ pub enum Timer {
     ReportLate(RunId),
     /// The agent has been idle, or at work again, for long enough to be told.
     Activity(RunId),
+    /// The agent's work is over and it lives on.
+    Linger(RunId),
+    /// Signs of life of the run are to be looked for.
+    Stuck(RunId),
     /// An endpoint has a delivery due.
     Endpoint(String),
     /// The oldest ended session is old enough to be forgotten.

@@ -3,6 +3,7 @@
 //! A log that does not grow costs nothing; one that does is looked at once a second at most, and only when
 //! somebody reads or parses it. Nobody is in the way of the agent, which appends to its files itself.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -169,24 +170,49 @@ pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
     let Some(parser) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parser()) else { return };
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let mut end = daemon.end_of(id.session);
-        let mut reader = Reader::new(&daemon, id, parser);
-        while !*end.borrow() {
-            let looked = this_instant();
-            match reader.catch_up(&daemon, u64::MAX).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(session = %id.session, "read the agent's output: {error}");
-                    return;
-                }
-            }
-            if let Err(error) = wait_for_more(&daemon, &reader.path, reader.offset, looked, &mut end).await {
-                tracing::warn!(session = %id.session, "watch the agent's output: {error}");
-                return;
-            }
+        let asked = Rc::new(Asked::default());
+        daemon.readers.borrow_mut().insert(id, Rc::clone(&asked));
+        if let Err(error) = read_along(&daemon, id, parser, &asked).await {
+            tracing::warn!(session = %id.session, "read the agent's output: {error}");
         }
+        daemon.readers.borrow_mut().remove(&id);
     });
+}
+
+async fn read_along(daemon: &Daemon, id: RunId, parser: Parser, asked: &Asked) -> io::Result<()> {
+    let mut end = daemon.end_of(id.session);
+    let mut reader = Reader::new(daemon, id, parser);
+    while !*end.borrow() {
+        let looked = this_instant();
+        let question = asked.waiting.take();
+        match reader.catch_up(daemon).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        reader.tell_mood(daemon, question);
+        tokio::select! {
+            waited = wait_for_more(daemon, &reader.path, reader.offset, looked, &mut end) => waited?,
+            () = asked.bell.notified() => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a reader of an agent's output is asked.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// To read on at once, and to say so if the agent's work is still over.
+    waiting: Cell<bool>,
+    bell: Notify,
+}
+
+/// Reads an agent's output up to its end, now. Where nobody reads it, there is no answer.
+pub(super) fn read_on(daemon: &Daemon, id: RunId) {
+    if let Some(asked) = daemon.readers.borrow().get(&id) {
+        asked.waiting.set(true);
+        asked.bell.notify_one();
+    }
 }
 
 /// A place in an agent's stream, and what it told so far.
@@ -196,8 +222,9 @@ struct Reader {
     offset: u64,
     lines: Lines,
     progress: Progress,
-    /// Whether the agent waits, as last told.
-    waits: bool,
+    mood: Mood,
+    /// As the core knows it.
+    told: Mood,
     parser: Parser,
 }
 
@@ -210,14 +237,15 @@ impl Reader {
             offset: 0,
             lines: Lines::default(),
             progress: Progress::keeping(0),
-            waits: false,
+            mood: Mood::Works,
+            told: Mood::Works,
             parser,
         }
     }
 
-    /// Reads what has been written, at most up to `limit`.
-    async fn catch_up(&mut self, daemon: &Daemon, limit: u64) -> io::Result<()> {
-        while self.offset < limit {
+    /// Reads what has been written. That the agent works is told at once; that it does not, by [`Self::tell_mood`].
+    async fn catch_up(&mut self, daemon: &Daemon) -> io::Result<()> {
+        loop {
             let chunk = match read_at(&self.path, self.offset, limits::LOG_CHUNK_BYTES).await? {
                 Found::Bytes(chunk) if chunk.is_empty() => return Ok(()),
                 Found::Bytes(chunk) => chunk,
@@ -225,36 +253,69 @@ impl Reader {
                 Found::Dropped(at) => {
                     tracing::info!(session = %self.id.session, "output was dropped unread (log_max): {} bytes", at - self.offset);
                     (self.offset, self.lines) = (at, Lines::from_mid_line());
+                    // What it said last before that is not its last word.
+                    self.mood = Mood::Works;
+                    tell_work(daemon, self.id, &mut self.told);
                     continue;
                 }
             };
             self.offset += chunk.len() as u64;
-            let Self { lines, progress, waits, parser, id, .. } = self;
+            let Self { lines, progress, mood, told, parser, id, .. } = self;
             lines.push(&chunk, |line| {
                 for event in parser.read(line) {
-                    if let Some(waiting) = mood(&event).filter(|mood| mood != waits) {
-                        *waits = waiting;
-                        let mood = if waiting { AgentEvent::Idle } else { AgentEvent::Active };
-                        daemon.send(Event::Agent(*id, mood));
+                    *mood = mood_after(&event).unwrap_or(*mood);
+                    if *mood == Mood::Works {
+                        tell_work(daemon, *id, told);
                     }
                     tell(daemon, *id, progress, event);
                 }
             });
         }
-        Ok(())
+    }
+
+    /// At the end of the output: what the agent's last words come to, if that is new or was asked for. What it said in
+    /// the middle of a log that is read anew is not what it says now.
+    fn tell_mood(&mut self, daemon: &Daemon, asked: bool) {
+        let word = match self.mood {
+            Mood::Works => return,
+            Mood::Waits => AgentEvent::Idle,
+            Mood::Over => AgentEvent::Over,
+        };
+        if asked || self.mood != self.told {
+            self.told = self.mood;
+            daemon.send(Event::Agent(self.id, word));
+        }
     }
 }
 
-/// Whether an agent that says this waits for input from here on. One that has given its answer and lives on does.
-fn mood(event: &AgentEvent) -> Option<bool> {
+fn tell_work(daemon: &Daemon, id: RunId, told: &mut Mood) {
+    if *told != Mood::Works {
+        *told = Mood::Works;
+        daemon.send(Event::Agent(id, AgentEvent::Active));
+    }
+}
+
+/// What an agent is doing, by its own words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Works,
+    /// For input.
+    Waits,
+    /// It has done what it was to do, or has given up.
+    Over,
+}
+
+/// What an agent that says this is doing from here on. One that has given its answer is at its end.
+fn mood_after(event: &AgentEvent) -> Option<Mood> {
     match event {
-        AgentEvent::Idle | AgentEvent::StepEnded(StepEnd::Stop) => Some(true),
+        AgentEvent::Over | AgentEvent::StepEnded(StepEnd::Stop) => Some(Mood::Over),
+        AgentEvent::Idle => Some(Mood::Waits),
         AgentEvent::Active
         | AgentEvent::Said(_)
         | AgentEvent::SaidMore(_)
         | AgentEvent::ToolCalled { .. }
         | AgentEvent::ToolAnswered { .. }
-        | AgentEvent::StepEnded(StepEnd::ToolCalls) => Some(false),
+        | AgentEvent::StepEnded(StepEnd::ToolCalls) => Some(Mood::Works),
         AgentEvent::NativeId(_)
         | AgentEvent::Used { .. }
         | AgentEvent::Total { .. }
@@ -276,7 +337,8 @@ fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) 
         AgentEvent::NativeId(_) | AgentEvent::Used { .. } | AgentEvent::Total { .. } => {
             daemon.send(Event::Agent(id, event));
         }
-        AgentEvent::Idle
+        AgentEvent::Over
+        | AgentEvent::Idle
         | AgentEvent::Active
         | AgentEvent::Said(_)
         | AgentEvent::SaidMore(_)

@@ -91,6 +91,14 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
     };
     let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
     let (env, first_start) = environment(&adapter, id, ask.env.as_ref(), ask.safe, &cwd)?;
+    let reads = adapter.parser().is_some();
+    if ask.linger_ms.is_some_and(|ms| ms > 0) && !reads {
+        return Err(format!(
+            "linger: nobody reads what {name} prints, so nothing tells that its work is over"
+        ));
+    }
+    let stuck = api::optional_ms(ask.stuck_ms, config.stuck);
+    let stuck = config::check_stuck(stuck).map_err(|why| format!("stuck: {why}"))?;
     let hooks = Hooks { on_create: ask.on_create.clone(), on_complete: ask.on_complete.clone() };
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
@@ -118,13 +126,15 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         timeout: api::optional_ms(ask.timeout_ms, config.timeout),
         grace: ask.grace_ms.map_or(config.grace, Duration::from_millis),
         leftovers: ask.leftovers.unwrap_or(config.leftovers),
-        wants_report: adapter.parser().is_some(),
+        wants_report: reads,
         private: ask.private,
         safe: ask.safe,
         native_id: adapter.imposes_id().then_some(own_id),
         hooks,
         hook_of: None,
         budget: Budget { max_tokens: ask.max_tokens, max_cost: ask.max_cost },
+        linger: api::optional_ms(ask.linger_ms, config.linger).filter(|_| reads),
+        stuck,
         notify: notify(&config, &ask.notify)?,
         limits,
     };

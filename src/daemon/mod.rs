@@ -15,6 +15,7 @@ mod http;
 mod hub;
 mod journal;
 mod launch;
+mod life;
 mod log_files;
 mod perform;
 mod reach;
@@ -136,6 +137,8 @@ pub(crate) struct Daemon {
     /// Soft limit of open files as inherited: what a session gets that asks for none.
     pub(crate) nofile: u64,
     pub(crate) handles: RefCell<HashMap<RunId, Handles>>,
+    /// Those who read the output of agents.
+    readers: RefCell<HashMap<RunId, Rc<follow::Asked>>>,
     pub(crate) parcels: RefCell<HashMap<RunId, Parcel>>,
     pub(crate) launches: Semaphore,
     /// Bytes of request bodies that may still come into memory.
@@ -324,6 +327,7 @@ impl Daemon {
             cgroups: sys::cgroup::mode(),
             nofile,
             handles: RefCell::default(),
+            readers: RefCell::default(),
             parcels: RefCell::default(),
             launches: Semaphore::new(limits::LAUNCHES_AT_ONCE_MAX),
             bodies: Semaphore::new(limits::BODIES_BYTES_MAX),
@@ -554,7 +558,7 @@ fn is_vital(record: &Record) -> bool {
     matches!(record, Record::Ended { verdict, .. } if verdict.outcome != Outcome::LaunchFailed)
 }
 
-/// The mood of an agent: read again from its output after a restart.
+/// A mood or a trouble: found again after a restart.
 fn is_soft(record: &Record) -> bool {
     matches!(record, Record::Event { kind, .. } | Record::DeliveryQueued { kind, .. } if kind.is_soft())
 }

@@ -22,7 +22,7 @@ use crate::sys::{Found, ProcessRef, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::reach::Reach;
-use super::{Daemon, deliver, exit_files, follow, hooks, launch, reach};
+use super::{Daemon, deliver, exit_files, follow, hooks, launch, life, reach};
 
 /// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
 const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
@@ -53,6 +53,8 @@ impl Daemon {
             Effect::Rescan(id) => exit_files::rescan(self, id),
             Effect::AskKernel(id) => ask_kernel(self, id),
             Effect::ReadReport(id) => follow::read_report(self, id),
+            Effect::ReadOn(id) => follow::read_on(self, id),
+            Effect::Sample(id) => life::sample(self, id),
             Effect::AskTree(id) => ask_tree(self, id),
             Effect::WriteDeadline(id, at) => launch::write_deadline(self, id, at),
             Effect::RejectExitFile(id, why) => exit_files::reject_exit_file(self, id, why),
@@ -176,16 +178,16 @@ fn members(shim: Option<&ProcessRef>, cgroup: Option<&PathBuf>, mark: &Mark, sin
 }
 
 /// What a blocking job needs to look at a tree.
-struct TreeLook {
+pub(super) struct TreeLook {
     shim: Option<ProcessRef>,
-    leader: Option<ProcessRef>,
+    pub(super) leader: Option<ProcessRef>,
     cgroup: Option<PathBuf>,
     mark: Mark,
     reach: Reach,
 }
 
 impl TreeLook {
-    fn of(daemon: &Daemon, id: RunId) -> Self {
+    pub(super) fn of(daemon: &Daemon, id: RunId) -> Self {
         let handles = daemon.handles.borrow();
         let handles = handles.get(&id);
         Self {
@@ -200,7 +202,7 @@ impl TreeLook {
         }
     }
 
-    fn members(&self) -> Tree {
+    pub(super) fn members(&self) -> Tree {
         let since = self.leader.as_ref().map_or(0, |leader| leader.id().start_ticks);
         match members(self.shim.as_ref(), self.cgroup.as_ref(), &self.mark, since) {
             // What is not seen from here may be there all the same.

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
 use crate::core::counters::{Counters, DURATION_BOUNDS_S};
+use crate::core::session::{Session, Status};
 use crate::core::vocab::Wall;
 use crate::limits;
 use crate::sys::clock;
@@ -92,11 +93,15 @@ struct Numbers {
     oldest_owed_s: f64,
     endpoints_paused: usize,
     journal_well: bool,
+    idle: usize,
+    lingering: usize,
+    stuck: usize,
 }
 
 impl Numbers {
     fn of(daemon: &Daemon) -> Self {
         let core = daemon.core.borrow();
+        let counted = |is: fn(&Session) -> bool| core.sessions().filter(|session| is(session)).count();
         let oldest: Option<Wall> = core.outbox().iter().map(|(_, delivery)| delivery.queued).min();
         Self {
             counters: core.counters().clone(),
@@ -109,6 +114,9 @@ impl Numbers {
                 .iter()
                 .filter(|endpoint| !core.is_served(&endpoint.name))
                 .count(),
+            idle: counted(|session| session.status(false) == Status::Idle),
+            lingering: counted(|session| session.lingers_since().is_some()),
+            stuck: counted(|session| session.stuck_since().is_some()),
             journal_well: *core.journal() == crate::core::JournalHealth::Well,
         }
     }
@@ -119,6 +127,13 @@ impl Collector for Numbers {
         let c = &self.counters;
         let gauges = [
             ("agentctl_sessions_active", "Sessions without a verdict", self.live as f64),
+            ("agentctl_sessions_idle", "Sessions whose agent waits for input", self.idle as f64),
+            (
+                "agentctl_sessions_lingering",
+                "Sessions whose agent is done by its own word and has not exited",
+                self.lingering as f64,
+            ),
+            ("agentctl_sessions_stuck", "Sessions that show no sign of life", self.stuck as f64),
             ("agentctl_deliveries_pending", "Webhook deliveries that are owed", self.owed as f64),
             (
                 "agentctl_delivery_oldest_seconds",
@@ -168,6 +183,8 @@ impl Collector for Numbers {
             ("agentctl_webhook_attempts", "Attempts made", c.attempts),
             ("agentctl_webhook_attempts_failed", "Attempts that were not accepted", c.attempts_failed),
             ("agentctl_webhook_deliveries_dead", "Deliveries given up", c.deliveries_dead),
+            ("agentctl_session_lingering", "Spells in which an agent lived on after its work", c.lingering),
+            ("agentctl_session_stuck", "Spells in which a session showed no sign of life", c.stuck),
             (
                 "agentctl_exit_files_rejected",
                 "Exit files that the kernel or the record contradicted",

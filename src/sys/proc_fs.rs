@@ -15,6 +15,8 @@ pub struct Stat {
     pub state: u8,
     /// Field 4: number of the parent; 0 when it is in another pid namespace.
     pub parent: u32,
+    /// Fields 14 to 17, in 10 ms ticks: user and system time of all its threads, and of the children that it waited for.
+    pub cpu_ticks: u64,
     /// Field 20: threads, the leader included even when it has ended before the others.
     pub threads: u32,
     /// Field 22: 10 ms ticks since boot.
@@ -43,9 +45,11 @@ fn parse(line: &[u8]) -> Option<Stat> {
     let fields: Vec<&str> =
         std::str::from_utf8(line.get(name_end + 1..)?).ok()?.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3).copied();
+    let ticks = |number: usize| field(number)?.parse::<u64>().ok();
     Some(Stat {
         state: *field(3)?.as_bytes().first()?,
         parent: field(4)?.parse().ok()?,
+        cpu_ticks: [ticks(14)?, ticks(15)?, ticks(16)?, ticks(17)?].into_iter().fold(0, u64::saturating_add),
         threads: field(20)?.parse().ok()?,
         start_ticks: field(22)?.parse().ok()?,
         // Absent before Linux 3.5; 0 already means "not told".
@@ -91,14 +95,20 @@ pub(super) fn numeric_names(dir: &str) -> io::Result<Vec<u32>> {
 mod tests {
     use super::*;
 
-    const ZOMBIE: &str = "7 (a) Z (b c) Z 1 7 7 0 -1 4228100 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 18446744073709551615 \
+    const ZOMBIE: &str = "7 (a) Z (b c) Z 1 7 7 0 -1 4228100 0 0 0 0 1 20 300 4000 20 0 1 0 4242 0 0 18446744073709551615 \
                           0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 10752";
 
     #[test]
     fn fields_are_counted_behind_a_hostile_command_name() {
         let stat = parse(ZOMBIE.as_bytes()).expect("it parses");
-        let expected =
-            Stat { state: b'Z', parent: 1, threads: 1, start_ticks: 4242, exit: WaitStatus::exited(42) };
+        let expected = Stat {
+            state: b'Z',
+            parent: 1,
+            cpu_ticks: 4321,
+            threads: 1,
+            start_ticks: 4242,
+            exit: WaitStatus::exited(42),
+        };
         assert_eq!(stat, expected);
         assert!(stat.is_zombie());
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(target_os = "linux")]
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use rustix::event::{PollFlags, Timespec};
@@ -213,6 +214,16 @@ impl ProcessRef {
             #[cfg(target_os = "linux")]
             Held::Pidfd(fd) => Ok(identity::pid_of(fd.as_fd())? == Some(self.id.pid)),
             Held::Number => Ok(portable::liveness(&self.id)? != Liveness::Gone),
+        }
+    }
+
+    /// Processor time of all its threads, and of the children that it has waited for, to 10 ms.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        let stat = proc_fs::stat(self.id.pid)?;
+        if self.owns_number()? {
+            Ok(Duration::from_millis(stat.cpu_ticks.saturating_mul(10)))
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
         }
     }
 

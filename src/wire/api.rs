@@ -69,6 +69,12 @@ pub struct Launch {
     pub cpu_quota_percent: Option<u32>,
     /// Processes and threads.
     pub tasks_max: Option<u64>,
+    /// The run is ended when the agent lives on for so long after it has said that its work is over, milliseconds; 0:
+    /// never. Absent: the configured default.
+    pub linger_ms: Option<u64>,
+    /// The run is told to be stuck when it shows no sign of life for so long, milliseconds; 0: never. Absent: the
+    /// configured default.
+    pub stuck_ms: Option<u64>,
     /// Keep the prompt out of listings, journal and webhooks.
     #[serde(default)]
     pub private: bool,
@@ -334,6 +340,11 @@ fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool, log: &str) 
     }
     if let Some(why) = &run.unverified {
         meta.insert("unverified".into(), json!(why));
+    }
+    for (key, since) in [("lingering", session.lingers_since()), ("stuck", session.stuck_since())] {
+        if let Some(since) = since {
+            meta.insert(key.into(), json!({ "since": rfc3339(since.wall) }));
+        }
     }
     if run.verdict.is_some() && !told {
         meta.insert("unrecorded".into(), json!("the end is known and cannot be made durable yet"));

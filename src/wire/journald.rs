@@ -60,6 +60,8 @@ pub fn message_id(kind: EventKind) -> &'static str {
         EventKind::Resumed => "051f004934a747f0a3687bc1621c58bb",
         EventKind::Idle => "0bafb2118414461c86608f5d958584c7",
         EventKind::Active => "35a7d5a3497d48009c3c34dcd5e3c2f8",
+        EventKind::Stuck => "31d99205467d4568b5eec332d7fd428b",
+        EventKind::Lingering => "ef88da52381140f29a05ce6b51684886",
         EventKind::Timeout => "93004e8ff4344ba98a4c64aeee46a4fb",
         EventKind::Stopped => "1be87d9c71d643a38dc927216aae0fe4",
         EventKind::Error => "3ceacbf8ace04cb4971c6e8c6136583c",
@@ -75,7 +77,7 @@ fn priority(kind: EventKind) -> u8 {
         | EventKind::Idle
         | EventKind::Active
         | EventKind::Stopped => 6,
-        EventKind::Timeout => 5,
+        EventKind::Timeout | EventKind::Stuck | EventKind::Lingering => 5,
         EventKind::Error | EventKind::DeliveryDead | EventKind::EndpointPaused => 4,
     }
 }
@@ -128,6 +130,10 @@ fn sentence(kind: EventKind, event: &Value) -> String {
         EventKind::Resumed => format!("session {id} ({adapter}) was taken up again"),
         EventKind::Idle => format!("session {id} ({adapter}) waits for input"),
         EventKind::Active => format!("session {id} ({adapter}) works again"),
+        EventKind::Stuck => format!("session {id} ({adapter}) shows no sign of life"),
+        EventKind::Lingering => {
+            format!("session {id} ({adapter}) is done by its own word, and has not exited")
+        }
         EventKind::Timeout if event["fires_at"].is_string() => {
             format!("session {id} ({adapter}) is going to be ended at {}", text(&event["fires_at"]))
         }

@@ -69,6 +69,8 @@ pub fn body(session: &Session, view: &SessionView, event: Happening<'_>) -> Opti
         EventKind::Started => "start",
         EventKind::Idle
         | EventKind::Active
+        | EventKind::Stuck
+        | EventKind::Lingering
         | EventKind::Timeout
         | EventKind::DeliveryDead
         | EventKind::EndpointPaused
@@ -263,12 +265,16 @@ mod tests {
             of(EventKind::DeliveryDead, Some(run), 2, None),
             of(EventKind::Idle, Some(run), 1, None),
             of(EventKind::Idle, Some(run), 2, None),
+            of(EventKind::Stuck, Some(run), 1, None),
+            of(EventKind::Stuck, Some(run), 2, None),
+            of(EventKind::Lingering, Some(run), 1, None),
+            of(EventKind::Lingering, Some(run), 2, None),
             of(EventKind::EndpointPaused, None, 1, None),
             of(EventKind::EndpointPaused, None, 2, None),
         ];
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 11);
+        assert_eq!(all.len(), 15);
     }
 
     fn http_headers(pairs: &[(&str, String)]) -> hyper::HeaderMap {

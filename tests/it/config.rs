@@ -41,6 +41,8 @@ fn without_file_and_daemon_the_defaults_are_shown_on_one_screen() {
          timeout               default  3h\n\
          grace                 default  10s\n\
          leftovers             default  kill\n\
+         linger                default  none\n\
+         stuck                 default  none\n\
          webhook_url           default  none\n\
          webhook_secret        default  not set\n\
          webhooks              default  none\n\
@@ -129,7 +131,7 @@ fn a_file_that_can_be_used_is_said_to_be() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/config.example.json");
     let dir = home();
     let output = run(dir.path(), &["check", example], &[]);
-    let said = format!("{example} can be used (11 keys are not defaults)\n");
+    let said = format!("{example} can be used (13 keys are not defaults)\n");
     assert_eq!((output.status.code(), stdout(&output), stderr(&output)), (Some(0), said, String::new()));
     let none = run(dir.path(), &["check"], &[]);
     assert!(none.status.success() && stdout(&none).contains("does not exist: the defaults hold"), "{none:?}");

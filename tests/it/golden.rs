@@ -53,6 +53,8 @@ fn spec() -> Spec {
         hooks: Hooks::default(),
         hook_of: None,
         budget: Budget { max_tokens: Some(1_000_000), max_cost: Some(2.5) },
+        linger: None,
+        stuck: None,
         notify: vec![
             Notify { endpoint: "ci".into(), url: None },
             Notify { endpoint: "https://x#00".into(), url: Some(HiddenText("https://x/y".into())) },
@@ -214,7 +216,34 @@ fn records() -> Vec<Record> {
             run: 1,
             spent: Spent::default(),
         },
+        Record::Created {
+            session: session(),
+            at,
+            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+            origin: Origin::Launched,
+            spec: Box::new(Spec {
+                linger: Some(Duration::from_secs(30)),
+                stuck: Some(Duration::from_secs(600)),
+                ..spec()
+            }),
+            deadline: None,
+            request: None,
+            run: 1,
+            spent: Spent::default(),
+        },
+        Record::StopRequested { run, cause: StopCause::Lingered, at },
+        Record::Ended {
+            run,
+            verdict: Box::new(Verdict { outcome: Outcome::Cancelled, reason: Reason::Lingered, ..verdict() }),
+        },
+        told(5, EventKind::Lingering),
+        told(6, EventKind::Stuck),
     ]
+}
+
+fn told(seq: u64, kind: EventKind) -> Record {
+    let run = Some(RunId { session: session(), run: 1 });
+    Record::Event { seq, kind, run, at: now().wall, fires_at: None, endpoint: None }
 }
 
 #[test]

@@ -39,5 +39,6 @@ mod support;
 mod sys;
 mod tidy;
 mod tree;
+mod trouble;
 mod weaker_kernels;
 mod webhook;

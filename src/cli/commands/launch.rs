@@ -198,6 +198,8 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
         memory_max_bytes: args.memory_max,
         cpu_quota_percent: args.cpu_quota,
         tasks_max: args.tasks_max,
+        linger_ms: args.linger.map(ms),
+        stuck_ms: args.stuck.map(ms),
         private: args.private,
         safe: args.safe,
         on_create: args.on_create,

@@ -1,0 +1,54 @@
+//! Signs of life of a run, looked for when the core asks: what it has printed, the processor time that it used, who
+//! else lives in its tree.
+//!
+//! Owns one look, of a few small files of /proc. Refuses to compare it with an earlier one, which is the core's
+//! business, and to take for stillness what could not be read: one part that fails makes the whole look unknown.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use tokio::task::{spawn_blocking, spawn_local};
+
+use crate::core::Event;
+use crate::core::trouble::{Sample, Signs};
+use crate::core::vocab::RunId;
+use crate::sys::tree::Tree;
+
+use super::Daemon;
+use super::perform::TreeLook;
+
+/// Looks once; the answer always comes.
+pub(super) fn sample(daemon: &Rc<Daemon>, id: RunId) {
+    let logs = ["stdout", "stderr"].map(|stream| daemon.home.log(id, stream));
+    let tree = TreeLook::of(daemon, id);
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let looked = spawn_blocking(move || look(&tree, &logs)).await;
+        let sample = match looked {
+            Ok(Ok(signs)) => Sample::Seen(signs),
+            Ok(Err(why)) => Sample::Unknown(why),
+            Err(panicked) => Sample::Unknown(panicked.to_string()),
+        };
+        if let Sample::Unknown(why) = &sample {
+            tracing::debug!(session = %id.session, "look for signs of life: {why}");
+        }
+        daemon.send(Event::Sampled(id, sample));
+    });
+}
+
+fn look(tree: &TreeLook, logs: &[PathBuf]) -> Result<Signs, String> {
+    let leader = tree.leader.as_ref().ok_or("no handle on the leader")?;
+    let members = match tree.members() {
+        Tree::Known(members) => members,
+        Tree::Unknown(why) => return Err(why),
+    };
+    let others = members.iter().filter(|member| !member.id().same(leader.id())).count();
+    let output = logs.iter().map(|log| length(log)).sum::<Result<u64, String>>()?;
+    let cpu = leader.cpu().map_err(|error| format!("read the leader's processor time: {error}"))?;
+    Ok(Signs { output_bytes: output, cpu, others: u32::try_from(others).unwrap_or(u32::MAX) })
+}
+
+fn length(log: &Path) -> Result<u64, String> {
+    let found = std::fs::metadata(log).map_err(|error| format!("look at {}: {error}", log.display()))?;
+    Ok(found.len())
+}
