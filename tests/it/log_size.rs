@@ -16,7 +16,9 @@ use crate::support::wait::until;
 /// The least that may be configured.
 const KEPT: u64 = 64_000_000;
 /// Lines of 100 bytes: three times that much.
-const LINES: u64 = 2_000_000;
+const MANY: u64 = 2_000_000;
+/// And half as much again.
+const LINES: u64 = 1_000_000;
 
 /// Numbered lines of 100 bytes.
 fn numbers(from: u64, to: u64) -> String {
@@ -87,11 +89,11 @@ fn assert_end_of(read: &Output, last: u64) -> u64 {
 fn a_log_that_grows_without_end_is_cut_and_readers_are_told() {
     let Some(daemon) = start() else { return };
     let gate = daemon.gate("gate");
-    let id = daemon.launch(&[], &format!("{}; {}; exit 0", numbers(1, LINES), gate.wait()));
-    daemon.cut_at(&id, 100 * LINES);
+    let id = daemon.launch(&[], &format!("{}; {}; exit 0", numbers(1, MANY), gate.wait()));
+    daemon.cut_at(&id, 100 * MANY);
     assert_eq!(daemon.status(&id)["status"], "running");
     let read = daemon.run(["logs", "--raw", &id]);
-    assert!(assert_end_of(&read, LINES) >= KEPT / 4 * 3);
+    assert!(assert_end_of(&read, MANY) >= KEPT / 4 * 3);
     let told = stderr(&read);
     assert!(
         told.contains("agentctl: the first 1") && told.contains("MB of the log are not kept any more"),
@@ -99,7 +101,7 @@ fn a_log_that_grows_without_end_is_cut_and_readers_are_told() {
     );
     for verb in ["logs", "peek"] {
         let read = daemon.run([verb, &id, "-n", "3"]);
-        assert_eq!(stdout(&read).lines().map(number_of).collect::<Vec<_>>(), [LINES - 2, LINES - 1, LINES]);
+        assert_eq!(stdout(&read).lines().map(number_of).collect::<Vec<_>>(), [MANY - 2, MANY - 1, MANY]);
         assert!(stderr(&read).contains("are not kept any more"), "{read:?}");
     }
     let head = first_data(File::open(daemon.file(&id, "stdout.log")).expect("a log"), 0).expect("told");
@@ -112,7 +114,7 @@ fn a_log_that_grows_without_end_is_cut_and_readers_are_told() {
     assert_eq!(stderr(&daemon.run(["logs", "--stderr", &id])), "");
     gate.open();
     assert_eq!(daemon.ended(&id)["outcome"], "completed");
-    assert_end_of(&daemon.run(["logs", "--raw", &id]), LINES);
+    assert_end_of(&daemon.run(["logs", "--raw", &id]), MANY);
     // The next run of the same daemon is a small one; its log is whole.
     let small = daemon.run(["run", "--", "seq", "1", "3"]);
     assert!(stdout(&small) == "1\n2\n3\n" && !stderr(&small).contains("log_max"), "{small:?}");
@@ -152,10 +154,10 @@ fn a_reader_that_falls_behind_goes_on_at_what_is_kept_and_is_told() {
 }
 
 /// Says much that is not its own format, then how it went.
-fn opencode(last: &str) -> String {
+fn opencode(wait: &str, last: &str) -> String {
     format!(
         "echo '{{\"type\":\"step_start\",\"sessionID\":\"ses_1\",\"part\":{{}}}}'\n\
-         {}\n\
+         {wait}\n{}\n\
          echo '{{\"type\":\"text\",\"sessionID\":\"ses_1\",\"part\":{{\"text\":\"all done\"}}}}'\n{last}",
         numbers(1, LINES)
     )
@@ -167,15 +169,24 @@ const STOP: &str = r#"echo '{"type":"step_finish","sessionID":"ses_1","part":{"r
 fn an_agent_whose_log_was_cut_is_judged_by_its_own_last_words() {
     for (last, outcome, reason) in [(STOP, "completed", "exit_code_0"), ("true", "failed", "no_agent_report")]
     {
-        let Some(daemon) = start() else { return };
-        let path = daemon.fake_agent("opencode", &opencode(last));
+        let Some(mut daemon) = start() else { return };
+        let gate = daemon.gate("gate");
+        let path = daemon.fake_agent("opencode", &opencode(&gate.wait(), last));
         let output = daemon.run(["launch", "opencode", "-p", "x", "--json", "--env", &path]);
         let record: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a record");
         let id = record["id"].as_str().expect("an id").to_owned();
+        // Nobody but the shim is there while it writes, and its head is gone when somebody reads it.
+        daemon.kill();
+        gate.open();
+        until("a log that is cut", || {
+            let whole =
+                fs::metadata(daemon.file(&id, "stdout.log")).is_ok_and(|found| found.len() > 100 * LINES);
+            (whole && daemon.on_disk(&id) <= KEPT + KEPT / 8).then_some(())
+        });
+        daemon.start();
         let record = daemon.ended(&id);
         let told = ["outcome", "reason", "nativeId"].map(|key| record[key].clone());
         assert_eq!(told, [json!(outcome), json!(reason), json!("ses_1")], "{record:#}");
-        until("a log that is cut", || (daemon.on_disk(&id) <= KEPT + KEPT / 8).then_some(()));
         let read = daemon.run(["peek", &id]);
         assert_eq!(stdout(&read), "all done\n");
         assert!(stderr(&read).contains("are not kept any more"), "{read:?}");

@@ -208,7 +208,7 @@ fn a_broken_configuration_is_named_with_line_and_column() {
         ("{\n  \"grace\": }", "is broken at line 2, column 12"),
         (
             "{\n  \"metrics_adr\": null\n}",
-            "unknown key \"metrics_adr\" at line 2; did you mean \"metrics_addr\"?",
+            "unknown key \"metrics_adr\" at line 2, column 3; did you mean \"metrics_addr\"?",
         ),
         ("{\"timeout\": \"soon\"}", "timeout: \"soon\" is no duration"),
         ("{\"backend\": \"magic\"}", "backend"),
