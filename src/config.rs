@@ -55,6 +55,7 @@ struct RawConfig {
     disk_max: Option<String>,
     log_max: Option<String>,
     sessions_max: Option<usize>,
+    discover: Option<bool>,
     #[serde(default)]
     adapters: BTreeMap<String, adapters::RawAdapter>,
 }
@@ -120,6 +121,8 @@ pub struct Config {
     /// What is kept of each log of a run; `None` = all of it.
     pub log_max_bytes: Option<u64>,
     pub sessions_max: usize,
+    /// Whether `list` looks for agents that were started outside.
+    pub discover: bool,
     /// Agents that the user declares.
     pub adapters: Vec<Arc<Declared>>,
     origins: Origins,
@@ -271,6 +274,7 @@ fn mean(
         disk_max_bytes,
         log_max_bytes,
         sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
+        discover: raw.discover.unwrap_or(true),
         adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
         origins: Origins::of(&in_file.into_keys().collect(), env),
     })

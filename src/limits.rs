@@ -71,6 +71,30 @@ pub const LOG_TEXT_TAIL_BYTES: u64 = 256 << 10;
 pub const LOG_CHUNK_BYTES: usize = 64 << 10;
 /// A log that is being written and read is looked at so often, at most.
 pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// A look for agents that were started outside is answered after so long, with what was found by then.
+pub const FOUND_TIMEOUT: Duration = Duration::from_millis(500);
+/// And ends by itself so much sooner.
+pub const FOUND_TIMEOUT_OF_LOOK: Duration = Duration::from_millis(400);
+/// Agents that one look shows.
+pub const FOUND_MAX: usize = 500;
+/// A conversation's file of up to this size is read whole; of a larger one, both ends.
+pub const STORE_FILE_BYTES_MAX: u64 = 8 << 20;
+/// So much of each end.
+pub const STORE_END_BYTES: u64 = 256 << 10;
+/// And so much in one look, of all files together.
+pub const STORE_BYTES_MAX: u64 = 32 << 20;
+/// Longest file about a living process.
+pub const STORE_NOTE_BYTES_MAX: u64 = 64 << 10;
+/// Names that one look reads in the directories of stores.
+pub const STORE_NAMES_MAX: usize = 20_000;
+/// Conversations of one directory that could be a process's; of more, none is guessed.
+pub const STORE_CANDIDATES_MAX: usize = 16;
+/// A busy database is waited for so long.
+pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_millis(50);
+/// Things that could not be looked at, named in one answer.
+pub const WARNINGS_MAX: usize = 8;
+/// Longest warning.
+pub const WARNING_CHARS_MAX: usize = 400;
 /// Connecting to a webhook receiver.
 pub const WEBHOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A whole attempt at a delivery, unless configured.

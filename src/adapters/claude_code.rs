@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use super::found;
 use super::json::{count, dollars, native_id, said, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
 use super::{Adapter, Ask, EnvChange, EnvLook, Program, PromptWay, resumed_by_id};
@@ -14,6 +15,7 @@ use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
 pub(super) const CLAUDE_CODE: Adapter = Adapter {
     name: "claude-code",
     program: Program::Named("claude"),
+    found: found::CLAUDE_CODE,
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::found;
 use super::json::{count, native_id, tool_answered, tool_called, typed, words};
 use super::stream::message_text;
 use super::{Adapter, Ask, Program, PromptWay, env_unchanged};
@@ -13,6 +14,7 @@ use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
 pub(super) const CODEX: Adapter = Adapter {
     name: "codex",
     program: Program::Named("codex"),
+    found: found::CODEX,
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),

@@ -2,11 +2,13 @@
 //!
 //! Owns nothing of the program's ways: its output is not read, its exit code alone says how it went.
 
+use super::found::{self, Found};
 use super::{Adapter, Program, PromptWay, env_unchanged};
 
 pub(super) const EXEC: Adapter = Adapter {
     name: "exec",
     program: Program::OfCommand,
+    found: Found { packages: &[], id_in: found::no_id, store: None },
     prompt: PromptWay::Refused,
     argv: |ask| ask.command.iter().skip(1).cloned().collect(),
     resume: None,

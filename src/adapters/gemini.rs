@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use super::found::{self, Found};
 use super::json::{count, native_id, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
 use super::{Adapter, Ask, EnvChange, EnvLook, Program, PromptWay, resumed_by_id};
@@ -14,6 +15,7 @@ use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
 pub(super) const GEMINI: Adapter = Adapter {
     name: "gemini",
     program: Program::Named("gemini"),
+    found: Found { packages: &["@google/gemini-cli"], id_in: found::id_of_session, store: None },
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),

@@ -51,6 +51,14 @@ impl Known {
         }
     }
 
+    /// Packages whose scripts it is.
+    pub fn packages(&self) -> &'static [&'static str] {
+        match self {
+            Self::BuiltIn(adapter) => adapter.found.packages,
+            Self::Declared(_) => &[],
+        }
+    }
+
     /// The program to look for in PATH; `None` where the user names it.
     pub fn program(&self) -> Option<&str> {
         match self {

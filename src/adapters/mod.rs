@@ -11,6 +11,7 @@ mod claude_code;
 mod codex;
 mod declared;
 mod exec;
+pub mod found;
 mod gemini;
 mod json;
 mod known;
@@ -57,6 +58,8 @@ pub struct Adapter {
     pub name: &'static str,
     /// Which program is started.
     pub program: Program,
+    /// How one that somebody else started is recognised, and what its store tells.
+    pub found: found::Found,
     /// How the prompt reaches it.
     pub prompt: PromptWay,
     /// The arguments after the program.

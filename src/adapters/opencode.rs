@@ -3,10 +3,11 @@
 //! Checked against 1.18.33 by running it; 1.1.65 prints the same events and counts two things differently,
 //! noted where it matters. Knows nothing of its databases: those are for finding sessions, not for running them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::found;
 use super::json::{count, dollars, native_id, tool_answered, tool_called, typed};
 use super::stream::{bounded, message_text};
 use super::{Adapter, Ask, EnvLook, FAILURE_MAX_CHARS, FirstStart, Program, PromptWay, env_unchanged};
@@ -15,6 +16,7 @@ use crate::core::agent::{AgentEvent, StepEnd, Tokens};
 pub(super) const OPENCODE: Adapter = Adapter {
     name: "opencode",
     program: Program::Named("opencode"),
+    found: found::OPENCODE,
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),
@@ -50,10 +52,8 @@ fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
     argv
 }
 
-/// opencode creates its database at the first start, in one transaction that takes about 50 ms. Two that try
-/// at once can collide on a busy machine, and one then exits with 1. The main file stays at one page for as
-/// long as the contents are in the write-ahead log.
-fn first_start(look: &EnvLook<'_>) -> Option<FirstStart> {
+/// Where its conversations are kept.
+pub(super) fn database(look: &EnvLook<'_>) -> Option<PathBuf> {
     let data = look.data_home().join("opencode");
     let database = match look.var("OPENCODE_DB") {
         // Each run has a database of its own: nothing to share.
@@ -61,7 +61,14 @@ fn first_start(look: &EnvLook<'_>) -> Option<FirstStart> {
         Some(name) => data.join(name),
         None => data.join("opencode.db"),
     };
-    let key = look.cwd.join(database);
+    Some(look.cwd.join(database))
+}
+
+/// opencode creates its database at the first start, in one transaction that takes about 50 ms. Two that try
+/// at once can collide on a busy machine, and one then exits with 1. The main file stays at one page for as
+/// long as the contents are in the write-ahead log.
+fn first_start(look: &EnvLook<'_>) -> Option<FirstStart> {
+    let key = database(look)?;
     let mut log = key.clone().into_os_string();
     log.push("-wal");
     let done_when_larger = vec![(Path::new(&log).to_owned(), 0), (key.clone(), 4096)];

@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use super::found;
 use super::json::{count, dollars, native_id, said, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
 use super::{Adapter, Ask, Program, PromptWay, env_unchanged};
@@ -14,6 +15,7 @@ use crate::core::agent::{AgentEvent, StepEnd, Tokens};
 pub(super) const PI: Adapter = Adapter {
     name: "pi",
     program: Program::Named("pi"),
+    found: found::PI,
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),

@@ -3,12 +3,14 @@
 //! A port of pi that prints pi's events, read by its parser; its recordings are pi's. Not run here: what the earlier
 //! tool passed to it is passed on, and the provider is part of the model (`provider/model`).
 
+use super::found::{self, Found};
 use super::pi;
 use super::{Adapter, Ask, Program, PromptWay, env_unchanged};
 
 pub(super) const PI_RUST: Adapter = Adapter {
     name: "pi-rust",
     program: Program::Named("pi-rust"),
+    found: Found { packages: &[], id_in: found::no_id, store: None },
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),

@@ -4,6 +4,7 @@
 //! By recorded output of 0.24.4. It prints Claude Code's events; what it used it tells over the whole conversation.
 
 use super::claude_code;
+use super::found::{self, Found};
 use super::json::{count, typed};
 use super::{Adapter, Ask, Program, PromptWay, env_unchanged, resumed_by_id};
 use crate::core::agent::{AgentEvent, Span, Tokens};
@@ -11,6 +12,7 @@ use crate::core::agent::{AgentEvent, Span, Tokens};
 pub(super) const QWEN: Adapter = Adapter {
     name: "qwen",
     program: Program::Named("qwen"),
+    found: Found { packages: &["@qwen-code/qwen-code"], id_in: found::id_of_session, store: None },
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),

@@ -71,6 +71,8 @@ pub enum Command {
     Resume(ResumeArgs),
     /// List sessions
     List(ListArgs),
+    /// Supervise an agent that was started outside: by its id in the list, or any process of yours by PID
+    Adopt(AdoptArgs),
     /// Show one session
     Status(StatusArgs),
     /// Wait for the verdict of sessions, and exit with it
@@ -239,6 +241,35 @@ pub struct ListArgs {
     #[arg(long, value_name = "K[=V]")]
     pub label: Vec<String>,
     /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Its end is told like any other, with its exit code where the kernel gives it, else as lost.
+What it prints stays where it is. A number is taken for a PID."
+)]
+pub struct AdoptArgs {
+    /// Id, or a unique start of it, as `list` shows it; or a PID
+    #[arg(value_name = "ID|PID")]
+    pub target: String,
+    /// A name to select the session by
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// A group to select the session by
+    #[arg(long)]
+    pub group: Option<String>,
+    /// Attach a label
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    pub label: Vec<(String, String)>,
+    /// End it after this time from now [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+    /// Time between TERM and KILL, when it is stopped [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Option<std::time::Duration>,
+    /// Print the session record as JSON
     #[arg(long)]
     pub json: bool,
 }

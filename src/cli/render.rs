@@ -57,14 +57,18 @@ pub(crate) fn table(sessions: &[SessionView]) -> io::Result<()> {
         return out("No sessions found.\n");
     }
     let grouped = sessions.iter().any(|session| session.group.is_some());
+    let strangers = sessions.iter().any(|session| session.origin != "launched");
     let mut header = vec!["ID", "Status", "Adapter", "Model"];
+    if strangers {
+        header.push("Origin");
+    }
     if grouped {
         header.push("Group");
     }
     header.extend(["CWD", "PID", "Started", "Prompt"]);
     let now = clock::now().wall;
     let mut rows: Vec<Vec<String>> = vec![header.iter().map(|&word| word.to_owned()).collect()];
-    rows.extend(sessions.iter().map(|session| row(session, grouped, now)));
+    rows.extend(sessions.iter().map(|session| row(session, strangers, grouped, now)));
     fit(&mut rows, width());
     lay_out(rows)
 }
@@ -109,7 +113,7 @@ fn print_rows(rows: Vec<Vec<String>>) -> io::Result<()> {
     out(&text)
 }
 
-fn row(session: &SessionView, grouped: bool, now: Wall) -> Vec<String> {
+fn row(session: &SessionView, strangers: bool, grouped: bool, now: Wall) -> Vec<String> {
     let or_dash = |text: Option<&String>| {
         text.filter(|text| !text.is_empty()).map_or("-".into(), |text| one_line(text))
     };
@@ -119,6 +123,9 @@ fn row(session: &SessionView, grouped: bool, now: Wall) -> Vec<String> {
         session.adapter.clone(),
         or_dash(session.model.as_ref()),
     ];
+    if strangers {
+        cells.push(session.origin.clone());
+    }
     if grouped {
         cells.push(or_dash(session.group.as_ref()));
     }
@@ -205,6 +212,9 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
         ("Adapter", session.adapter.clone()),
         ("Model", session.model.clone().unwrap_or_else(dash)),
     ];
+    if session.origin != "launched" {
+        lines.push(("Origin", session.origin.clone()));
+    }
     let optional = [("Name", &session.name), ("Group", &session.group), ("Native ID", &session.native_id)];
     lines.extend(optional.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
     lines.extend([
@@ -246,7 +256,7 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
         let why = if text("reason").is_empty() { String::new() } else { format!(" ({})", text("reason")) };
         lines.push(("Hook", format!("{kind}: {}{why}, {}", text("state"), text("logPath"))));
     }
-    lines.push(("Log", session.log_path.clone()));
+    lines.push(("Log", session.log_path.clone().unwrap_or_else(dash)));
     let text: String = lines.iter().map(|(key, value)| format!("{key:<10} {value}\n")).collect();
     out(&text)
 }

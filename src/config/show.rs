@@ -161,6 +161,7 @@ impl Config {
             "disk_max" => return (json!(self.disk_max_bytes), Some("bytes")),
             "log_max" => return (json!(self.log_max_bytes), Some("bytes")),
             "sessions_max" => return (json!(self.sessions_max), Some("sessions")),
+            "discover" => json!(self.discover),
             "adapters" => self.adapters.iter().map(|adapter| json!(adapter.name)).collect(),
             _ => Value::Null,
         };
@@ -239,6 +240,7 @@ mod tests {
             ("disk_max", "5.0 GB"),
             ("log_max", "1.0 GB"),
             ("sessions_max", "10000 sessions"),
+            ("discover", "true"),
             ("adapters", "none"),
         ] {
             assert_eq!(all[key].0, value, "{key}");

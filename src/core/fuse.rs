@@ -262,6 +262,8 @@ pub enum Rejection {
     OtherBoot,
     #[error("it tells of an end that is still to come")]
     Ahead,
+    #[error("no shim started this run")]
+    NoShim,
 }
 
 impl Rejection {
@@ -352,6 +354,11 @@ impl Fuse {
     /// The fuse of a run that is about to be launched.
     pub fn new(report: ReportSeen) -> Self {
         Self { report, ..Self::default() }
+    }
+
+    /// The fuse of a run that no shim started: no exit file will come, and nobody reports.
+    pub fn without_shim() -> Self {
+        Self { shim: ShimSeen::GoneAndRescanned, ..Self::default() }
     }
 
     /// Adds one piece of evidence, seen at `now`. What is known already is never overwritten.

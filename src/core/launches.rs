@@ -66,7 +66,7 @@ impl Supervisor {
     }
 
     /// Why nothing can be launched at present.
-    fn no_launch_now(&self) -> Option<Refusal> {
+    pub(super) fn no_launch_now(&self) -> Option<Refusal> {
         match &self.journal {
             JournalHealth::Failing(why) => Some(Refusal::JournalFailing(why.clone())),
             JournalHealth::Well if !self.recovered => Some(Refusal::Recovering),

@@ -6,6 +6,7 @@
 //! between any two effects is an ordinary test (`sim.rs`).
 
 mod activity;
+pub mod adopt;
 pub mod agent;
 pub mod counters;
 pub mod deliveries;
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 pub use supervisor::{Settings, Supervisor};
 
+use adopt::Adoption;
 use agent::AgentEvent;
 use deliveries::Again;
 use fuse::{Evidence, Rejection};
@@ -87,6 +89,8 @@ pub enum Event {
 pub enum Effect {
     /// Write the launch order and start the shim.
     Spawn(RunId),
+    /// Write down who the leader of an adopted run is, and wait for its end.
+    Hold(RunId),
     /// Send a signal to the leader, by its pidfd.
     SignalLeader(RunId, u8),
     /// Send a signal to every process of the tree; 9 also kills the cgroup.
@@ -137,6 +141,7 @@ impl Effect {
             // Neither tells of an end: that nothing is begun, and that the time of an answer is over.
             Self::Reply(_, Reply::Refused(_) | Reply::NotYetStopped(_)) => true,
             Self::Spawn(_)
+            | Self::Hold(_)
             | Self::WriteDeadline(..)
             | Self::Archive(_)
             | Self::Deliver(_)
@@ -164,6 +169,8 @@ pub enum Request {
         timeout: Option<Duration>,
         key: Option<RequestKey>,
     },
+    /// Make a session of a process that somebody else started.
+    Adopt(Box<Adoption>),
     /// End a run. `force`: KILL at once.
     Stop {
         session: SessionId,
@@ -192,7 +199,7 @@ pub enum Request {
 /// The answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The session was launched, or could not be: its record tells.
+    /// The session was launched or adopted, or could not be: its record tells.
     Launched(SessionId),
     /// The run has ended.
     Ended(SessionId),

@@ -25,6 +25,8 @@ pub enum Refusal {
     StillEnding(SessionId),
     #[error("session {0} is being stopped; its deadline cannot be moved any more")]
     Stopping(SessionId),
+    #[error("this process is, or was, session {0}; see: agentctl status {id}", id = .0.short())]
+    Supervised(SessionId),
     #[error("the daemon still reads its records; try again in a moment")]
     Recovering,
     #[error("the daemon already supervises {0} sessions, its limit; stop one first, or raise sessions_max")]

@@ -215,6 +215,8 @@ pub struct Run {
     pub begun: Now,
     /// Where: pids and monotonic times mean something only there.
     pub host: HostId,
+    /// Somebody else started it; it has no shim, and its output is not ours.
+    pub adopted: bool,
     /// When the leader was started.
     pub started: Option<Now>,
     pub fuse: Fuse,
@@ -297,6 +299,7 @@ impl Run {
             number,
             begun,
             host,
+            adopted: false,
             started: None,
             fuse: Fuse::new(report),
             evidence: Vec::new(),

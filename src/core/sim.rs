@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::adopt::Adoption;
 use super::agent::{AgentEvent, AgentReport};
 use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
@@ -100,6 +101,8 @@ struct Truth {
     kernel_tells: bool,
     ask_kernel: bool,
     ask_tree: bool,
+    /// Somebody else started it, and reaps it in his own time.
+    adopted: bool,
     /// It is a hook of this one.
     hook_of: Option<HookOf>,
     /// Leaders that this run ever had.
@@ -222,6 +225,8 @@ impl World {
         for truth in self.runs.values_mut() {
             truth.ask_kernel = false;
             truth.ask_tree = false;
+            // Whoever reaps it while nobody holds it takes the status along.
+            truth.kernel_tells &= !truth.adopted;
             if truth.planted {
                 // A file that names the right leader, planted by the agent's own user, kept through the
                 // daemon's absence until the leader and the shim are both gone, cannot be told from a
@@ -274,7 +279,8 @@ impl World {
             truth.order = Order::Abandoned;
         }
         let order = if truth.order == Order::Claimed { OrderFound::Claimed } else { OrderFound::Withdrawn };
-        let leader = truth.leader_file.then(|| leader_id(id, truth.boot));
+        // Of an adopted one the record tells as well.
+        let leader = (truth.leader_file || truth.adopted).then(|| leader_id(id, truth.boot));
         let seen = match truth.leader {
             _ if leader.is_none() => Seen::NotAsked,
             Leader::Alive => Seen::Alive,
@@ -387,6 +393,12 @@ impl World {
                 if let Some(truth) = self.runs.get_mut(&id).filter(|truth| truth.order == Order::Missing) {
                     truth.order = Order::Written;
                     truth.shim = Shim::Fresh;
+                }
+            }
+            Effect::Hold(id) => {
+                self.truth(id).leader_file = true;
+                if !matches!(self.truth(id).leader, Leader::Alive) {
+                    self.notify(id, Evidence::LeaderEnded);
                 }
             }
             Effect::SignalLeader(id, signal) => self.signal(id, signal, false),
@@ -546,13 +558,20 @@ impl World {
     fn answer_questions(&mut self, id: RunId) {
         let truth = self.truth(id);
         let mut answers = Vec::new();
+        if let (true, true, Leader::Zombie(status)) = (truth.adopted, truth.ask_kernel, truth.leader) {
+            truth.ask_kernel = false;
+            answers.push(Evidence::KernelStatus(Some(status), Prong::ProcStat));
+        }
         if let (true, Leader::Reaped(status)) = (truth.ask_kernel, truth.leader) {
             truth.ask_kernel = false;
             answers.push(Evidence::KernelStatus(truth.kernel_tells.then_some(status), Prong::PidfdInfo));
         }
         if truth.ask_tree && truth.rest == 0 && !matches!(truth.leader, Leader::Alive) {
             truth.ask_tree = false;
-            answers.push(Evidence::TreeGone(None));
+            answers.push(match truth.adopted {
+                true => Evidence::TreeUnknown("adopted".into()),
+                false => Evidence::TreeGone(None),
+            });
         }
         for answer in answers {
             self.notify(id, answer);
@@ -563,7 +582,15 @@ impl World {
     fn shim_moves(&mut self, id: RunId) {
         let now = self.now;
         let boot = self.boot;
+        let watched = self.daemon.is_some();
         let truth = self.truth(id);
+        if truth.adopted {
+            if let Leader::Zombie(status) = truth.leader {
+                (truth.leader, truth.kernel_tells) = (Leader::Reaped(status), watched);
+                self.answer_questions(id);
+            }
+            return;
+        }
         match truth.shim {
             Shim::None | Shim::Gone => {}
             Shim::Fresh => {
@@ -641,15 +668,31 @@ impl World {
         let spec = Spec { timeout, leftovers, wants_report, hooks, linger, stuck, ..command };
         let host = host(self.boot);
         let to = self.reply_to(id);
-        let request = Request::Launch {
-            session: id.session,
-            host,
-            origin: Origin::Launched,
-            spec: Box::new(spec),
-            key: None,
+        let request = if self.dice.one_in(4) {
+            self.is_somebody_elses(id);
+            let leader = leader_id(id, self.boot);
+            let (session, since) = (id.session, Wall(self.now.wall.0 - 3_000_000));
+            // Hooks are the launch's to ask for.
+            let spec = Spec { leftovers: Leftovers::Keep, hooks: Hooks::default(), ..spec };
+            Request::Adopt(Box::new(Adoption { session, host, spec, leader, since }))
+        } else {
+            Request::Launch {
+                session: id.session,
+                host,
+                origin: Origin::Launched,
+                spec: Box::new(spec),
+                key: None,
+            }
         };
         self.feed(Event::Request(to, request));
         self.forget_unknown();
+    }
+
+    /// It runs already.
+    fn is_somebody_elses(&mut self, id: RunId) {
+        let truth = self.truth(id);
+        (truth.adopted, truth.leader, truth.leaders) = (true, Leader::Alive, 1);
+        truth.leftovers = Leftovers::Keep;
     }
 
     /// What a run is going to be.
@@ -683,6 +726,7 @@ impl World {
             kernel_tells: false,
             ask_kernel: false,
             ask_tree: false,
+            adopted: false,
             hook_of,
             leaders: 0,
             words: 0,
@@ -1035,7 +1079,10 @@ impl World {
         match verdict.status {
             Some(said) => assert_eq!(said, status, "the status is not the leader's"),
             None => assert!(
-                (truth.shim_killed || truth.boot != self.boot) && truth.exit_file.is_none(),
+                (truth.shim_killed
+                    || truth.boot != self.boot
+                    || (truth.adopted && matches!(truth.leader, Leader::Reaped(_))))
+                    && truth.exit_file.is_none(),
                 "the status was knowable and is given as unknown: {verdict:?}\n{truth:?}"
             ),
         }
@@ -1054,7 +1101,8 @@ impl World {
             let stop = stop.expect("no stop was recorded");
             assert!(stop <= ended, "a stop that came after the end took the outcome");
         }
-        if stopped {
+        // Of an adopted one that cannot be told.
+        if stopped && !truth.adopted {
             assert_eq!(truth.rest, 0, "a stopped run has a verdict with some of its tree alive");
         }
         if stop.is_some_and(|stop| stop <= ended) && status.is_some() {

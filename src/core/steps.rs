@@ -71,7 +71,7 @@ impl Supervisor {
     fn remember(&mut self, now: Now, run: RunId, evidence: &Evidence, out: &mut Step) {
         match evidence {
             Evidence::Started(leader) => {
-                self.started(now, run, *leader, out);
+                self.started(now, run, *leader, now, out);
                 if self.session_stop_step(run).is_some() {
                     out.effects.push(Effect::SignalLeader(run, TERM));
                 }
@@ -192,8 +192,8 @@ impl Supervisor {
     }
 
     /// The leader runs, or did: one record, its event and the hook that waits for it.
-    fn started(&mut self, now: Now, run: RunId, leader: ProcessId, out: &mut Step) {
-        self.record(now, Record::Started { run, leader, at: now }, out);
+    pub(super) fn started(&mut self, now: Now, run: RunId, leader: ProcessId, at: Now, out: &mut Step) {
+        self.record(now, Record::Started { run, leader, at }, out);
         self.publish(now, EventKind::start_of(run), run, None, out);
         self.start_hook(now, run, HookKind::OnCreate, out);
         self.watch_for_life(now, run);
@@ -207,7 +207,7 @@ impl Supervisor {
             session.run.fuse.leader.filter(|_| never_told && session.run.fuse.failed.is_none())
         {
             // It ended before anybody heard that it had begun.
-            self.started(now, id, leader, out);
+            self.started(now, id, leader, now, out);
         }
         let Some(session) = self.sessions.get(&id.session) else { return };
         let verdict = session.verdict(end, now);
@@ -674,6 +674,9 @@ fn weigh(session: &mut Session, evidence: &Evidence, now: Now, boot: &str) -> Ta
 /// What the time of an exit file says against it. Running time is comparable within one boot only.
 fn contradicted(session: &Session, evidence: &Evidence, now: Now, boot: &str) -> Option<Rejection> {
     let Evidence::ExitFile(report, _) = evidence else { return None };
+    if session.run.adopted {
+        return Some(Rejection::NoShim);
+    }
     if report.boot != session.run.host.boot {
         return Some(Rejection::OtherBoot);
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::adopt::is_adoption;
 use super::agent::{AgentEvent, Spent};
 use super::counters::Counters;
 use super::fuse::Outcome;
@@ -171,6 +172,7 @@ impl Supervisor {
             Request::Resume { session, host, prompt, timeout, key } => {
                 self.resume(now, to, session, host, prompt, timeout, key, out);
             }
+            Request::Adopt(adoption) => self.adopt(now, to, *adoption, out),
             Request::Stop { session, force } => self.stop(now, to, session, force, out),
             Request::Extend { session, by } => self.extend(now, to, session, by, out),
             Request::Wait { session } => self.wait(to, session, out),
@@ -277,7 +279,10 @@ impl Supervisor {
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
             Record::Created { session, at, host, origin, spec, deadline, request, run, spent } => {
-                let first = Run::new(*run, *at, host.clone(), spec.wants_report);
+                let mut first = Run::new(*run, *at, host.clone(), spec.wants_report);
+                if is_adoption(*origin, *run) {
+                    first.without_shim();
+                }
                 self.apply_created(*session, first, *origin, spec, request.as_ref());
                 if let Some(session) = self.sessions.get_mut(session) {
                     session.spent = *spent;

@@ -249,7 +249,7 @@ fn sessions(core: &Supervisor) -> Vec<Check> {
     add(
         "unknown trees",
         CheckState::Note,
-        named(&|s| ended(s) && s.run.leftovers == LeftoverCount::Unknown),
+        named(&|s| ended(s) && !s.run.adopted && s.run.leftovers == LeftoverCount::Unknown),
         "ended, and whether anything of the tree is left cannot be told",
         "look for processes with AGENTCTL_SESSION_ID=ID in their environment",
     );

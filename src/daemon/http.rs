@@ -23,17 +23,18 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::adapters::{Known, PromptWay, Readable, Tail, last_messages};
+use crate::core::adopt::is_adoption;
 use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
 use crate::core::session::{Origin, Session};
 use crate::core::vocab::{RunId, SessionId};
 use crate::core::{JournalHealth, Reply, Request as Ask};
 use crate::limits;
-use crate::wire::api::{self, Problem, SessionView};
+use crate::wire::api::{self, Problem};
 use crate::wire::route::{NoRoute, Route};
 
 use super::log_files::{self, Beginning, LogTail};
-use super::{Daemon, doctor, follow, launch, reload, scrape, stream, webhooks};
+use super::{Daemon, doctor, follow, found, launch, reload, scrape, stream, webhooks};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -77,7 +78,7 @@ impl Body for Answer {
 
 /// An error for the client.
 pub(super) struct Fault {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     detail: String,
 }
 
@@ -104,6 +105,19 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
             Fault::new(StatusCode::NOT_FOUND, asked)
         }
     })?;
+    let session = route.session().map(str::to_owned);
+    let is_question = matches!(route, Route::Session(_));
+    let answer = answer_to(daemon, route, request).await;
+    match (answer, session) {
+        // Not a session of ours; perhaps an agent that was started outside.
+        (Err(fault), Some(text)) if fault.status == StatusCode::NOT_FOUND => {
+            found::in_place_of(daemon, fault, &text, is_question).await
+        }
+        (answer, _) => answer,
+    }
+}
+
+async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>) -> Handled {
     match route {
         Route::Metrics => Ok(scrape::answer(daemon)),
         Route::Health => Ok(json_answer(StatusCode::OK, &health(daemon))),
@@ -121,11 +135,12 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
             Err(why) => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, why)),
         },
         Route::Events => stream::answer(daemon, &request).await,
-        Route::List => Ok(list(daemon, &Query::of(&request))),
+        Route::List => Ok(found::list(daemon, &Query::of(&request)).await),
         Route::Adapters => Ok(json_answer(StatusCode::OK, &known_adapters(daemon))),
         Route::Launch => launch_session(daemon, request).await,
         Route::Prune => ask(daemon, Ask::Prune).await,
         Route::Session(id) => view_answer(daemon, StatusCode::OK, resolve(daemon, &id)?),
+        Route::Adopt(target) => found::adopt::adopt(daemon, &target, request).await,
         Route::Wait(id) => ask(daemon, Ask::Wait { session: resolve(daemon, &id)? }).await,
         Route::Log(id) => log(daemon, resolve(daemon, &id)?, &Query::of(&request)).await,
         Route::Messages(id) => messages(daemon, resolve(daemon, &id)?, &Query::of(&request)).await,
@@ -235,6 +250,7 @@ pub(super) fn refused(refusal: &Refusal) -> Fault {
         Refusal::NotFound(_) | Refusal::NoEndpoint(_) => StatusCode::NOT_FOUND,
         Refusal::PausedByConfiguration(_)
         | Refusal::Ambiguous { .. }
+        | Refusal::Supervised(_)
         | Refusal::AlreadyEnded(_)
         | Refusal::StillRuns(_)
         | Refusal::StillEnding(_)
@@ -373,28 +389,9 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
     answer
 }
 
-fn view_answer(daemon: &Daemon, status: StatusCode, id: SessionId) -> Handled {
+pub(super) fn view_answer(daemon: &Daemon, status: StatusCode, id: SessionId) -> Handled {
     let view = daemon.view(id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
     Ok(json_answer(status, &view))
-}
-
-fn list(daemon: &Daemon, query: &Query) -> Response<Answer> {
-    let core = daemon.core.borrow();
-    let wanted = |session: &&Session| {
-        let view_status = session.status(core.may_tell(session)).word();
-        let live = matches!(view_status, "running" | "idle");
-        (live || query.flag("all") || query.get("status").is_some())
-            && query.get("status").is_none_or(|status| status == view_status)
-            && query.get("adapter").is_none_or(|adapter| adapter == session.spec.adapter)
-            && query.get("group").is_none_or(|group| Some(group) == session.spec.group.as_deref())
-            && query.all("label").all(|label| has_label(session, label))
-    };
-    let mut found: Vec<&Session> = core.shown().filter(wanted).collect();
-    // Running first, then the newest.
-    found.sort_by_key(|session| (session.run.verdict.is_some(), std::cmp::Reverse(session.run.begun.wall)));
-    let views: Vec<SessionView> =
-        found.iter().map(|session| daemon.view_of(session, core.may_tell(session))).collect();
-    json_answer(StatusCode::OK, &views)
 }
 
 fn known_adapters(daemon: &Daemon) -> Vec<api::AdapterView> {
@@ -413,13 +410,6 @@ fn known_adapters(daemon: &Daemon) -> Vec<api::AdapterView> {
         imposes_id: known.imposes_id(),
     };
     Known::all(&daemon.config.borrow().adapters).map(view).collect()
-}
-
-fn has_label(session: &Session, label: &str) -> bool {
-    match label.split_once('=') {
-        Some((key, value)) => session.spec.labels.get(key).is_some_and(|found| found == value),
-        None => session.spec.labels.contains_key(label),
-    }
 }
 
 fn health(daemon: &Daemon) -> serde_json::Value {
@@ -474,7 +464,7 @@ async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
         let detail = format!("there is no stream \"{stream}\"; it is stdout or stderr");
         return Err(Fault::new(StatusCode::BAD_REQUEST, detail));
     }
-    let path = daemon.home.log(run_of(daemon, id, query)?, stream);
+    let path = daemon.home.log(printing_run(daemon, id, query)?, stream);
     let from = match query.get("from").map(str::parse::<u64>) {
         None => 0,
         Some(Ok(from)) => from,
@@ -528,11 +518,26 @@ fn run_of(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, Fault>
     Ok(RunId { session: id, run })
 }
 
+/// The same, refused where what it prints is not ours.
+fn printing_run(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, Fault> {
+    let run = run_of(daemon, id, query)?;
+    let adopted =
+        daemon.core.borrow().session(id).is_some_and(|session| is_adoption(session.origin, run.run));
+    if adopted {
+        let short = id.short();
+        let detail = format!(
+            "session {short} has no log: it was adopted, and what it prints goes where it was started, not to agentctl"
+        );
+        return Err(Fault::new(StatusCode::CONFLICT, detail));
+    }
+    Ok(run)
+}
+
 async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
     let count = query.get("n").map_or(Ok(20), str::parse::<usize>);
     let count = count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))?;
     let parser = daemon.adapter_of(id).and_then(|adapter| adapter.parser());
-    let path = daemon.home.log(run_of(daemon, id, query)?, "stdout");
+    let path = daemon.home.log(printing_run(daemon, id, query)?, "stdout");
     let LogTail { bytes, whole, dropped } = match log_files::tail(&path, limits::PEEK_TAIL_BYTES_MAX).await {
         Ok(tail) => tail,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

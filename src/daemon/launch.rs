@@ -268,7 +268,7 @@ fn prompt_file(adapter: &Known, prompt: Option<&str>) -> Option<String> {
     prompt.filter(|_| adapter.prompt() == PromptWay::Stdin).map(str::to_owned)
 }
 
-fn check_words(ask: &api::Launch) -> Result<(), String> {
+pub(super) fn check_words(ask: &api::Launch) -> Result<(), String> {
     if let Some(cost) = ask.max_cost.filter(|cost| !cost.is_finite() || *cost < 0.0) {
         return Err(format!("a cost of at most {cost} dollars is no limit"));
     }
@@ -362,7 +362,7 @@ fn minimal_environment() -> BTreeMap<String, String> {
     kept.into_iter().filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?))).collect()
 }
 
-fn daemon_home() -> PathBuf {
+pub(super) fn daemon_home() -> PathBuf {
     std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
 }
 
@@ -536,7 +536,7 @@ fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<OwnedMutexG
         perform::watch_leader(daemon, id, leader);
     }
     let leader_id = leader.as_ref().map(|leader| *leader.id());
-    let handles = Handles { leader, shim: Some(shim), cgroup, turn };
+    let handles = Handles { leader, shim: Some(shim), cgroup, turn, kin: Vec::new() };
     daemon.handles.borrow_mut().insert(id, handles);
     release_turn_later(daemon, id);
     if let Some(leader) = leader_id {

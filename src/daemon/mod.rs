@@ -5,10 +5,12 @@
 //! (spawning, reading files) have threads of their own. The order of things is the point of this file:
 //! a step's effects wait for its records to be durable, and nothing terminal is told before.
 
+mod adopted;
 mod deliver;
 mod doctor;
 mod exit_files;
 mod follow;
+mod found;
 mod home;
 mod hooks;
 mod http;
@@ -149,6 +151,8 @@ pub(crate) struct Daemon {
     /// Rung once, when the verdict of a session that somebody follows is durable.
     pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
     pub(crate) started: crate::core::vocab::Now,
+    /// Looks for agents that were started outside.
+    pub(crate) scans: found::Scans,
     /// What this start had to rebuild.
     pub(crate) rebuilt: RefCell<rebuild::Rebuilt>,
     pub(crate) stop: Notify,
@@ -335,6 +339,7 @@ impl Daemon {
             archiving: RefCell::default(),
             ends: RefCell::default(),
             started: now,
+            scans: found::Scans::default(),
             rebuilt: RefCell::default(),
             stop: Notify::new(),
             entries: None,
@@ -542,8 +547,9 @@ impl Daemon {
         session: &crate::core::session::Session,
         told: bool,
     ) -> wire::api::SessionView {
-        let log = self.home.log(session.run_id(), "stdout");
-        wire::api::SessionView::of(session, told, log.to_string_lossy().into_owned())
+        // What an adopted run prints goes where it was started.
+        let log = (!session.run.adopted).then(|| self.home.log(session.run_id(), "stdout"));
+        wire::api::SessionView::of(session, told, log.map(|log| log.to_string_lossy().into_owned()))
     }
 
     /// The adapter of a session.

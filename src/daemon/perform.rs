@@ -22,7 +22,7 @@ use crate::sys::{Found, ProcessRef, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::reach::Reach;
-use super::{Daemon, deliver, exit_files, follow, hooks, launch, life, reach};
+use super::{Daemon, adopted, deliver, exit_files, follow, hooks, launch, life, reach};
 
 /// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
 const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
@@ -38,6 +38,8 @@ pub(crate) struct Handles {
     pub(super) leader: Option<ProcessRef>,
     pub(super) shim: Option<ProcessRef>,
     pub(super) cgroup: Option<PathBuf>,
+    /// Of an adopted run: what was seen to descend from its leader.
+    pub(super) kin: Vec<ProcessRef>,
     /// Keeps other first starts waiting.
     pub(super) turn: Option<OwnedMutexGuard<()>>,
 }
@@ -47,6 +49,7 @@ impl Daemon {
     pub(super) fn perform(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Spawn(id) => launch::start(self, id),
+            Effect::Hold(id) => adopted::hold(self, id),
             Effect::SignalLeader(id, signal) => signal_leader(self, id, signal),
             Effect::SignalTree(id, signal) => signal_tree(self, id, signal),
             Effect::KillShim(id) => kill_shim(self, id),
@@ -155,6 +158,10 @@ pub(super) fn leader_of(daemon: &Daemon, id: RunId) -> Option<ProcessRef> {
 }
 
 fn signal_leader(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
+    if adopted::is_adopted(daemon, id) {
+        adopted::signal(daemon, id, signal, false);
+        return;
+    }
     let Some(leader) = leader_of(daemon, id) else { return };
     if let Err(error) = leader.signal(signal) {
         daemon.evidence(id, Evidence::CannotTell(format!("signal the leader: {error}")));
@@ -216,6 +223,10 @@ impl TreeLook {
 }
 
 fn signal_tree(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
+    if adopted::is_adopted(daemon, id) {
+        adopted::signal(daemon, id, signal, true);
+        return;
+    }
     let look = TreeLook::of(daemon, id);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
@@ -327,6 +338,10 @@ fn ask_kernel(daemon: &Rc<Daemon>, id: RunId) {
 
 /// Looks at the tree until nothing is left of it: once now, and again whenever all that was seen has ended.
 fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
+    if adopted::is_adopted(daemon, id) {
+        adopted::ask_tree(daemon, id);
+        return;
+    }
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         loop {
@@ -377,7 +392,7 @@ fn remove_cgroup(daemon: &Daemon, id: RunId) {
     }
 }
 
-async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
+pub(super) async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut waiting: HashSet<u32> = HashSet::new();
     for process in processes {

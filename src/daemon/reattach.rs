@@ -17,7 +17,7 @@ use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::perform::{self, Handles};
 use super::reach::Reach;
-use super::{Daemon, exit_files, follow, hooks, launch};
+use super::{Daemon, adopted, exit_files, follow, hooks, launch};
 
 /// Looks at every run that is not settled, then lets deadlines begin.
 pub(super) async fn recover(daemon: &Rc<Daemon>) {
@@ -98,7 +98,9 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     if reach == Reach::Here {
         launch::check_deadline(daemon, id);
     }
-    follow::parse(daemon, id);
+    if !adopted::is_adopted(daemon, id) {
+        follow::parse(daemon, id);
+    }
 }
 
 fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Handles) {
@@ -106,7 +108,11 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
     // The lock first: what is read after it was free is all that will ever be there.
     let shim = shim_found(&files, reach);
     let order = order_found(&files, shim, reach);
-    let leader = files.read_leader().map(|leader| leader.process);
+    let leader = match (files.read_leader(), adopted_leader(daemon, id)) {
+        // A crash may have fallen between the record of an adoption and its file.
+        (Err(error), Some(recorded)) if launch::is_missing(&error) => Ok(recorded),
+        (read, _) => read.map(|leader| leader.process),
+    };
     let mut handles = Handles { cgroup: cgroup_of(&files), ..Handles::default() };
     let seen = match &leader {
         Ok(leader) => seen(daemon, leader, reach, &mut handles),
@@ -140,6 +146,13 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
         tree: files.read_tree().ok().map(|tree| tree.usage),
     };
     (found, handles)
+}
+
+/// Who leads a run that somebody else started, by its record.
+fn adopted_leader(daemon: &Daemon, id: RunId) -> Option<ProcessId> {
+    let core = daemon.core.borrow();
+    let run = core.session(id.session).map(|session| &session.run)?;
+    run.fuse.leader.filter(|_| run.adopted)
 }
 
 /// Environment and prompt of a launch that was interrupted: nobody needs them any more.

@@ -19,3 +19,12 @@ pub(super) fn mono() -> Mono {
     // The clock starts at boot, so neither part is ever negative.
     Mono(tv_sec.unsigned_abs() * 1_000_000_000 + tv_nsec.unsigned_abs())
 }
+
+/// Microseconds since boot, suspend included: what start times of processes count by.
+pub(super) fn since_boot_us() -> i64 {
+    #[cfg(target_os = "linux")]
+    let up = clock_gettime(ClockId::Boottime);
+    #[cfg(not(target_os = "linux"))]
+    let up = clock_gettime(ClockId::Monotonic);
+    up.tv_sec * 1_000_000 + up.tv_nsec / 1_000
+}

@@ -28,6 +28,7 @@ mod process;
 pub mod service;
 #[cfg(target_os = "linux")]
 pub mod shim_file;
+pub mod shown;
 mod start;
 pub mod tree;
 #[cfg(target_os = "linux")]

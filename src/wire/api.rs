@@ -230,7 +230,8 @@ pub struct SessionView {
     pub name: Option<String>,
     pub spec: Option<String>,
     pub native_id: Option<String>,
-    pub log_path: String,
+    /// Null where what it prints goes elsewhere.
+    pub log_path: Option<String>,
     pub tokens: Option<Tokens>,
     pub cost: Option<f64>,
     pub usage: Option<UsageView>,
@@ -277,7 +278,7 @@ impl From<Usage> for UsageView {
 
 impl SessionView {
     /// The record of a session. `told`: whether its verdict, if any, is durable and may be told.
-    pub fn of(session: &Session, told: bool, log_path: String) -> Self {
+    pub fn of(session: &Session, told: bool, log_path: Option<String>) -> Self {
         let run = &session.run;
         let verdict = run.verdict.as_ref().filter(|_| told);
         let phase = if run.verdict.is_some() && !told { "ending" } else { run.phase().word() };
@@ -316,7 +317,7 @@ impl SessionView {
                 LeftoverCount::Unknown => json!("unknown"),
             },
             exit_status: verdict.map(Verdict::number),
-            meta: meta_of(session, verdict, told, &log_path),
+            meta: meta_of(session, verdict, told, log_path.as_deref().unwrap_or_default()),
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod amounts; // sizes and percentages
 pub mod api;
 pub mod deliveries;
 pub mod events;
+pub mod found;
 pub mod journald;
 pub mod route; // which request means what
 pub mod session_dir;

@@ -19,6 +19,7 @@ pub enum Route {
     Launch,
     Prune,
     Session(String),
+    Adopt(String),
     Wait(String),
     Log(String),
     Messages(String),
@@ -44,6 +45,38 @@ pub enum NoRoute {
 }
 
 impl Route {
+    /// The session that is asked about, or asked something of.
+    pub fn session(&self) -> Option<&str> {
+        match self {
+            Self::Session(id)
+            | Self::Wait(id)
+            | Self::Log(id)
+            | Self::Messages(id)
+            | Self::Resume(id)
+            | Self::Stop(id)
+            | Self::Extend(id) => Some(id),
+            Self::Metrics
+            | Self::Health
+            | Self::Doctor
+            | Self::Shutdown
+            | Self::Reload
+            | Self::Config
+            | Self::Events
+            | Self::Adapters
+            | Self::List
+            | Self::Launch
+            | Self::Prune
+            | Self::Adopt(_)
+            | Self::Endpoints
+            | Self::PauseEndpoint(_)
+            | Self::ResumeEndpoint(_)
+            | Self::TestEndpoint(_)
+            | Self::Deliveries
+            | Self::Redeliver
+            | Self::Delivery(_) => None,
+        }
+    }
+
     /// The route of a request. Each segment is decoded by itself, so an encoded slash stays inside a name.
     pub fn of(method: &str, path: &str) -> Result<Self, NoRoute> {
         let decode = |segment| percent_decode_str(segment).decode_utf8().map_err(|_| NoRoute::NotUtf8);
@@ -65,6 +98,7 @@ impl Route {
             ("GET", ["v1", "sessions", id, "wait"]) => Ok(Self::Wait((*id).into())),
             ("GET", ["v1", "sessions", id, "log"]) => Ok(Self::Log((*id).into())),
             ("GET", ["v1", "sessions", id, "messages"]) => Ok(Self::Messages((*id).into())),
+            ("POST", ["v1", "sessions", target, "adopt"]) => Ok(Self::Adopt((*target).into())),
             ("POST", ["v1", "sessions", id, "resume"]) => Ok(Self::Resume((*id).into())),
             ("POST", ["v1", "sessions", id, "stop"]) => Ok(Self::Stop((*id).into())),
             ("POST", ["v1", "sessions", id, "extend"]) => Ok(Self::Extend((*id).into())),

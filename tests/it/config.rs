@@ -54,6 +54,7 @@ fn without_file_and_daemon_the_defaults_are_shown_on_one_screen() {
          disk_max              default  5.0 GB\n\
          log_max               default  1.0 GB\n\
          sessions_max          default  10000 sessions\n\
+         discover              default  true\n\
          adapters              default  none\n",
         dir.path().display()
     );
@@ -143,7 +144,7 @@ fn what_a_running_daemon_has_otherwise_is_said_with_what_brings_it() {
     let show = || daemon.run(["config", "show"]);
     let by_env = "agentctl: the running daemon has webhook_url http://127.0.0.1:1, from its environment\n";
     assert_eq!(stderr(&show()), by_env);
-    write(daemon.home(), r#"{"metrics_addr": null, "durability": "full", "grace": "3s"}"#);
+    write(daemon.home(), r#"{"metrics_addr": null, "discover": false, "durability": "full", "grace": "3s"}"#);
     let expected = format!(
         "agentctl: the running daemon has grace 10s; run: agentctl daemon reload\n{by_env}\
          agentctl: the running daemon has durability normal; run: agentctl daemon restart\n"

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file per subject, the machinery in `support`.
 
 mod adapters;
+mod adopt;
 mod agent_output;
 mod agents;
 mod blind_spots;
@@ -16,6 +17,7 @@ mod elsewhere;
 mod environment;
 mod events;
 mod exit_files;
+mod found;
 mod golden;
 mod hooks;
 mod identity;

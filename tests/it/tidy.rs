@@ -40,8 +40,13 @@ const ONLY_IN: [(&str, &[&str], &str); 7] = [
     ("io_uring::", &["src/sys/linux/uring.rs"], "one file may name it"),
     (
         "rusqlite",
-        &["src/daemon/journal.rs", "src/daemon/journal/opening.rs", "src/daemon/journal/deliveries.rs"],
-        "the journal knows SQL",
+        &[
+            "src/daemon/journal.rs",
+            "src/daemon/journal/opening.rs",
+            "src/daemon/journal/deliveries.rs",
+            "src/daemon/found/opencode.rs",
+        ],
+        "the journal knows SQL, and whoever asks opencode's database",
     ),
     ("Instant::now", &["src/daemon/follow.rs"], "time enters as an argument"),
     ("SystemTime::now", &[], "time enters as an argument"),

@@ -1,6 +1,7 @@
 //! One file a verb; what they share is here.
 
 mod adapters;
+mod adopt;
 mod config;
 mod daemon;
 mod doctor;
@@ -16,6 +17,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::wire::api::{Extend, SessionView};
+use crate::wire::found::WARNING_HEADER;
 
 use super::client::{Client, segment, whole};
 use super::render;
@@ -31,6 +33,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Launch(args) => launch::launch(args).await,
         Command::Resume(args) => launch::resume(args).await,
         Command::List(args) => list(args).await,
+        Command::Adopt(args) => adopt::adopt(args).await,
         Command::Status(args) => status(args).await,
         Command::Wait(args) => wait::wait(args).await,
         Command::Logs(args) => logs::logs(args).await,
@@ -58,6 +61,8 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
         &args.label,
     );
     let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
+    let warnings = answer.headers().get_all(WARNING_HEADER).iter();
+    warnings.for_each(|warning| render::say(&String::from_utf8_lossy(warning.as_bytes())));
     let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
     if args.json {
         // As it came: a newer daemon may know more keys than we do.

@@ -17,7 +17,9 @@ pub(super) async fn stop(args: StopArgs) -> Result<u8, Failure> {
     if args.all || args.group.is_some() || !args.label.is_empty() {
         let path = select::list_path(false, None, None, args.group.as_deref(), &args.label);
         let sessions: Vec<SessionView> = client.json(Method::GET, &path, NO_BODY).await?;
-        ids.extend(sessions.into_iter().map(|session| session.id));
+        // What was started outside is only shown.
+        let ours = sessions.into_iter().filter(|session| session.origin != "discovered");
+        ids.extend(ours.map(|session| session.id));
     }
     let mut stops = JoinSet::new();
     for id in ids {

@@ -71,10 +71,11 @@ impl Builder {
 }
 
 impl Daemon {
-    /// Without metrics port; commits are as safe as against a crash of any process, and fast.
+    /// Without metrics port; commits are as safe as against a crash of any process, and fast. What else runs on this
+    /// host is not looked for.
     pub(crate) fn builder() -> Builder {
         Builder {
-            config: json!({"metrics_addr": null, "durability": "normal"}),
+            config: json!({"metrics_addr": null, "durability": "normal", "discover": false}),
             env: Vec::new(),
             arguments: Vec::new(),
             parent: std::env::temp_dir(),

@@ -1,0 +1,157 @@
+//! Runs that somebody else started: their leader held, and what descends from it found while that can be told.
+//!
+//! There is no shim and no cgroup, so who belongs to the run is known only from parentage, and only while the leader
+//! lives: it is gathered before each signal and held by pidfd from then on. That nothing is left is never claimed.
+//! Refuses to signal anything of another session, or the daemon, wherever they descend from.
+
+use std::collections::{BTreeMap, HashSet};
+use std::rc::Rc;
+
+use tokio::task::{spawn_blocking, spawn_local};
+
+use crate::core::fuse::Evidence;
+use crate::core::vocab::{RunId, SessionId};
+use crate::sys::ProcessRef;
+use crate::sys::tree::{self, Tree};
+use crate::wire::session_dir::{LeaderIdentity, Version};
+
+use super::{Daemon, found, perform};
+
+/// Why the tree of such a run cannot be told.
+const LEFT_OPEN: &str = "it was adopted, so whether it left processes behind cannot be told";
+
+/// Whether nobody of ours started this run.
+pub(super) fn is_adopted(daemon: &Daemon, id: RunId) -> bool {
+    let core = daemon.core.borrow();
+    core.session(id.session).is_some_and(|session| session.run_id() == id && session.run.adopted)
+}
+
+/// Writes down who the leader is, for a daemon that has lost its journal, and waits for its end.
+pub(super) fn hold(daemon: &Rc<Daemon>, id: RunId) {
+    let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
+    let Some(process) = known else { return };
+    let identity = LeaderIdentity {
+        v: Version,
+        session: id.session,
+        run: id.run,
+        host: daemon.sys.host().clone(),
+        process,
+    };
+    if let Err(error) = daemon.home.run_files(id).write_leader(&identity) {
+        tracing::error!(session = %id.session, "write down the leader of an adopted run: {error}");
+    }
+    match perform::leader_of(daemon, id) {
+        Some(leader) => perform::watch_leader(daemon, id, &leader),
+        None => perform::adopt_leader(daemon, id, &process),
+    }
+}
+
+/// What a blocking job needs to look at what descends from the leader.
+struct Kin {
+    leader: Option<ProcessRef>,
+    /// What was found before, each held.
+    known: Vec<ProcessRef>,
+    /// Whoever is of another session, or the daemon.
+    others: BTreeMap<(u32, u64), Option<SessionId>>,
+}
+
+impl Kin {
+    fn of(daemon: &Daemon, id: RunId) -> Self {
+        let mut others = found::ours(daemon);
+        others.retain(|_, session| *session != Some(id.session));
+        let handles = daemon.handles.borrow();
+        let handles = handles.get(&id);
+        Self {
+            leader: handles.and_then(|handles| handles.leader.clone()),
+            known: handles.map(|handles| handles.kin.clone()).unwrap_or_default(),
+            others,
+        }
+    }
+
+    /// All that live of what descends, or is known to have descended, from the leader; it is not among them.
+    fn gather(&self) -> Vec<ProcessRef> {
+        let mut all: Vec<ProcessRef> = Vec::new();
+        let add = |more: Vec<ProcessRef>, all: &mut Vec<ProcessRef>| {
+            for process in more {
+                let is_new = !all.iter().any(|known| known.id().same(process.id()));
+                if is_new && process.has_ended() != Some(true) {
+                    all.push(process);
+                }
+            }
+        };
+        add(self.known.clone(), &mut all);
+        for root in self.leader.iter().chain(&self.known) {
+            // Of one that has ended the children have other parents now: that is why they were gathered before.
+            if let Tree::Known(members) = tree::descendants(root) {
+                add(members, &mut all);
+            }
+        }
+        let spared = self.spared(&all);
+        all.retain(|process| !spared.contains(&process.pid()));
+        all
+    }
+
+    /// Other sessions, and the daemon, if they descend from the leader as well, with all that descends from them.
+    fn spared(&self, all: &[ProcessRef]) -> HashSet<u32> {
+        let other =
+            |process: &&ProcessRef| self.others.contains_key(&(process.pid(), process.id().start_ticks));
+        let mut spared = HashSet::new();
+        for root in all.iter().filter(other) {
+            spared.insert(root.pid());
+            if let Tree::Known(members) = tree::descendants(root) {
+                spared.extend(members.iter().map(ProcessRef::pid));
+            }
+        }
+        spared
+    }
+}
+
+/// Signals the leader, and with `all` what descends from it; what does is held first.
+pub(super) fn signal(daemon: &Rc<Daemon>, id: RunId, signal: u8, all: bool) {
+    let kin = Kin::of(daemon, id);
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let done = spawn_blocking(move || {
+            let gathered = kin.gather();
+            let sent = kin.leader.as_ref().map_or(Ok(()), |leader| leader.signal(signal).map(drop));
+            for process in gathered.iter().filter(|_| all) {
+                // One that may not be signalled is seen again by whoever looks whether any is left.
+                if let Err(error) = process.signal(signal) {
+                    tracing::warn!(pid = process.pid(), "signal what an adopted process started: {error}");
+                }
+            }
+            (gathered, sent)
+        });
+        match done.await {
+            Ok((gathered, sent)) => {
+                if let Some(handles) = daemon.handles.borrow_mut().get_mut(&id) {
+                    handles.kin = gathered;
+                }
+                if let Err(error) = sent {
+                    daemon.evidence(id, Evidence::CannotTell(format!("signal the leader: {error}")));
+                }
+            }
+            Err(panicked) => tracing::error!("signalling an adopted run panicked: {panicked}"),
+        }
+    });
+}
+
+/// Waits until nothing lives of what was seen to descend from the leader. More than that cannot be said.
+pub(super) fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        loop {
+            let kin = Kin::of(&daemon, id);
+            let left = spawn_blocking(move || kin.gather()).await.unwrap_or_default();
+            if left.is_empty() {
+                daemon.evidence(id, Evidence::TreeUnknown(LEFT_OPEN.to_owned()));
+                return;
+            }
+            daemon.evidence(id, Evidence::TreeLeft(u32::try_from(left.len()).unwrap_or(u32::MAX)));
+            if let Some(handles) = daemon.handles.borrow_mut().get_mut(&id) {
+                handles.kin.clone_from(&left);
+            }
+            perform::all_ended(&daemon, left).await;
+        }
+    });
+}

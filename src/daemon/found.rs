@@ -1,0 +1,280 @@
+//! Agents that were started outside: one bounded look on demand, and nothing between two of them.
+//!
+//! A look reads /proc, then the stores of the agents that it found, on a thread of its own: whatever hangs there hangs
+//! alone, and costs a warning. What is found is shown and forgotten; nothing of it is recorded, watched or judged.
+//! Refuses to show what runs inside a session: that is the session's.
+
+pub(super) mod adopt;
+mod files;
+mod opencode;
+mod scan;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::header::HeaderValue;
+use hyper::{Response, StatusCode};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::adapters::Known;
+use crate::core::session::Session;
+use crate::core::vocab::SessionId;
+use crate::limits;
+use crate::sys::{Backend, clock};
+use crate::wire::api::SessionView;
+use crate::wire::found::{Found, WARNING_HEADER};
+
+use super::Daemon;
+use super::http::{Answer, Fault, Handled, Query, json_answer};
+
+/// What one look came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) found: Vec<Found>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Seen {
+    /// An agent whose store does not answer this time keeps the id that it had: it is the same process.
+    fn keep_names(&mut self, before: &Self) {
+        if self.warnings.is_empty() {
+            return;
+        }
+        for found in self.found.iter_mut().filter(|found| found.native_id.is_none()) {
+            let known = before.found.iter().find(|known| known.process.same(&found.process));
+            if let Some(known) = known.filter(|known| known.native_id.is_some()) {
+                found.id = known.id;
+                found.native_id.clone_from(&known.native_id);
+            }
+        }
+    }
+}
+
+/// The looks of this daemon: one at a time, shared by all who asked before it began.
+#[derive(Default)]
+pub(crate) struct Scans {
+    begun: Cell<u64>,
+    last: tokio::sync::Mutex<Option<(u64, Rc<Seen>)>>,
+    /// Of the last look: whether it goes on, and what it has found and does.
+    running: Arc<AtomicBool>,
+    progress: Cell<Option<Arc<Mutex<scan::Progress>>>>,
+}
+
+/// Looks once. Who asks while a look is under way gets the next one, since something may have started meanwhile.
+pub(super) async fn look(daemon: &Rc<Daemon>) -> Rc<Seen> {
+    let scans = &daemon.scans;
+    let asked_after = scans.begun.get();
+    let mut last = scans.last.lock().await;
+    if let Some((number, seen)) = &*last
+        && *number > asked_after
+    {
+        return Rc::clone(seen);
+    }
+    scans.begun.set(scans.begun.get() + 1);
+    let number = scans.begun.get();
+    let mut seen = run(daemon).await;
+    if let Some((_, before)) = &*last {
+        seen.keep_names(before);
+    }
+    let seen = Rc::new(seen);
+    *last = Some((number, Rc::clone(&seen)));
+    seen
+}
+
+async fn run(daemon: &Rc<Daemon>) -> Seen {
+    let scans = &daemon.scans;
+    if scans.running.load(Ordering::Acquire) {
+        let hanging = scans.progress.take();
+        let doing = hanging.as_ref().map(|progress| locked(progress).doing.clone()).unwrap_or_default();
+        scans.progress.set(hanging);
+        let warning =
+            format!("an earlier look for agents started outside still hangs at {doing}; none are listed");
+        return Seen { found: Vec::new(), warnings: vec![warning] };
+    }
+    let progress = Arc::new(Mutex::new(scan::Progress::default()));
+    scans.progress.set(Some(Arc::clone(&progress)));
+    scans.running.store(true, Ordering::Release);
+    let (tell, told) = oneshot::channel::<()>();
+    let (job, running) = (job(daemon, Arc::clone(&progress)), Arc::clone(&scans.running));
+    let started = std::thread::Builder::new().name("found".into()).spawn(move || {
+        scan::scan(&job);
+        running.store(false, Ordering::Release);
+        // Who asked may have stopped waiting.
+        let _late = tell.send(());
+    });
+    if let Err(error) = started {
+        scans.running.store(false, Ordering::Release);
+        let warning = format!("agents started outside are not listed: start a thread: {error}");
+        return Seen { found: Vec::new(), warnings: vec![warning] };
+    }
+    // Around the channel only.
+    let in_time = matches!(timeout(limits::FOUND_TIMEOUT, told).await, Ok(Ok(())));
+    let so_far = locked(&progress);
+    let mut warnings = so_far.warnings.clone();
+    if !in_time {
+        let most = limits::FOUND_TIMEOUT.as_millis();
+        warnings.push(format!(
+            "the look for agents started outside was not over within {most} ms, at {}; some may be missing, or be told \
+             incompletely",
+            so_far.doing
+        ));
+    }
+    Seen { found: so_far.found.iter().map(|agent| agent.found.clone()).collect(), warnings }
+}
+
+/// A panic elsewhere leaves what was found as good as it was.
+fn locked(progress: &Mutex<scan::Progress>) -> std::sync::MutexGuard<'_, scan::Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a look has to know of us.
+fn job(daemon: &Daemon, progress: Arc<Mutex<scan::Progress>>) -> scan::Job {
+    let core = daemon.core.borrow();
+    let known: Vec<Known> = Known::all(&daemon.config.borrow().adapters).collect();
+    let mut told = HashSet::new();
+    let mut untold: HashMap<(String, String), usize> = HashMap::new();
+    for session in core.shown() {
+        let adapter = session.spec.adapter.clone();
+        match &session.native_id {
+            Some(native) => {
+                told.insert((adapter, native.clone()));
+            }
+            None if session.run.verdict.is_none() => {
+                *untold.entry((adapter, session.spec.cwd.clone())).or_default() += 1;
+            }
+            None => {}
+        }
+    }
+    scan::Job {
+        known,
+        ours: ours(daemon),
+        taken: core.sessions().map(|session| session.id).collect(),
+        told,
+        untold,
+        host: daemon.sys.host().clone(),
+        by_number: daemon.sys.started().backend == Backend::Portable,
+        passwd_home: super::launch::daemon_home(),
+        began: clock::now(),
+        progress,
+    }
+}
+
+/// Our own processes and the roots of our sessions' trees, by number and start time, with the session that each is of.
+pub(super) fn ours(daemon: &Daemon) -> BTreeMap<(u32, u64), Option<SessionId>> {
+    let core = daemon.core.borrow();
+    let mut ours = BTreeMap::new();
+    for (pid, ticks) in crate::sys::shown::Ancestry::default().of(std::process::id()).into_iter().take(1) {
+        ours.insert((pid, ticks), None);
+    }
+    for session in core.sessions().filter(|session| !session.is_settled()) {
+        if let Some(leader) = session.run.fuse.leader {
+            ours.insert((leader.pid, leader.start_ticks), Some(session.id));
+        }
+    }
+    for (run, handles) in daemon.handles.borrow().iter() {
+        for held in [&handles.leader, &handles.shim].into_iter().flatten() {
+            ours.insert((held.pid(), held.id().start_ticks), Some(run.session));
+        }
+    }
+    ours
+}
+
+/// The answer to a listing: our own sessions, and what else runs.
+pub(super) async fn list(daemon: &Rc<Daemon>, query: &Query) -> Response<Answer> {
+    // Before our own are read: one that is adopted meanwhile is then among them, and left out here.
+    let seen = if wants_found(daemon, query) { Some(look(daemon).await) } else { None };
+    let core = daemon.core.borrow();
+    let wanted = |session: &&Session| {
+        let view_status = session.status(core.may_tell(session)).word();
+        let live = matches!(view_status, "running" | "idle");
+        (live || query.flag("all") || query.get("status").is_some())
+            && query.get("status").is_none_or(|status| status == view_status)
+            && query.get("adapter").is_none_or(|adapter| adapter == session.spec.adapter)
+            && query.get("group").is_none_or(|group| Some(group) == session.spec.group.as_deref())
+            && query.all("label").all(|label| has_label(session, label))
+    };
+    let mut listed: Vec<(bool, i64, SessionView)> = core
+        .shown()
+        .filter(wanted)
+        .map(|session| {
+            let view = daemon.view_of(session, core.may_tell(session));
+            (session.run.verdict.is_some(), session.run.begun.wall.0, view)
+        })
+        .collect();
+    if let Some(seen) = &seen {
+        let found = seen.found.iter().filter(|found| core.session(found.id).is_none());
+        let views = found.map(|found| (false, found.started.0, SessionView::of_found(found)));
+        listed.extend(views.filter(|(_, _, view)| {
+            query.get("status").is_none_or(|status| status == view.status)
+                && query.get("adapter").is_none_or(|adapter| adapter == view.adapter)
+        }));
+    }
+    // Running first, then the newest.
+    listed.sort_by_key(|(ended, since, _)| (*ended, std::cmp::Reverse(*since)));
+    let views: Vec<&SessionView> = listed.iter().map(|(_, _, view)| view).collect();
+    let mut answer = json_answer(StatusCode::OK, &views);
+    if let Some(seen) = &seen {
+        warn(&mut answer, &seen.warnings);
+    }
+    answer
+}
+
+/// Whether anything that was started outside could be in the answer.
+fn wants_found(daemon: &Daemon, query: &Query) -> bool {
+    let live = query.get("status").is_none_or(|status| matches!(status, "running" | "idle"));
+    let ours_only = query.get("group").is_some() || query.get("label").is_some();
+    let asked = query.get("discovered").is_none_or(|value| !matches!(value, "0" | "false"));
+    live && !ours_only && asked && daemon.config.borrow().discover
+}
+
+fn has_label(session: &Session, label: &str) -> bool {
+    match label.split_once('=') {
+        Some((key, value)) => session.spec.labels.get(key).is_some_and(|found| found == value),
+        None => session.spec.labels.contains_key(label),
+    }
+}
+
+fn warn(answer: &mut Response<Answer>, warnings: &[String]) {
+    for warning in warnings.iter().take(limits::WARNINGS_MAX) {
+        let shown = warning.chars().take(limits::WARNING_CHARS_MAX);
+        let shown: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if let Ok(value) = HeaderValue::from_bytes(shown.as_bytes()) {
+            answer.headers_mut().append(WARNING_HEADER, value);
+        }
+    }
+}
+
+/// What is said in place of "not found": the record of the agent that was meant, or that it must be adopted first.
+pub(super) async fn in_place_of(daemon: &Rc<Daemon>, fault: Fault, text: &str, is_question: bool) -> Handled {
+    let Some(found) = named(daemon, text).await? else { return Err(fault) };
+    if is_question {
+        return Ok(json_answer(StatusCode::OK, &SessionView::of_found(&found)));
+    }
+    let id = found.id.short();
+    Err(Fault::new(
+        StatusCode::CONFLICT,
+        format!(
+            "{id} was started outside and is only shown; to have it supervised, run: agentctl adopt {id}"
+        ),
+    ))
+}
+
+/// The agent started outside that `text` names: by its id, or a unique prefix of 4 or more characters.
+pub(super) async fn named(daemon: &Rc<Daemon>, text: &str) -> Result<Option<Found>, Fault> {
+    if text.len() < 4 || !daemon.config.borrow().discover {
+        return Ok(None);
+    }
+    let seen = look(daemon).await;
+    let mut hits = seen.found.iter().filter(|found| found.id.to_string().starts_with(text));
+    match (hits.next(), hits.next()) {
+        (Some(_), Some(_)) => Err(Fault::new(
+            StatusCode::CONFLICT,
+            format!("{text} is ambiguous among the agents that agentctl list shows; give more of the id"),
+        )),
+        (hit, _) => Ok(hit.cloned()),
+    }
+}

@@ -1,0 +1,145 @@
+//! opencode's database, asked read-only beside the agent that writes it.
+//!
+//! Owns three questions in SQL. Waits for nobody longer than a moment; a database that is locked, broken or of another
+//! shape is said to be that.
+
+use std::io;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use serde_json::Value;
+
+use crate::core::agent::Tokens;
+use crate::core::vocab::Mono;
+use crate::limits;
+use crate::sys::clock;
+
+use super::files::{open_regular, unread};
+use super::scan::{Agent, Conversation, Job};
+
+/// How many steps SQLite makes between two looks at the time.
+const OPS_BETWEEN_LOOKS: i32 = 1_000;
+
+const COLUMNS: &str =
+    "id, model, cost, tokens_input, tokens_output, tokens_reasoning, tokens_cache_read, tokens_cache_write";
+
+/// The conversation of an agent: the one of this id; or the only one of its directory that can be its.
+pub(super) fn conversation(
+    job: &Job,
+    agent: &Agent,
+    path: &Path,
+    id: Option<&str>,
+    is_free: &dyn Fn(&str) -> bool,
+) -> Option<Conversation> {
+    job.doing(path.display());
+    // A pipe in its place would never answer.
+    match open_regular(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            unread(job, agent, path, &error);
+            return None;
+        }
+    }
+    match asked(job, agent, path, id, is_free) {
+        Ok(conversation) => conversation,
+        Err(error) => {
+            unread(job, agent, path, &error);
+            None
+        }
+    }
+}
+
+fn asked(
+    job: &Job,
+    agent: &Agent,
+    path: &Path,
+    id: Option<&str>,
+    is_free: &dyn Fn(&str) -> bool,
+) -> rusqlite::Result<Option<Conversation>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(limits::STORE_BUSY_TIMEOUT)?;
+    let over = job.began.mono.after(limits::FOUND_TIMEOUT_OF_LOOK);
+    let late = move || -> bool { now() > over };
+    db.progress_handler(OPS_BETWEEN_LOOKS, Some(late))?;
+    let found = match id {
+        Some(id) => {
+            let question = format!("SELECT {COLUMNS} FROM session WHERE id = ?1");
+            db.query_row(&question, params![id], row).optional()?
+        }
+        None => {
+            let question = format!(
+                "SELECT {COLUMNS} FROM session WHERE directory = ?1 AND parent_id IS NULL AND time_updated >= ?2 \
+                 ORDER BY time_updated DESC LIMIT ?3"
+            );
+            let since = agent.found.started.0 / 1_000 - 1_000;
+            let most = i64::try_from(limits::STORE_CANDIDATES_MAX).unwrap_or(i64::MAX);
+            let mut asked = db.prepare(&question)?;
+            let rows = asked.query_map(params![agent.found.cwd, since, most], row)?;
+            let mut free = Vec::new();
+            for conversation in rows {
+                free.extend(Some(conversation?).filter(|found| is_free(&found.native_id)));
+            }
+            // Of several none is guessed.
+            if free.len() == 1 { free.pop() } else { None }
+        }
+    };
+    let Some(mut found) = found else { return Ok(None) };
+    found.prompt = prompt(&db, &found.native_id)?;
+    Ok(Some(found))
+}
+
+fn now() -> Mono {
+    clock::now().mono
+}
+
+fn row(row: &Row<'_>) -> rusqlite::Result<Conversation> {
+    let count = |at| row.get::<_, Option<i64>>(at).map(|n| u64::try_from(n.unwrap_or(0)).unwrap_or(0));
+    let tokens = Tokens {
+        r#in: count(3)?,
+        out: count(4)?.saturating_add(count(5)?),
+        cache_read: count(6)?,
+        cache_write: count(7)?,
+    };
+    Ok(Conversation {
+        native_id: row.get(0)?,
+        model: row.get::<_, Option<String>>(1)?.as_deref().and_then(model),
+        prompt: None,
+        tokens: Some(tokens),
+        cost_usd: row.get(2)?,
+    })
+}
+
+/// `{"id": "m", "providerID": "p"}`, as `p/m`.
+fn model(text: &str) -> Option<String> {
+    let told: Value = serde_json::from_str(text).ok()?;
+    let id = told["id"].as_str()?;
+    Some(told["providerID"].as_str().map_or_else(|| id.to_owned(), |provider| format!("{provider}/{id}")))
+}
+
+/// The first text of the user's first message.
+fn prompt(db: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
+    const QUESTION: &str = "SELECT json_extract(part.data, '$.text') FROM message JOIN part ON part.message_id = message.id \
+         WHERE message.session_id = ?1 AND json_extract(message.data, '$.role') = 'user' \
+         AND json_extract(part.data, '$.type') = 'text' ORDER BY message.time_created, part.id LIMIT 1";
+    let text: Option<Option<String>> = db.query_row(QUESTION, params![id], |row| row.get(0)).optional()?;
+    // A prompt that came as an argument was given quotes.
+    Ok(text.flatten().map(|text| match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(bare) => bare.to_owned(),
+        None => text,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_have_their_provider() {
+        assert_eq!(model(r#"{"id":"m","providerID":"p","variant":"x"}"#).as_deref(), Some("p/m"));
+        assert_eq!(model(r#"{"id":"m"}"#).as_deref(), Some("m"));
+        assert_eq!(model("{}"), None);
+        assert_eq!(model("m"), None);
+    }
+}
