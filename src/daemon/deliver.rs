@@ -123,11 +123,11 @@ impl Answer {
     }
 }
 
-/// Makes one attempt and reports what came of it.
-pub(super) fn attempt(daemon: &Rc<Daemon>, id: DeliveryId) {
+/// Makes one attempt and reports what came of it. `fresh`: what is sent, where it was rendered a moment ago.
+pub(super) fn attempt(daemon: &Rc<Daemon>, id: DeliveryId, fresh: Option<Outgoing>) {
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let attempt = match prepared(&daemon, &id).await {
+        let attempt = match prepared(&daemon, &id, fresh).await {
             Ok((endpoint, outgoing)) => send(&daemon, &endpoint, id.is_ad_hoc(), outgoing).await.conclude(),
             Err(error) => Sent { took: Duration::ZERO, answer: Err(error) }.conclude(),
         };
@@ -138,8 +138,15 @@ pub(super) fn attempt(daemon: &Rc<Daemon>, id: DeliveryId) {
     });
 }
 
-async fn prepared(daemon: &Rc<Daemon>, id: &DeliveryId) -> Result<(Webhook, Outgoing), String> {
+async fn prepared(
+    daemon: &Rc<Daemon>,
+    id: &DeliveryId,
+    fresh: Option<Outgoing>,
+) -> Result<(Webhook, Outgoing), String> {
     let endpoint = endpoint_of(daemon, id)?;
+    if let Some(outgoing) = fresh {
+        return Ok((endpoint, outgoing));
+    }
     let (reader, key) = (daemon.journal.reader(), id.clone());
     let read =
         spawn_blocking(move || reader.outgoing(&key)).await.map_err(|panicked| panicked.to_string())?;

@@ -36,15 +36,7 @@ pub(crate) enum Row {
     /// An event with its rendered body.
     Event { seq: u64, at: Wall, body: String },
     /// A delivery that is owed, with what every attempt sends.
-    Owed {
-        id: DeliveryId,
-        run: Option<RunId>,
-        kind: EventKind,
-        at: Wall,
-        event_id: String,
-        content_type: &'static str,
-        body: String,
-    },
+    Owed { id: DeliveryId, run: Option<RunId>, kind: EventKind, at: Wall, outgoing: Outgoing },
     /// An attempt, for people.
     Attempt { id: DeliveryId, at: Wall, took_ms: u64, status: Option<u16>, error: Option<String> },
     /// An attempt failed.
@@ -492,9 +484,11 @@ mod tests {
                 run: Some(run),
                 kind: EventKind::Stopped,
                 at: Wall(5),
-                event_id: "evt_1".into(),
-                content_type: "text/plain",
-                body: "b".into(),
+                outgoing: Outgoing {
+                    event_id: "evt_1".into(),
+                    content_type: "text/plain".into(),
+                    body: "b".into(),
+                },
             },
             Row::Failed {
                 id: id(1),

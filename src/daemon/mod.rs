@@ -49,7 +49,7 @@ use crate::config::webhooks::Webhook;
 use crate::config::{Config, ConfigError};
 use crate::core::fuse::{Evidence, LaunchError, Outcome};
 use crate::core::outbox::Endpoint;
-use crate::core::record::Record;
+use crate::core::record::{DeliveryId, Record};
 use crate::core::vocab::{HostId, RunId, SessionId};
 use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
 use crate::sys::cgroup::CgroupMode;
@@ -181,13 +181,26 @@ pub(crate) enum Message {
 }
 
 /// Effects that wait for records to be durable.
+#[derive(Default)]
 struct Pending {
     /// All records up to this one.
     upto: u64,
     events: Vec<hub::Line>,
     ended: Vec<SessionId>,
     settled: Vec<RunId>,
+    /// What the deliveries among the effects send, so that the journal is not asked for what it was just given. No more
+    /// than an endpoint has attempts under way.
+    outgoing: HashMap<DeliveryId, journal::Outgoing>,
     effects: Vec<Effect>,
+}
+
+impl Pending {
+    fn deliveries(&self) -> Vec<&DeliveryId> {
+        self.effects
+            .iter()
+            .filter_map(|effect| if let Effect::Deliver(id) = effect { Some(id) } else { None })
+            .collect()
+    }
 }
 
 /// How many records the journal at `path` holds; refused as at a start, and then left as it is.
@@ -407,11 +420,10 @@ impl Daemon {
     fn carry_out(self: &Rc<Self>, step: Step) {
         let Step { records, effects } = step;
         let upto = self.core.borrow().appended();
-        let mut pending =
-            Pending { upto, events: Vec::new(), ended: Vec::new(), settled: Vec::new(), effects };
+        let mut pending = Pending { upto, effects, ..Pending::default() };
         if !records.is_empty() {
-            let rendered = rows::render(self, &records);
-            pending.events = rendered.events;
+            let rendered = rows::render(self, &records, &pending.deliveries());
+            (pending.events, pending.outgoing) = (rendered.events, rendered.outgoing);
             pending.ended = records
                 .iter()
                 .filter_map(
@@ -471,8 +483,14 @@ impl Daemon {
                 bell.send_replace(true);
             }
         }
+        let mut outgoing = pending.outgoing;
         for effect in pending.effects {
-            self.perform(effect);
+            if let Effect::Deliver(id) = effect {
+                let fresh = outgoing.remove(&id);
+                deliver::attempt(self, id, fresh);
+            } else {
+                self.perform(effect);
+            }
         }
         for run in pending.settled {
             perform::let_go_if_settled(self, run);

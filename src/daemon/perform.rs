@@ -62,7 +62,7 @@ impl Daemon {
             Effect::WriteDeadline(id, at) => launch::write_deadline(self, id, at),
             Effect::RejectExitFile(id, why) => exit_files::reject_exit_file(self, id, why),
             Effect::Archive(id) => exit_files::archive(self, id),
-            Effect::Deliver(id) => deliver::attempt(self, id),
+            Effect::Deliver(id) => deliver::attempt(self, id, None),
             Effect::Remove(session) => remove(self, session),
             Effect::Reply(to, reply) => self.answer(to, reply),
         }

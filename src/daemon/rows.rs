@@ -1,5 +1,7 @@
 //! Records as journal rows, and the bodies of events and deliveries, rendered once when they are committed.
 
+use std::collections::HashMap;
+
 use crate::config::webhooks::Format;
 use crate::core::record::{DeliveryId, Record};
 use crate::core::vocab::{RunId, SessionId, Wall};
@@ -8,16 +10,20 @@ use crate::wire::{api, webhook};
 
 use super::Daemon;
 use super::hub::Line;
-use super::journal::Row;
+use super::journal::{Outgoing, Row};
 
 /// What a step's records come to outside the core.
 pub(super) struct Rendered {
     pub(super) rows: Vec<Row>,
     pub(super) events: Vec<Line>,
+    /// What is sent of deliveries that these records make, for those that go out with them.
+    pub(super) outgoing: HashMap<DeliveryId, Outgoing>,
 }
 
-pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
-    let mut rendered = Rendered { rows: Vec::with_capacity(records.len()), events: Vec::new() };
+/// `at_once`: deliveries that are sent once the records are durable.
+pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId]) -> Rendered {
+    let rows = Vec::with_capacity(records.len());
+    let mut rendered = Rendered { rows, events: Vec::new(), outgoing: HashMap::new() };
     // Deliveries follow the record of their event.
     let mut event = Told { fires_at: None, body: String::new() };
     for record in records {
@@ -47,7 +53,11 @@ pub(super) fn render(daemon: &Daemon, records: &[Record]) -> Rendered {
                 let epoch = daemon.hub.epoch();
                 let fires_at = event.fires_at;
                 let happening = Happening { kind: *kind, run: *run, seq: id.seq, epoch, at: *at, fires_at };
-                owed(daemon, id, happening, &event.body)
+                let outgoing = outgoing(daemon, id, happening, &event.body);
+                if at_once.contains(&id) {
+                    rendered.outgoing.insert(id.clone(), outgoing.clone());
+                }
+                Row::Owed { id: id.clone(), run: *run, kind: *kind, at: *at, outgoing }
             }
             Record::Attempted { id, at, took_ms, status, error } => Row::Attempt {
                 id: id.clone(),
@@ -85,7 +95,7 @@ struct Told {
     body: String,
 }
 
-fn owed(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &str) -> Row {
+fn outgoing(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &str) -> Outgoing {
     let config = daemon.config.borrow();
     let configured = config.webhooks.iter().find(|webhook| webhook.name == id.endpoint);
     let (content_type, body) = match configured.map_or(Format::Agentctl, |webhook| webhook.format) {
@@ -102,15 +112,7 @@ fn owed(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &str) -> R
             (webhook::CLOUDEVENTS_JSON, webhook::cloudevent(event, &daemon.host_name, &data))
         }
     };
-    Row::Owed {
-        id: id.clone(),
-        run: event.run,
-        kind: event.kind,
-        at: event.at,
-        event_id: event.id(),
-        content_type,
-        body,
-    }
+    Outgoing { event_id: event.id(), content_type: content_type.to_owned(), body }
 }
 
 fn fact(session: SessionId, record: &Record) -> Row {

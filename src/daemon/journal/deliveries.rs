@@ -153,7 +153,7 @@ fn kept(row: &Found<'_>) -> rusqlite::Result<Option<Kept>> {
 /// Writes a row that is about deliveries.
 pub(super) fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
     match row {
-        Row::Owed { id, run, kind, at, event_id, content_type, body } => {
+        Row::Owed { id, run, kind, at, outgoing } => {
             let mut insert = change.prepare_cached(
                 "INSERT INTO delivery
                      (seq, endpoint, session, run, kind, queued_us, event_id, content_type, body)
@@ -169,9 +169,9 @@ pub(super) fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()>
                 number,
                 kind,
                 at.0,
-                event_id,
-                content_type,
-                body
+                outgoing.event_id,
+                outgoing.content_type,
+                outgoing.body
             ])?;
         }
         Row::Attempt { id, at, took_ms, status, error } => {
