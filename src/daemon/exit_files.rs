@@ -13,7 +13,8 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::core::Event;
 use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Rejection};
-use crate::core::vocab::{Now, ProcessId, RunId, WaitStatus};
+use crate::core::session::Session;
+use crate::core::vocab::{Now, ProcessId, RunId, SessionId, WaitStatus};
 use crate::sys::{Backend, DirNews, Found};
 use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage};
 
@@ -246,6 +247,11 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
     hooks::verdict_archived(daemon, id);
     let files = daemon.home.run_files(id);
     let verdict = verdict_file(daemon, id);
+    // Else its logs may still be written to, and are then cut: it is measured when that is over.
+    let measured_here = {
+        let core = daemon.core.borrow();
+        core.session(id.session).is_none_or(|found| found.is_settled() || found.spec.hook_of.is_some())
+    };
     let dir = daemon.home.session(id.session);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
@@ -274,8 +280,32 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
         });
         let size = size.await;
         daemon.archiving.borrow_mut().remove(&id);
-        if let Ok(bytes) = size {
+        if let Ok(bytes) = size
+            && measured_here
+        {
             daemon.send(Event::Sized(id.session, bytes));
+        }
+    });
+}
+
+/// Measures everything that is over and done with, at a start.
+pub(super) fn measure_all(daemon: &Rc<Daemon>) {
+    let all = daemon.core.borrow().sessions().map(|session| session.id).collect();
+    measure(daemon, all);
+}
+
+/// Measures those of these sessions that are over and done with.
+pub(super) fn measure(daemon: &Rc<Daemon>, ids: Vec<SessionId>) {
+    let over = |session: &Session| session.is_settled() && session.spec.hook_of.is_none();
+    let core = daemon.core.borrow();
+    let wanted = ids.into_iter().filter(|id| core.session(*id).is_some_and(over));
+    let dirs: Vec<_> = wanted.map(|id| (id, daemon.home.session(id))).collect();
+    drop(core);
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let sizes = move || dirs.into_iter().map(|(id, dir)| (id, size_of(&dir))).collect::<Vec<_>>();
+        for (id, bytes) in spawn_blocking(sizes).await.unwrap_or_default() {
+            daemon.send(Event::Sized(id, bytes));
         }
     });
 }

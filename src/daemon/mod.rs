@@ -493,6 +493,7 @@ impl Daemon {
             }
         }
         for run in pending.settled {
+            exit_files::measure(self, vec![run.session]);
             perform::let_go_if_settled(self, run);
         }
     }

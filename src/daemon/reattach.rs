@@ -35,6 +35,7 @@ pub(super) async fn recover(daemon: &Rc<Daemon>) {
     write_missing_verdicts(daemon);
     daemon.take(Event::Recovered);
     daemon.arm_timer();
+    exit_files::measure_all(daemon);
     if count > 0 {
         tracing::info!(runs = count, "looked at what was left running");
     }

@@ -219,3 +219,33 @@ fn where_no_holes_are_made_logs_are_whole_and_it_is_said() {
         }
     }
 }
+
+#[test]
+fn what_counts_against_disk_max_is_on_the_disk_also_after_a_restart() {
+    let little = keeping_little().config("disk_max", "150MB").start();
+    if prove_holes(little.home()).is_err() {
+        return;
+    }
+    let mut daemon = little;
+    let settled = |daemon: &Daemon, id: &str| {
+        daemon.until_status(id, "the tree to be gone", |record| {
+            let evidence = record["evidence"].as_array().cloned().unwrap_or_default();
+            evidence.iter().any(|entry| entry["prong"] == "tree_gone")
+        })
+    };
+    // By their lengths the two are too much, by what is left of the second they are not.
+    let first = daemon.launch(&[], &numbers(1, 600_000));
+    settled(&daemon, &first);
+    let second = daemon.launch(&[], &numbers(1, LINES));
+    settled(&daemon, &second);
+    let kept = |daemon: &Daemon| daemon.json(["list", "-a", "--json"]).as_array().map_or(0, Vec::len);
+    daemon.is_well();
+    assert_eq!(kept(&daemon), 3, "{}", daemon.log());
+    daemon.kill();
+    daemon.start();
+    // A daemon that had not measured them again would not know that they are too much now.
+    let config = json!({"metrics_addr": null, "durability": "normal", "disk_max": "60MB"});
+    fs::write(daemon.home().join("config.json"), config.to_string()).expect("a configuration");
+    assert_eq!(daemon.code(&["daemon", "reload"]), Some(0));
+    until("the oldest to be forgotten", || (kept(&daemon) < 3).then_some(()));
+}
