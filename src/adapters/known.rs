@@ -83,6 +83,15 @@ impl Known {
         }
     }
 
+    /// Whether it is known to start each tool in a kernel session of its own, as all built-in agents were seen to do: what
+    /// shares its leader's session is then part of the agent (a launcher's child, a server for tools), and no tool.
+    pub fn keeps_tools_apart(&self) -> bool {
+        match self {
+            Self::BuiltIn(adapter) => adapter.parse.is_some(),
+            Self::Declared(_) => false,
+        }
+    }
+
     /// Whether the conversation gets our session's id.
     pub fn imposes_id(&self) -> bool {
         match self {

@@ -430,6 +430,7 @@ impl World {
                 let signs = Signs {
                     output_bytes: truth.words,
                     cpu: Duration::from_millis(truth.words),
+                    helpers: 0,
                     others: truth.rest,
                 };
                 let sample = if unknown { Sample::Unknown("x".into()) } else { Sample::Seen(signs) };

@@ -81,9 +81,9 @@ impl Stage {
         self.step(ms, Event::Timer)
     }
 
-    fn seen(&mut self, ms: u64, output_bytes: u64, cpu_ms: u64, others: u32) -> Step {
+    fn seen(&mut self, ms: u64, output_bytes: u64, cpu_ms: u64, (helpers, others): (u32, u32)) -> Step {
         let cpu = Duration::from_millis(cpu_ms);
-        self.step(ms, Event::Sampled(run(), Sample::Seen(Signs { output_bytes, cpu, others })))
+        self.step(ms, Event::Sampled(run(), Sample::Seen(Signs { output_bytes, cpu, helpers, others })))
     }
 
     /// What of lingering and stuck was told so far.
@@ -214,9 +214,12 @@ fn the_end_of_one_that_lingered_is_ours_and_says_what_the_agent_had_said() {
     }
 }
 
+/// What was printed, the processor time in milliseconds, helpers and others.
+type Look = (u64, u64, (u32, u32));
+
 /// A look that is answered at once, every ten seconds; how often trouble was told after each.
 #[track_caller]
-fn looks(stage: &mut Stage, table: &[((u64, u64, u32), usize)]) {
+fn looks(stage: &mut Stage, table: &[(Look, usize)]) {
     for (number, ((output, cpu_ms, others), told)) in table.iter().enumerate() {
         let ms = (number as u64 + 1) * 10_000;
         assert!(stage.passes(ms - 1).effects.is_empty(), "nobody looks between");
@@ -232,28 +235,35 @@ fn looks(stage: &mut Stage, table: &[((u64, u64, u32), usize)]) {
 #[test]
 fn a_run_is_stuck_when_two_looks_in_a_row_saw_nothing_move() {
     let mut stage = Stage::new(None, seconds(10));
+    let (alone, helped, busy) = ((0, 0), (1, 0), (0, 1));
     let table = [
-        ((10, 500, 0), 0),
+        ((10, 500, alone), 0),
         // It printed; it computed; a child lives; the child has gone.
-        ((20, 500, 0), 0),
-        ((20, 600, 0), 0),
-        ((20, 600, 1), 0),
-        ((20, 600, 0), 0),
-        // Nothing. An event loop that waits takes up to a thousandth.
-        ((20, 610, 0), 1),
+        ((20, 500, alone), 0),
+        ((20, 900, alone), 0),
+        ((20, 900, busy), 0),
+        ((20, 900, alone), 0),
+        // Nothing. An event loop that waits takes a little.
+        ((20, 1_200, alone), 1),
         // Once per spell; the time that counts for nothing grows with it.
-        ((20, 615, 0), 1),
-        ((20, 630, 0), 1),
+        ((20, 1_500, alone), 1),
+        ((20, 1_800, alone), 1),
         // It lives; and is stuck again.
-        ((21, 640, 0), 1),
-        ((21, 640, 0), 2),
+        ((21, 1_800, alone), 1),
+        ((21, 1_800, alone), 2),
         // A child that does nothing is somebody all the same.
-        ((21, 640, 1), 2),
-        ((21, 640, 1), 2),
+        ((21, 1_800, busy), 2),
+        ((21, 1_800, busy), 2),
+        // A process of the agent's own is not; but one that came or went is news, and so is one for another.
+        ((21, 1_800, helped), 2),
+        ((21, 1_800, helped), 3),
+        ((21, 1_800, alone), 3),
+        ((21, 1_700, alone), 3),
+        ((21, 1_700, alone), 4),
     ];
     looks(&mut stage, &table);
     assert_eq!(stage.samples as usize, table.len());
-    assert_eq!(stage.supervisor.counters().stuck, 2);
+    assert_eq!(stage.supervisor.counters().stuck, 4);
 }
 
 #[test]
@@ -261,14 +271,14 @@ fn what_cannot_be_read_is_not_stuck() {
     let mut stage = Stage::new(None, seconds(10));
     let unknown = || Event::Sampled(run(), Sample::Unknown("permission denied".into()));
     stage.passes(10_000);
-    stage.seen(10_000, 5, 5, 0);
+    stage.seen(10_000, 5, 5, (0, 0));
     stage.passes(20_000);
     stage.step(20_000, unknown());
     stage.passes(30_000);
-    stage.seen(30_000, 5, 5, 0);
+    stage.seen(30_000, 5, 5, (0, 0));
     assert_eq!(stage.troubles().len(), 0, "what was between the looks is not known");
     stage.passes(40_000);
-    stage.seen(40_000, 5, 5, 0);
+    stage.seen(40_000, 5, 5, (0, 0));
     assert_eq!((stage.troubles().len(), stage.session().stuck_since()), (1, Some(at(30_000))));
     stage.passes(50_000);
     stage.step(50_000, unknown());
@@ -280,7 +290,7 @@ fn a_word_of_the_agent_ends_the_spell_and_silence_of_a_run_that_is_over_is_none(
     let mut stage = Stage::new(None, seconds(10));
     for ms in [10_000, 20_000] {
         stage.passes(ms);
-        stage.seen(ms, 5, 5, 0);
+        stage.seen(ms, 5, 5, (0, 0));
     }
     assert_eq!(stage.session().stuck_since(), Some(at(10_000)));
     stage.says(21_000, Active);
@@ -288,7 +298,7 @@ fn a_word_of_the_agent_ends_the_spell_and_silence_of_a_run_that_is_over_is_none(
     stage.passes(30_000);
     // It ended while it was looked at.
     stage.step(30_001, Event::Evidence(run(), Evidence::LeaderEnded));
-    stage.seen(30_002, 5, 5, 0);
+    stage.seen(30_002, 5, 5, (0, 0));
     assert!(stage.passes(100_000).effects.iter().all(|effect| !matches!(effect, Effect::Sample(_))));
     assert_eq!(stage.troubles(), [EventKind::Stuck]);
 }

@@ -21,9 +21,10 @@ use super::perform::TreeLook;
 pub(super) fn sample(daemon: &Rc<Daemon>, id: RunId) {
     let logs = ["stdout", "stderr"].map(|stream| daemon.home.log(id, stream));
     let tree = TreeLook::of(daemon, id);
+    let tools_apart = daemon.adapter_of(id.session).is_some_and(|adapter| adapter.keeps_tools_apart());
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let looked = spawn_blocking(move || look(&tree, &logs)).await;
+        let looked = spawn_blocking(move || look(&tree, &logs, tools_apart)).await;
         let sample = match looked {
             Ok(Ok(signs)) => Sample::Seen(signs),
             Ok(Err(why)) => Sample::Unknown(why),
@@ -36,16 +37,26 @@ pub(super) fn sample(daemon: &Rc<Daemon>, id: RunId) {
     });
 }
 
-fn look(tree: &TreeLook, logs: &[PathBuf]) -> Result<Signs, String> {
+fn look(tree: &TreeLook, logs: &[PathBuf], tools_apart: bool) -> Result<Signs, String> {
+    let unreadable = |pid: u32| move |error| format!("read what process {pid} has used: {error}");
     let leader = tree.leader.as_ref().ok_or("no handle on the leader")?;
     let members = match tree.members() {
         Tree::Known(members) => members,
         Tree::Unknown(why) => return Err(why),
     };
-    let others = members.iter().filter(|member| !member.id().same(leader.id())).count();
-    let output = logs.iter().map(|log| length(log)).sum::<Result<u64, String>>()?;
-    let cpu = leader.cpu().map_err(|error| format!("read the leader's processor time: {error}"))?;
-    Ok(Signs { output_bytes: output, cpu, others: u32::try_from(others).unwrap_or(u32::MAX) })
+    let activity = leader.activity().map_err(unreadable(leader.pid()))?;
+    let (mut cpu, mut helpers, mut others) = (activity.cpu, 0, 0);
+    for member in members.iter().filter(|member| !member.id().same(leader.id())) {
+        let its = member.activity().map_err(unreadable(member.pid()))?;
+        if tools_apart && its.session == activity.session {
+            cpu += its.cpu;
+            helpers += 1;
+        } else {
+            others += 1;
+        }
+    }
+    let output_bytes = logs.iter().map(|log| length(log)).sum::<Result<u64, String>>()?;
+    Ok(Signs { output_bytes, cpu, helpers, others })
 }
 
 fn length(log: &Path) -> Result<u64, String> {

@@ -15,6 +15,8 @@ pub struct Stat {
     pub state: u8,
     /// Field 4: number of the parent; 0 when it is in another pid namespace.
     pub parent: u32,
+    /// Field 6: the session (setsid(2)); 0 when it was made in another pid namespace.
+    pub session: u32,
     /// Fields 14 to 17, in 10 ms ticks: user and system time of all its threads, and of the children that it waited for.
     pub cpu_ticks: u64,
     /// Field 20: threads, the leader included even when it has ended before the others.
@@ -49,6 +51,7 @@ fn parse(line: &[u8]) -> Option<Stat> {
     Some(Stat {
         state: *field(3)?.as_bytes().first()?,
         parent: field(4)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
         cpu_ticks: [ticks(14)?, ticks(15)?, ticks(16)?, ticks(17)?].into_iter().fold(0, u64::saturating_add),
         threads: field(20)?.parse().ok()?,
         start_ticks: field(22)?.parse().ok()?,
@@ -104,6 +107,7 @@ mod tests {
         let expected = Stat {
             state: b'Z',
             parent: 1,
+            session: 7,
             cpu_ticks: 4321,
             threads: 1,
             start_ticks: 4242,

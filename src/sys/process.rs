@@ -57,6 +57,15 @@ pub enum Found {
     Unknown(String),
 }
 
+/// What a process has used so far, and where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// Processor time of all its threads, and of the children that it has waited for, to 10 ms.
+    pub cpu: Duration,
+    /// The kernel's session that it is in (setsid(2)).
+    pub session: u32,
+}
+
 /// What became of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -217,11 +226,12 @@ impl ProcessRef {
         }
     }
 
-    /// Processor time of all its threads, and of the children that it has waited for, to 10 ms.
-    pub fn cpu(&self) -> io::Result<Duration> {
+    /// What it has used, and its session.
+    pub fn activity(&self) -> io::Result<Activity> {
         let stat = proc_fs::stat(self.id.pid)?;
         if self.owns_number()? {
-            Ok(Duration::from_millis(stat.cpu_ticks.saturating_mul(10)))
+            let cpu = Duration::from_millis(stat.cpu_ticks.saturating_mul(10));
+            Ok(Activity { cpu, session: stat.session })
         } else {
             Err(io::Error::from_raw_os_error(libc::ESRCH))
         }

@@ -165,6 +165,15 @@ fn a_session_without_a_sign_of_life_is_told_to_be_stuck_once_and_lives() {
 }
 
 #[test]
+fn the_child_of_a_launcher_is_the_agent_and_a_tool_is_work_under_way() {
+    let daemon = Daemon::builder().config("stuck", "1s").start();
+    let tool = daemon.codex(&[], "setsid sleep 1000 & wait");
+    let launcher = daemon.codex(&[], "sleep 1000 & wait");
+    daemon.until_told(&launcher, "session.stuck");
+    assert_eq!(daemon.told(&tool, "session.stuck"), 0, "launched before, so looked at as often");
+}
+
+#[test]
 fn what_it_prints_ends_the_spell_and_the_next_one_is_told_again() {
     let mut daemon = Daemon::builder().config("stuck", "1s").start();
     let gate = daemon.gate("gate");
