@@ -274,7 +274,9 @@ fn start_daemon(home: &Home) -> Result<u32, String> {
 fn compare_versions(answer: &Response<Incoming>) {
     static SAID: AtomicBool = AtomicBool::new(false);
     let daemon = answer.headers().get(hyper::header::SERVER).and_then(|name| name.to_str().ok());
-    if let Some(said) = of_another_version(daemon, SERVER_NAME)
+    // Not folded into the comparison: packaging/test-deb makes a later version of this program by its text alone.
+    let command = std::hint::black_box(SERVER_NAME);
+    if let Some(said) = of_another_version(daemon, command)
         && !SAID.swap(true, atomic::Ordering::Relaxed)
     {
         render::say(&said);
