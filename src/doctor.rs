@@ -6,15 +6,23 @@
 use std::path::Path;
 
 use crate::limits;
-use crate::sys::cgroup::CgroupMode;
+use crate::sys::cgroup::scope::Scopes;
+use crate::sys::cgroup::{self, CgroupMode};
 use crate::sys::features::Features;
 use crate::sys::host_limits::{Bound, HostLimits, Systemd};
 use crate::wire::api::{Check, CheckState};
 
 /// Everything that can be told of this host.
-pub fn host(features: &Features, host: &HostLimits, systemd: &Systemd, sessions_max: usize) -> Vec<Check> {
+pub fn host(
+    features: &Features,
+    host: &HostLimits,
+    systemd: &Systemd,
+    found: &Scopes,
+    sessions_max: usize,
+) -> Vec<Check> {
     let mut checks = kernel(features);
     checks.push(cgroups(&features.cgroup));
+    checks.push(scopes(found));
     checks.extend(room(host, sessions_max));
     checks.push(service(systemd));
     checks.extend(testing_aid(&features.without));
@@ -79,6 +87,31 @@ fn cgroups(mode: &CgroupMode) -> Check {
             CheckState::Note,
             format!("none ({why}): a session's tree is its shim's descendants"),
         ),
+    }
+}
+
+fn scopes(found: &Scopes) -> Check {
+    match found {
+        Scopes::Made(manager) => Check::new(
+            "scopes",
+            CheckState::Ok,
+            format!(
+                "one for each session in {} of the user's manager ({}), whatever becomes of the daemon's unit",
+                cgroup::scope::SLICE,
+                manager.why
+            ),
+        ),
+        Scopes::None { why, linger } => {
+            let check = Check::new(
+                "scopes",
+                CheckState::Note,
+                format!("none ({why}): sessions stay where the daemon is"),
+            );
+            match linger {
+                Some(user) => check.advise(format!("sudo loginctl enable-linger {user}")),
+                None => check,
+            }
+        }
     }
 }
 
@@ -178,6 +211,7 @@ pub fn shim(program: Result<&Path, &std::io::Error>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::cgroup::scope::Manager;
 
     fn everything() -> Features {
         Features {
@@ -203,6 +237,14 @@ mod tests {
         }
     }
 
+    fn made() -> Scopes {
+        Scopes::Made(Manager {
+            bus: "/run/user/7/bus".into(),
+            cgroup: "/sys/fs/cgroup/m".into(),
+            why: "the manager lingers".into(),
+        })
+    }
+
     const UNIT: &str = "agentctl.service";
 
     fn states(
@@ -211,7 +253,7 @@ mod tests {
         sessions_max: usize,
     ) -> Vec<(String, CheckState)> {
         let systemd = Systemd { booted: true, unit: Some(UNIT.into()) };
-        let checks = host(features, host_limits, &systemd, sessions_max);
+        let checks = host(features, host_limits, &systemd, &made(), sessions_max);
         checks.into_iter().map(|check| (check.name, check.state)).collect()
     }
 
@@ -258,6 +300,17 @@ mod tests {
             ("testing aid", note),
         ];
         check(&weak, &roomy(), 10_000, &expected);
+    }
+
+    #[test]
+    fn sessions_that_stay_with_the_daemon_are_a_note_with_the_command_where_one_helps() {
+        assert_eq!(scopes(&made()).state, CheckState::Ok);
+        for (linger, advice) in [(None, None), (Some("ann"), Some("sudo loginctl enable-linger ann"))] {
+            let found = Scopes::None { why: "for a reason".into(), linger: linger.map(str::to_owned) };
+            let check = scopes(&found);
+            assert_eq!((check.state, check.advice.as_deref()), (CheckState::Note, advice));
+            assert!(check.found.contains("for a reason"), "{}", check.found);
+        }
     }
 
     #[test]

@@ -143,3 +143,5 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const DAEMON_START_TIMEOUT: Duration = Duration::from_secs(10);
 /// `run`, `wait` and `logs -f` look for a restarted daemon so long.
 pub const RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A service manager that failed to make a scope is not asked again so long.
+pub const SCOPE_RETRY_AFTER: Duration = Duration::from_secs(60);

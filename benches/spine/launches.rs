@@ -81,7 +81,7 @@ fn raw_spawn(home: &Path, program: &ShimProgram) -> Outcome<u64> {
     files.write_launch(&order(&files))?;
     let mut shim = None;
     let took = timed(|| {
-        let (started, socket) = program.spawn(files.dir(), id.run)?;
+        let (started, socket) = program.spawn(files.dir(), id.run, false)?;
         shim = Some(started);
         loop {
             match next_message(socket.as_fd(), Duration::from_secs(10))? {
@@ -118,6 +118,7 @@ fn order(files: &RunFiles) -> LaunchOrder {
         leftovers: Leftovers::Kill,
         grace_ms: 1_000,
         cgroup: None,
+        account: None,
         late_ms: 5_000,
         log_bytes_max: None,
     }

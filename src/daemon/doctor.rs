@@ -31,6 +31,7 @@ pub(super) async fn answer(daemon: &Rc<Daemon>) -> Response<Answer> {
         sys::features::probe(),
         &sys::host_limits::host_limits(),
         &sys::host_limits::systemd(),
+        &sys::features::scopes(),
         daemon.config.borrow().sessions_max,
     ));
     checks.push(journal(daemon));

@@ -436,10 +436,7 @@ fn health(daemon: &Daemon) -> serde_json::Value {
         "rebuilt": rebuilt(daemon),
         "sessions": core.live(),
         "deliveriesOwed": core.outbox().len(),
-        "cgroups": match &daemon.cgroups {
-            crate::sys::cgroup::CgroupMode::Own { base, why } => format!("own, below {} ({why})", base.display()),
-            crate::sys::cgroup::CgroupMode::None { why } => format!("none ({why})"),
-        },
+        "cgroups": daemon.places.words(now.mono),
     })
 }
 

@@ -28,19 +28,24 @@ use crate::core::record::DeliveryId;
 use crate::core::resources::ResourceLimits;
 use crate::core::session::{HiddenText, Notify, Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
-use crate::sys::cgroup::{self, CgroupMode, control};
-use crate::sys::shim_file::{ShimMessage, ShimProgram, next_message};
-use crate::sys::{Backend, ProcessRef};
+use crate::sys::cgroup::scope::{Made, Manager};
+use crate::sys::shim_file::{ShimMessage, ShimProgram, let_go, next_message};
+use crate::sys::{self, ProcessRef};
 use crate::wire::session_dir::{self, CreatedFile, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
 use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
 
 use super::home::log_name;
 use super::perform::{self, Handles};
+use super::place::Chosen;
 use super::{Daemon, hooks};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
+
+/// A shim that was killed is reaped within milliseconds.
+const DISMISS_LOOKS_MAX: u32 = 1_000;
+const DISMISS_LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A first start that prints nothing holds others up for at most so long.
 const FIRST_START_MAX: Duration = Duration::from_secs(10);
@@ -79,7 +84,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         .and_then(|real| real.into_os_string().into_string().ok())
         .unwrap_or(cwd);
     let model = ask.model.clone().or_else(|| config.model.clone());
-    let limits = resource_limits(daemon, &ask)?;
+    let limits = daemon.places.limits_of(sys::clock::now().mono, &ask)?;
     let own_id = id.to_string();
     let line = Ask {
         prompt: ask.prompt.as_deref(),
@@ -158,7 +163,7 @@ pub(crate) fn prepare_resume(
     let native = session.native_id.as_deref();
     let command = adapter.resume_command(&line, native.unwrap_or_default());
     let (program, arguments) = command.map_err(|unfit| unfit.to_string())?;
-    can_limit(daemon, &spec.limits)?;
+    daemon.places.can_limit(sys::clock::now().mono, &spec.limits)?;
     if native.is_none() {
         return Err(format!(
             "session {} cannot be resumed: {} ended before it told the id of its conversation; launch a new one",
@@ -177,30 +182,6 @@ pub(crate) fn prepare_resume(
         for_hooks: spec.hooks.on_complete.is_some(),
     };
     Ok((shown(&ask.message, spec.private), parcel))
-}
-
-/// What the session may use, refused where nobody would enforce it.
-fn resource_limits(daemon: &Daemon, ask: &api::Launch) -> Result<ResourceLimits, String> {
-    let limits = ResourceLimits {
-        memory_max_bytes: ask.memory_max_bytes,
-        cpu_quota_percent: ask.cpu_quota_percent,
-        tasks_max: ask.tasks_max,
-    };
-    match limits.unfit() {
-        Some(why) => Err(why),
-        None => can_limit(daemon, &limits).map(|()| limits),
-    }
-}
-
-fn can_limit(daemon: &Daemon, limits: &ResourceLimits) -> Result<(), String> {
-    if daemon.sys.started().backend == Backend::Portable && !limits.is_none() {
-        return Err(
-            "limits of memory, CPU or tasks cannot be kept: the portable backend has no cgroups; launch \
-                    without them, or run the daemon with another backend"
-                .to_owned(),
-        );
-    }
-    control::can_limit(&daemon.cgroups, limits)
 }
 
 fn umask(asked: Option<u32>) -> u32 {
@@ -383,14 +364,11 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
         };
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
         let Ok(_place) = daemon.launches.acquire().await else { return };
-        let order = match order(&daemon, id, &parcel) {
-            Ok(Some(order)) => order,
-            Ok(None) => return,
-            Err(why) => return withdraw(&daemon, id, why),
-        };
+        let Some((order, limits)) = order(&daemon, id, &parcel) else { return };
+        let place = daemon.places.choose(sys::clock::now().mono);
         let files = daemon.home.run_files(id);
         let shim = Arc::clone(&daemon.shim);
-        let begun = spawn_blocking(move || begin(&shim, &files, &order, &parcel)).await;
+        let begun = spawn_blocking(move || begin(&shim, &files, order, &limits, &parcel, &place)).await;
         let begun = begun.unwrap_or_else(|panicked| Err(format!("the launch panicked: {panicked}")));
         match begun {
             Ok(begun) => accept(&daemon, id, begun, turn),
@@ -424,39 +402,17 @@ async fn take_turn(daemon: &Rc<Daemon>, first: Option<&FirstStart>) -> Option<Ow
     (!first.is_done(size)).then_some(guard)
 }
 
-/// The cgroup of a run with its limits, made before there is anybody to be in it. Without limits it may be missing.
-fn own_cgroup(daemon: &Daemon, id: RunId, limits: &ResourceLimits) -> Result<Option<PathBuf>, String> {
-    let CgroupMode::Own { base, .. } = &daemon.cgroups else {
-        // Refused before, save by a daemon that came in between and was started elsewhere.
-        return can_limit(daemon, limits).map(|()| None);
-    };
-    let path = match cgroup::make(base, id) {
-        Ok(path) => path,
-        Err(error) if limits.is_none() => {
-            tracing::warn!(session = %id.session, "no cgroup for the session, its tree is the shim's: {error}");
-            return Ok(None);
-        }
-        Err(error) => return Err(format!("make the cgroup that the limits need: {error}")),
-    };
-    if let Err(error) = control::limit(&path, limits) {
-        let _empty = cgroup::remove(&path);
-        return Err(format!("limit the session: {error}"));
-    }
-    Ok(Some(path))
-}
-
-/// `None`: the session is gone.
-fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Result<Option<LaunchOrder>, String> {
+/// All but the place, and what may be used there. `None`: the session is gone.
+fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<(LaunchOrder, ResourceLimits)> {
     let core = daemon.core.borrow();
-    let Some(Session { spec, .. }) = core.session(id.session) else { return Ok(None) };
-    let cgroup = own_cgroup(daemon, id, &spec.limits)?;
+    let spec = &core.session(id.session)?.spec;
     let files = daemon.home.run_files(id);
     let logs = match spec.hook_of {
         Some(of) => [(); 2].map(|()| hooks::log_path(daemon, of).to_string_lossy().into_owned()),
         None => ["stdout", "stderr"].map(|stream| log_name(id.run, stream)),
     };
     let [stdout, stderr] = logs;
-    Ok(Some(LaunchOrder {
+    let order = LaunchOrder {
         v: Version,
         session: id.session,
         run: id.run,
@@ -470,10 +426,12 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Result<Option<LaunchOrd
         stderr,
         leftovers: spec.leftovers,
         grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
-        cgroup: cgroup.map(|path| path.to_string_lossy().into_owned()),
+        cgroup: None,
+        account: None,
         late_ms: SHIM_LATE_MS,
         log_bytes_max: daemon.config.borrow().log_max_bytes.filter(|_| daemon.makes_holes.is_ok()),
-    }))
+    };
+    Some((order, spec.limits))
 }
 
 /// What came of starting a shim.
@@ -481,6 +439,8 @@ struct Begun {
     shim: ProcessRef,
     leader: Option<ProcessRef>,
     cgroup: Option<PathBuf>,
+    /// How the scope went, where one was to be made.
+    scope: Option<Result<(), String>>,
     /// It said that the launch failed; the exit file says why.
     failed: bool,
 }
@@ -489,8 +449,10 @@ struct Begun {
 fn begin(
     shim: &ShimProgram,
     files: &RunFiles,
-    order: &LaunchOrder,
+    mut order: LaunchOrder,
+    limits: &ResourceLimits,
     parcel: &Parcel,
+    place: &Chosen,
 ) -> Result<Begun, String> {
     let doing = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let dir = files.dir();
@@ -503,10 +465,33 @@ fn begin(
         session_dir::write_atomic(dir, name, prompt.as_bytes(), session_dir::FILE_MODE)
             .map_err(doing("write the prompt"))?;
     }
-    files.write_launch(order).map_err(doing("write the launch order"))?;
-    let (shim, socket) = shim.spawn(dir, order.run).map_err(doing("start the shim"))?;
+    let (shim, socket, scope) = match &place.manager {
+        None => {
+            settle_below(&mut order, place, files.id(), limits)?;
+            files.write_launch(&order).map_err(doing("write the launch order"))?;
+            let (shim, socket) = shim.spawn(dir, order.run, false).map_err(doing("start the shim"))?;
+            (shim, socket, None)
+        }
+        Some(manager) => {
+            let (shim, socket) = shim.spawn(dir, order.run, true).map_err(doing("start the shim"))?;
+            let scope = settle_in_scope(&mut order, manager, place, shim.pid(), limits);
+            let ordered = scope.and_then(|scope| {
+                files.write_launch(&order).map_err(doing("write the launch order")).map(|()| scope)
+            });
+            match ordered {
+                Ok(scope) => {
+                    let_go(socket.as_fd());
+                    (shim, socket, Some(scope))
+                }
+                Err(why) => {
+                    dismiss(&shim);
+                    return Err(why);
+                }
+            }
+        }
+    };
     let cgroup = order.cgroup.as_ref().map(PathBuf::from);
-    let mut begun = Begun { shim, leader: None, cgroup, failed: false };
+    let mut begun = Begun { shim, leader: None, cgroup, scope, failed: false };
     loop {
         match next_message(socket.as_fd(), limits::SHIM_READY_TIMEOUT) {
             Ok(ShimMessage::Leader(pidfd)) => {
@@ -528,8 +513,57 @@ fn begin(
     }
 }
 
+/// In a cgroup below ours, or in ours.
+fn settle_below(
+    order: &mut LaunchOrder,
+    place: &Chosen,
+    id: RunId,
+    limits: &ResourceLimits,
+) -> Result<(), String> {
+    order.cgroup = place.own_cgroup(id, limits)?.map(|path| path.to_string_lossy().into_owned());
+    Ok(())
+}
+
+/// In a scope of the manager's, or else as if there were none, and why. `Err`: nowhere, for nobody keeps the limits.
+fn settle_in_scope(
+    order: &mut LaunchOrder,
+    manager: &Manager,
+    place: &Chosen,
+    shim: u32,
+    limits: &ResourceLimits,
+) -> Result<Result<(), String>, String> {
+    let id = RunId { session: order.session, run: order.run };
+    match manager.make(id, shim, limits) {
+        Ok(Made { scope, session }) => {
+            order.cgroup = Some(session.to_string_lossy().into_owned());
+            order.account = Some(scope.to_string_lossy().into_owned());
+            Ok(Ok(()))
+        }
+        Err(why) => match settle_below(order, place, id, limits) {
+            Ok(()) => Ok(Err(why)),
+            Err(other) => Err(format!("{why}; {other}")),
+        },
+    }
+}
+
+/// Ends a shim that was held and has no launch to take.
+fn dismiss(shim: &ProcessRef) {
+    let _gone = shim.signal(9);
+    for _ in 0..DISMISS_LOOKS_MAX {
+        if !matches!(shim.reap(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(DISMISS_LOOK_EVERY);
+    }
+}
+
 fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<OwnedMutexGuard<()>>) {
-    let Begun { shim, leader, cgroup, failed } = begun;
+    let Begun { shim, leader, cgroup, scope, failed } = begun;
+    match scope {
+        Some(Ok(())) => daemon.places.scope_made(),
+        Some(Err(why)) => daemon.places.scope_failed(sys::clock::now().mono, why),
+        None => {}
+    }
     let leader = if failed { None } else { leader.or_else(|| perform::leader_by_file(daemon, id)) };
     perform::watch_shim(daemon, id, &shim);
     if let Some(leader) = &leader {

@@ -20,6 +20,7 @@ mod launch;
 mod life;
 mod log_files;
 mod perform;
+mod place;
 mod reach;
 mod reattach;
 mod rebuild;
@@ -52,7 +53,6 @@ use crate::core::outbox::Endpoint;
 use crate::core::record::{DeliveryId, Record};
 use crate::core::vocab::{HostId, RunId, SessionId};
 use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Settings, Step, Supervisor};
-use crate::sys::cgroup::CgroupMode;
 use crate::sys::journald::Journald;
 use crate::sys::service::ServiceManager;
 use crate::sys::shim_file::ShimProgram;
@@ -133,9 +133,10 @@ pub(crate) struct Daemon {
     pub(crate) journal: Journal,
     pub(crate) hub: Hub,
     pub(crate) shim: Arc<ShimProgram>,
-    pub(crate) cgroups: CgroupMode,
     /// Whether the file system of the sessions makes holes, which keeping logs to their size takes.
     pub(crate) makes_holes: Result<(), String>,
+    /// Where sessions live.
+    pub(crate) places: place::Places,
     /// Soft limit of open files as inherited: what a session gets that asks for none.
     pub(crate) nofile: u64,
     pub(crate) handles: RefCell<HashMap<RunId, Handles>>,
@@ -317,6 +318,7 @@ impl Daemon {
         inbox: mpsc::UnboundedSender<Message>,
     ) -> Self {
         let now = sys::clock::now();
+        let places = place::Places::new(sys.started().backend);
         let mut core = Supervisor::new(settings(&config, sys.host().clone()));
         for record in &loaded.records {
             core.replay(record, now);
@@ -341,7 +343,7 @@ impl Daemon {
             hub,
             shim: Arc::new(shim),
             makes_holes,
-            cgroups: sys::cgroup::mode(),
+            places,
             nofile,
             handles: RefCell::default(),
             readers: RefCell::default(),

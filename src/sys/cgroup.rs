@@ -15,6 +15,8 @@ use super::{ProcessRef, proc_fs};
 use crate::core::vocab::RunId;
 
 pub mod control;
+#[cfg(target_os = "linux")]
+pub mod scope;
 
 /// Whether sessions get cgroups of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]

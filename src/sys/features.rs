@@ -14,6 +14,9 @@ use super::cgroup::{self, CgroupMode};
 use super::linux::{pidfd, uring};
 use super::{identity, without};
 
+/// Looked for anew each time, unlike the rest.
+pub use super::cgroup::scope::scopes;
+
 /// What this host can do. Each loss is described in the README.
 #[derive(Clone, Debug)]
 pub struct Features {

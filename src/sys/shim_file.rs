@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::event::{PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags,
     SocketType, recvmsg, socketpair,
 };
 
@@ -27,6 +27,8 @@ use super::{ProcessRef, without};
 
 /// The name of the program, beside ours.
 const NAME: &str = "agentctl-shim";
+/// The argument of a shim that is to wait for a word before it takes its launch.
+const HELD: &str = "held";
 
 /// Where the shim is looked for: beside the running program. Opened, to know that it can be.
 pub fn beside_me() -> io::Result<std::path::PathBuf> {
@@ -61,13 +63,16 @@ impl ShimProgram {
     ///
     /// Blocks until the shim has been executed (milliseconds), so it is called from a blocking thread. Nothing here
     /// may make `Command` fork: with a daemon of 200 MB that took 91 ms instead of 0.3 (`pre_exec`, `uid`, `gid`).
-    pub fn spawn(&self, session_dir: &Path, run: u32) -> io::Result<(ProcessRef, OwnedFd)> {
+    ///
+    /// One that is `held` takes the launch only when it is told to ([`let_go`]) or our end of the socket is closed.
+    pub fn spawn(&self, session_dir: &Path, run: u32, held: bool) -> io::Result<(ProcessRef, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let child = Command::new(self.as_path())
             .arg0(NAME)
             .arg(session_dir)
             .arg(run.to_string())
+            .args(held.then_some(HELD))
             .env_clear()
             .env(without::VARIABLE, without::wanted())
             .stdin(theirs)
@@ -86,6 +91,11 @@ impl ShimProgram {
 /// What a shim complains about before it has anywhere else to write.
 fn open_log(session_dir: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(session_dir.join("shim.log"))
+}
+
+/// Lets a held shim take its launch. One that is gone will tell by its end.
+pub fn let_go(socket: BorrowedFd<'_>) {
+    let _gone = rustix::net::send(socket, b"go", SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 /// What a shim says, in this order.

@@ -78,6 +78,7 @@ impl Session {
             leftovers: Leftovers::Kill,
             grace_ms: 5_000,
             cgroup: None,
+            account: None,
             late_ms: 5_000,
             log_bytes_max: None,
         };

@@ -127,6 +127,13 @@ impl Guest {
         });
     }
 
+    /// The scopes that there are, by the word of the user's manager.
+    #[track_caller]
+    fn scopes(&self) -> BTreeSet<String> {
+        let listed = self.user("systemctl --user list-units --plain --no-legend 'agentctl-*.scope'");
+        listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    }
+
     /// The ids of all that run, by the daemon's word.
     #[track_caller]
     fn running(&self) -> BTreeSet<String> {
@@ -285,7 +292,11 @@ fn sessions_of_the_template_live_through_everything_that_happens_to_it() {
          systemctl enable --now agentctl@dev1.socket",
         SHORT_WATCHDOG.replace('\n', "\\n")
     ));
+    // The manager of the user refuses scopes: sessions live in cgroups below the unit's.
+    guest.root("printf '#!/bin/sh\\necho refused >&2; exit 1' >/usr/local/bin/busctl; chmod 755 /usr/local/bin/busctl");
     let fleet = launch_fleet(&guest);
+    let status = guest.user("agentctl daemon status");
+    assert!(status.contains("the last one failed: the user's manager refused: refused"), "{status}");
     torment(&guest, TEMPLATE, &fleet);
     // A stop empties the cgroup of a session, and takes it away.
     let id = guest.json("launch --json -- sh -c 'setsid sleep 1000 & sleep 1000'")["id"]
@@ -297,6 +308,21 @@ fn sessions_of_the_template_live_through_everything_that_happens_to_it() {
     guest.user(&format!("agentctl stop {id}"));
     until("the cgroup to be gone", || (guest.root(count).trim() == (before - 1).to_string()).then_some(()));
     ends_right(&guest, &fleet);
+    // It does not refuse any more, and takes processes of a system unit as well.
+    guest.root("rm /usr/local/bin/busctl; systemctl restart agentctl@dev1.service");
+    let id = guest.json("launch --json -- sleep 1000")["id"].as_str().expect("an id").to_owned();
+    assert!(guest.scopes().contains(&format!("agentctl-{id}.1.scope")));
+    guest.user(&format!("agentctl stop {id}"));
+    until("the scope to be gone", || guest.scopes().is_empty().then_some(()));
+    // Without lingering, its manager would end at a logout, and they with it: said once, and they stay.
+    guest.root("rm /var/lib/systemd/linger/dev1");
+    for _ in 0..2 {
+        guest.root(
+            "runuser -u dev1 -- agentctl run -- sh -c 'grep -q agentctl@dev1.service /proc/self/cgroup'",
+        );
+    }
+    let warned = "journalctl -u agentctl@dev1.service -g 'loginctl enable-linger dev1' -o cat | wc -l";
+    assert_eq!(guest.root(warned).trim(), "1");
     // The hardening is worth something, and agents' runtimes survive it.
     let exposure = guest.root("systemd-analyze security --no-pager agentctl@dev1.service | tail -n 1");
     let exposure: f64 = exposure
@@ -356,4 +382,58 @@ fn a_unit_takes_over_from_a_daemon_that_a_command_had_started() {
     assert_ne!(first, second);
     let now = guest.root("cat /home/dev1/.agentctl/daemon.lock");
     assert_eq!(now, format!("{second}\nrun by a service manager\n{host}\n"));
+}
+
+/// The unit's own end would kill all that is in it.
+const KILLS_ALL: &str = "[Service]\\nKillMode=control-group\\n";
+
+#[test]
+fn each_session_is_a_scope_that_outlives_the_daemons_unit_and_ends_with_its_last_process() {
+    let Some(guest) = Guest::boot("agentctl-scopes") else { return };
+    guest.root(&format!(
+        "mkdir -p /etc/systemd/user/agentctl.service.d; printf '{KILLS_ALL}' >/etc/systemd/user/agentctl.service.d/test.conf"
+    ));
+    guest.user("systemctl --user daemon-reload; systemctl --user enable --now agentctl.socket");
+    let fleet = launch_fleet(&guest);
+    let all: BTreeSet<_> = fleet.iter().map(|id| format!("agentctl-{id}.1.scope")).collect();
+    assert_eq!(guest.scopes(), all);
+    let status = guest.user("agentctl daemon status");
+    assert!(status.contains("a scope each in agentctl.slice (the daemon is the manager's own)"), "{status}");
+    let checks = guest.json("doctor --json");
+    let check = checks.as_array().and_then(|all| all.iter().find(|check| check["name"] == "scopes"));
+    assert_eq!(check.map(|check| &check["state"]), Some(&json!("ok")), "{checks:#}");
+    let tree = guest.user("systemd-cgls --no-pager --full --user-unit agentctl.slice");
+    assert!(all.iter().all(|scope| tree.contains(scope)), "{tree}");
+    // Neither the shims nor the leaders are the unit's to kill.
+    guest.user("systemctl --user stop agentctl.socket agentctl.service");
+    assert_eq!(guest.shows(USER, "ActiveState"), "inactive");
+    all_live(&guest, &fleet, "a stop of the unit and all in it");
+    // A stop ends all that is in the scope, and with it the scope; the others' stay.
+    let id = guest.json("launch --json -- sh -c 'setsid sleep 1000 & sleep 1000'")["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    assert!(guest.scopes().contains(&format!("agentctl-{id}.1.scope")));
+    guest.user(&format!("agentctl stop {id}"));
+    let stopped = guest.json(&format!("status {id} --json"));
+    assert_eq!((&stopped["outcome"], &stopped["leftovers"]), (&json!("cancelled"), &json!(0)), "{stopped:#}");
+    until("the scope to be gone", || (guest.scopes() == all).then_some(()));
+    // A limit that the manager has no controller for is refused before anything is started.
+    let refused =
+        guest.user("agentctl launch --memory-max 1G -- sleep 1000 2>&1; echo $?; agentctl list --json");
+    assert!(refused.contains("no controllers memory") && refused.contains("\n1\n"), "{refused}");
+    assert_eq!(guest.running(), fleet);
+    ends_right(&guest, &fleet);
+    until("all scopes to be gone", || guest.scopes().is_empty().then_some(()));
+    // Each counted the time of its own processes.
+    let record = guest.json("status s1 --json");
+    assert!(record["usage"]["cpuSeconds"].as_f64() > Some(0.0), "{record:#}");
+    // A manager that does not answer costs a launch some seconds, the first one, and nobody a session.
+    guest
+        .root("printf '#!/bin/sh\\nexec sleep 1000' >/usr/local/bin/busctl; chmod 755 /usr/local/bin/busctl");
+    guest.user(
+        "for n in 1 2 3; do agentctl run -- sh -c 'grep -q agentctl.service /proc/self/cgroup' || exit; done",
+    );
+    let status = guest.user("agentctl daemon status");
+    assert!(status.contains("the last one failed: busctl took longer than 3 s"), "{status}");
 }

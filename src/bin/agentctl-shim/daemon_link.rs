@@ -1,7 +1,7 @@
 //! The socket to the daemon that started us, on standard input: it makes a launch faster to notice, nothing else.
 //!
 //! The daemon may be deaf, dead or another kind of file, so every send may fail and no failure matters. Refuses to
-//! receive: the shim takes orders from files only.
+//! receive anything but that it may begin: the shim takes orders from files only.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -9,9 +9,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use agentctl::wire::session_dir::ShimMessage;
 use rustix::fs::{Mode, OFlags, open};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::kernel;
+
+/// Waits until the daemon has found us a place to live, or is gone; then the launch order, if there is one, is ours to
+/// take all the same.
+pub(crate) fn wait_for_word() {
+    let _ = rustix::io::retry_on_intr(|| rustix::net::recv(io::stdin(), &mut [0; 8], RecvFlags::empty()));
+}
 
 /// Tells the daemon.
 pub(crate) fn send(message: ShimMessage) {

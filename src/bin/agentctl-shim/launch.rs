@@ -47,6 +47,8 @@ pub(crate) struct Policy {
     pub(crate) late: Duration,
     /// The session's cgroup.
     pub(crate) cgroup: Option<PathBuf>,
+    /// The cgroup that counts what the session uses.
+    pub(crate) account: Option<PathBuf>,
 }
 
 /// A running leader.
@@ -124,6 +126,7 @@ fn unreadable(error: &FileError) -> Launched {
         grace: Duration::ZERO,
         late: Duration::ZERO,
         cgroup: None, // and nobody to end in it
+        account: None,
     };
     Launched { policy, leader: Err(Failed { error, process: None }), logs: None }
 }
@@ -134,6 +137,7 @@ impl Policy {
             leftovers: order.leftovers,
             grace: Duration::from_millis(order.grace_ms),
             late: Duration::from_millis(order.late_ms),
+            account: order.account.or_else(|| order.cgroup.clone()).map(PathBuf::from),
             cgroup: order.cgroup.map(PathBuf::from),
         }
     }

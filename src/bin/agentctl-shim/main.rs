@@ -1,6 +1,6 @@
 //! agentctl-shim: the parent of one agent, for as long as that lives.
 //!
-//! `agentctl-shim <session directory> <run>` claims the launch order in the directory, starts the leader, reaps
+//! `agentctl-shim <session directory> <run> [held]` claims the launch order in the directory, starts the leader, reaps
 //! whatever the tree leaves to it, publishes how the leader ended, ends or awaits what is left, and exits. It needs
 //! no daemon: all it knows comes from files (`wire/session_dir.rs`), and all it has to say goes into files.
 //! It has one thread and no event loop but one: sleep until a child ends, the deadline is moved, a log that may become
@@ -43,6 +43,9 @@ fn run() -> io::Result<()> {
     kernel::close_inherited();
     let files = run_files(env::args_os().skip(1))?;
     settle();
+    if env::args_os().nth(3).is_some_and(|word| word == "held") {
+        daemon_link::wait_for_word();
+    }
     let host = identity::host_id()?;
     let Some(ownership) = claim::take(&files, &host)? else { return Ok(()) };
     let run = launch::launch(&files, &host);

@@ -196,7 +196,7 @@ impl Supervisor {
 
     /// With what the session's cgroup counted so far.
     fn with_group(&self, usage: Usage) -> Usage {
-        let group = self.policy.cgroup.as_deref().and_then(control::usage);
+        let group = self.policy.account.as_deref().and_then(control::usage);
         Usage { group, ..usage }
     }
 

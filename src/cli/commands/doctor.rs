@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use crate::doctor;
-use crate::sys::features::probe;
+use crate::sys::features::{probe, scopes};
 use crate::sys::host_limits::{host_limits, systemd};
 use crate::sys::shim_file::beside_me;
 use crate::wire::api::{Check, CheckState};
@@ -37,6 +37,6 @@ fn without_daemon(why: &impl std::fmt::Display) -> Vec<Check> {
         format!("none answers ({why}); journal, webhooks and sessions are not checked"),
     )
     .advise("agentctl daemon start");
-    let host = doctor::host(probe(), &host_limits(), &systemd(), crate::limits::SESSIONS_MAX);
+    let host = doctor::host(probe(), &host_limits(), &systemd(), &scopes(), crate::limits::SESSIONS_MAX);
     std::iter::once(silent).chain(host).collect()
 }

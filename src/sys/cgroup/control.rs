@@ -10,6 +10,35 @@ use super::CgroupMode;
 use crate::core::resources::{Controller, ResourceLimits};
 use crate::core::vocab::GroupUsage;
 
+/// Whether the controllers listed in the file at `list` suffice; else the words of those that are missing.
+pub(super) fn offers(list: &Path, limits: &ResourceLimits) -> Result<(), String> {
+    let listed = fs::read_to_string(list).unwrap_or_default();
+    let missing: Vec<_> =
+        limits.needs().filter(|controller| !lists(&listed, *controller)).map(Controller::word).collect();
+    if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
+}
+
+fn lists(list: &str, controller: Controller) -> bool {
+    list.split_whitespace().any(|word| word == controller.word())
+}
+
+/// Whether somebody else has set these limits on the cgroup at `path`: a manager ignores what it cannot keep.
+pub(super) fn limited(path: &Path, limits: &ResourceLimits) -> Result<(), String> {
+    let files = [
+        ("memory.max", limits.memory_max_bytes.is_some()),
+        ("cpu.max", limits.cpu_quota_percent.is_some()),
+        ("pids.max", limits.tasks_max.is_some()),
+    ];
+    for (name, wanted) in files {
+        let path = path.join(name);
+        let kept = || fs::read_to_string(&path).is_ok_and(|value| !value.starts_with("max"));
+        if wanted && !kept() {
+            return Err(format!("the limit was not set in {}", path.display()));
+        }
+    }
+    Ok(())
+}
+
 /// The period that a CPU quota is counted in, microseconds: the kernel's own default.
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -37,8 +66,6 @@ pub fn can_limit(mode: &CgroupMode, limits: &ResourceLimits) -> Result<(), Strin
         })
     };
     let (passed_on, here) = (read("cgroup.subtree_control")?, read("cgroup.controllers")?);
-    let lists =
-        |list: &str, controller: Controller| list.split_whitespace().any(|word| word == controller.word());
     let missing: Vec<_> = limits.needs().filter(|controller| !lists(&passed_on, *controller)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -140,6 +167,21 @@ mod tests {
         let gone = CgroupMode::Own { base: "/nonexistent".into(), why: String::new() };
         let why = can_limit(&gone, &limits()).expect_err("cannot be read");
         assert!(why.contains("/nonexistent/cgroup.subtree_control"), "{why}");
+    }
+
+    #[test]
+    fn limits_that_a_manager_did_not_set_are_noticed() {
+        let dir =
+            fake(&[("memory.max", "4294967296\n"), ("cpu.max", "250000 100000\n"), ("pids.max", "501\n")]);
+        assert_eq!(limited(dir.path(), &limits()), Ok(()));
+        fs::write(dir.path().join("cpu.max"), "max 100000\n").expect("a file");
+        assert!(limited(dir.path(), &limits()).expect_err("no quota").contains("cpu.max"));
+        assert_eq!(limited(dir.path(), &ResourceLimits::default()), Ok(()));
+        fs::remove_file(dir.path().join("memory.max")).expect("removed");
+        assert!(limited(dir.path(), &limits()).expect_err("no controller").contains("memory.max"));
+        fs::write(dir.path().join("list"), "cpu memory\n").expect("a file");
+        assert_eq!(offers(&dir.path().join("list"), &limits()), Err("pids".into()));
+        assert_eq!(offers(&dir.path().join("none"), &limits()), Err("memory, cpu, pids".into()));
     }
 
     #[test]

@@ -95,6 +95,9 @@ pub struct LaunchOrder {
     pub grace_ms: u64,
     /// The session's own cgroup (absolute path of its directory), where there is one.
     pub cgroup: Option<String>,
+    /// The cgroup that counts what the session uses, where that is another one: the scope around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// How long after deadline and grace the shim acts by itself, because the daemon did not.
     #[serde(default = "late_ms_default")]
     pub late_ms: u64,

@@ -45,6 +45,7 @@ fn launch() -> LaunchOrder {
         leftovers: Leftovers::Keep,
         grace_ms: 10_000,
         cgroup: Some("/sys/fs/cgroup/agentctl/0b0f7a52.2".to_owned()),
+        account: None,
         late_ms: 5_000,
         log_bytes_max: Some(1_000_000_000),
     }
@@ -88,6 +89,9 @@ fn check<T: Format + Debug + PartialEq>(name: &str, expected: &T) {
 fn every_format_is_as_its_golden_file_shows() {
     let RunId { session, run } = id();
     check("launch.json", &launch());
+    let scope = "/sys/fs/cgroup/user.slice/agentctl.slice/agentctl-0b0f7a52.2.scope";
+    let (cgroup, account) = (Some(format!("{scope}/session")), Some(scope.to_owned()));
+    check("launch_in_scope.json", &LaunchOrder { cgroup, account, ..launch() });
     check("exit.json", &exit());
     let shim = process(4710, Some(81_985), 88_001);
     check("shim.json", &ShimIdentity { v: Version, session, run, host: host(), process: shim });

@@ -2,12 +2,16 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use agentctl::core::vocab::WaitStatus;
+use agentctl::sys::shim_file::{ShimProgram, let_go};
 use agentctl::wire::session_dir::{LaunchOrder, Stage};
 
-use super::{Session, Shim, until};
+use super::{Session, Shim, found, until};
 
 #[track_caller]
 fn check_failure(session: Session, stage: Stage, errno: i32, message: &str) {
@@ -159,4 +163,29 @@ fn logs_are_appended_to_and_everything_is_private() {
     assert_eq!(exit.mode() & 0o7777, 0o600);
     let strays = fs::read_dir(shim.files().dir()).expect("a directory").flatten();
     assert_eq!(strays.filter(|entry| entry.file_name().to_string_lossy().contains("tmp")).count(), 0);
+}
+
+/// A daemon that has a place for it to find holds its shim until then, and a daemon that is gone holds nobody.
+#[test]
+fn a_held_shim_takes_its_launch_when_it_is_told_or_its_daemon_is_gone() {
+    let program = ShimProgram::open(Path::new(env!("CARGO_BIN_EXE_agentctl-shim"))).expect("a shim");
+    for told in [true, false] {
+        let session = Session::script("exit 3");
+        // One that is not held finds no order, and ends.
+        let (shim, socket) = program.spawn(session.files.dir(), 1, true).expect("started");
+        let session = session.write();
+        if told {
+            let_go(socket.as_fd());
+        } else {
+            drop(socket);
+        }
+        let exit = until("the exit file", || found(session.files.read_exit()));
+        assert_eq!(exit.status, Some(WaitStatus::exited(3)), "told: {told}");
+        until("the end of the shim", || shim.reap().expect("our child"));
+    }
+    let session = Session::script("exit 3");
+    let (shim, socket) = program.spawn(session.files.dir(), 1, true).expect("started");
+    drop(socket);
+    until("the end of the shim", || shim.reap().expect("our child"));
+    assert!(found(session.files.read_exit()).is_none(), "there was nothing to take");
 }

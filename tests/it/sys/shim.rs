@@ -25,7 +25,7 @@ fn a_shim_is_started_from_the_file_that_was_opened() {
     let program = ShimProgram::open(&installed).expect("opened");
     fs::remove_file(&installed).expect("upgraded");
 
-    let (shim, socket) = program.spawn(home.path(), 7).expect("started");
+    let (shim, socket) = program.spawn(home.path(), 7, false).expect("started");
     let closed = next_message(socket.as_fd(), PATIENCE).expect("heard");
     assert!(matches!(closed, ShimMessage::Closed), "{closed:?}");
     let status = std::iter::from_fn(|| Some(shim.reap().expect("our child"))).flatten().next();
