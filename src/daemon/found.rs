@@ -250,7 +250,7 @@ fn warn(answer: &mut Response<Answer>, warnings: &[String]) {
 
 /// What is said in place of "not found": the record of the agent that was meant, or that it must be adopted first.
 pub(super) async fn in_place_of(daemon: &Rc<Daemon>, fault: Fault, text: &str, is_question: bool) -> Handled {
-    let Some(found) = named(daemon, text).await? else { return Err(fault) };
+    let Ok(found) = named(daemon, text).await? else { return Err(fault) };
     if is_question {
         return Ok(json_answer(StatusCode::OK, &SessionView::of_found(&found)));
     }
@@ -263,10 +263,11 @@ pub(super) async fn in_place_of(daemon: &Rc<Daemon>, fault: Fault, text: &str, i
     ))
 }
 
-/// The agent started outside that `text` names: by its id, or a unique prefix of 4 or more characters.
-pub(super) async fn named(daemon: &Rc<Daemon>, text: &str) -> Result<Option<Found>, Fault> {
+/// The agent started outside that `text` names: by its id, or a unique prefix of 4 or more characters. Else what could
+/// not be looked at.
+pub(super) async fn named(daemon: &Rc<Daemon>, text: &str) -> Result<Result<Found, Vec<String>>, Fault> {
     if text.len() < 4 || !daemon.config.borrow().discover {
-        return Ok(None);
+        return Ok(Err(Vec::new()));
     }
     let seen = look(daemon).await;
     let mut hits = seen.found.iter().filter(|found| found.id.to_string().starts_with(text));
@@ -275,6 +276,6 @@ pub(super) async fn named(daemon: &Rc<Daemon>, text: &str) -> Result<Option<Foun
             StatusCode::CONFLICT,
             format!("{text} is ambiguous among the agents that agentctl list shows; give more of the id"),
         )),
-        (hit, _) => Ok(hit.cloned()),
+        (hit, _) => Ok(hit.cloned().ok_or_else(|| seen.warnings.clone())),
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
 use crate::support::endpoint::Endpoint;
-use crate::support::outside::{Agent, Outside};
-use crate::support::play::{stderr, stdout, until_gone, written_pid};
+use crate::support::outside::{Agent, Outside, is_late};
+use crate::support::play::{program, stderr, stdout, until_gone, written_pid};
 use crate::support::wait::until;
 
 impl Outside {
@@ -53,7 +53,10 @@ fn an_adopted_agent_is_a_session_with_an_exit_code_an_event_and_a_webhook() {
     let shown = outside.shown(&agent);
     let id = shown["id"].as_str().expect("an id").to_owned();
     assert_eq!(id, id_of_conversation("claude-code", "0b0f7a52-6f6e-4a3c-9d53-1f1c7a1f1c11").to_string());
-    let output = outside.daemon.run(["adopt", &id[..8], "--name", "mine", "--label", "team=a"]);
+    let output = until("a look that is over in time", || {
+        let output = outside.daemon.run(["adopt", &id[..8], "--name", "mine", "--label", "team=a"]);
+        Some(output).filter(|output| !is_late(&stderr(output)))
+    });
     let expected = format!("Adopted session {} (claude-code, PID {})\n", &id[..8], agent.pid());
     assert_eq!((stdout(&output), stderr(&output)), (expected, String::new()));
 
@@ -277,6 +280,23 @@ fn any_process_of_ours_can_be_adopted_by_its_number() {
     ended_as(&outside.daemon.ended(&id), "failed", "exit_code_2", &json!(2), 2);
     agent.reap();
     assert!(!journal(&outside.daemon).contains("SECRET"));
+    // One that no listing shows, since an old session's mark is on it, is known by its command line.
+    let (native, pid) = ("0b0f7a52-6f6e-4a3c-9d53-1f1c7a1f1c13", outside.daemon.path("pid"));
+    let gate = outside.daemon.gate("marked");
+    let path = outside.home.join("claude");
+    program(&path, &format!("#!/bin/sh\necho $$ >{pid}\n{}\n", gate.wait()));
+    let mut marked = outside.command("/bin/sh");
+    marked.arg(&path).args(["--resume", native]).env("AGENTCTL_SESSION_ID", native);
+    let mut marked = marked.spawn().expect("it runs");
+    let record = outside.daemon.json(["adopt", &written_pid(&pid).to_string(), "--json"]);
+    assert_eq!(
+        [&record["adapter"], &record["nativeId"]],
+        [&json!("claude-code"), &json!(native)],
+        "{record:#}"
+    );
+    gate.open();
+    outside.daemon.ended(record["id"].as_str().expect("an id"));
+    marked.wait().expect("our own child");
 }
 
 fn journal(daemon: &Daemon) -> String {
@@ -298,4 +318,50 @@ fn a_conversation_that_was_a_session_before_can_be_adopted_again() {
     let other = outside.adopt(&second, &[]);
     assert_ne!(id, other);
     assert_eq!(outside.daemon.status(&id)["outcome"], "completed");
+}
+
+#[test]
+fn its_conversation_is_gone_on_with_as_a_run_of_our_own() {
+    const THREAD: &str = "01a20287-ab6b-7fa1-8031-1521fdc9368d";
+    let outside = Outside::new();
+    let mut agent = outside.start("codex", &["exec", "resume", THREAD], "", "exit 0");
+    let id = outside.adopt(&agent, &[]);
+    let resume = || outside.daemon.run_at(&outside.home, &["resume", &id, "and now the lints", "--json"]);
+    assert!(stderr(&resume()).contains("is still running"), "{:?}", resume());
+    agent.end();
+    outside.daemon.ended(&id);
+    agent.reap();
+    let asked = outside.home.join("asked");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >{}\ncat >/dev/null\necho '{}'\necho '{}'\n",
+        asked.display(),
+        json!({"type": "item.completed", "item": {"type": "agent_message", "text": "done"}}),
+        json!({"type": "turn.completed", "usage": {"input_tokens": 1, "output_tokens": 1}}),
+    );
+    program(&outside.home.join("codex"), &script);
+    let resumed = resume();
+    assert_eq!(resumed.status.code(), Some(0), "{resumed:?}");
+    let record = outside.daemon.ended(&id);
+    ended_as(&record, "completed", "exit_code_0", &json!(0), 0);
+    assert_eq!([&record["run"], &record["origin"]], [&json!(2), &json!("adopted")]);
+    assert!(prongs(&record).contains(&"exit_file"), "this run has a shim: {record:#}");
+    // How the user had let it work is not known: it asks, as it would.
+    assert_eq!(fs::read_to_string(&asked).expect("it ran"), format!("exec resume --json {THREAD} -\n"));
+    assert_eq!(outside.daemon.json(["peek", &id, "--json"]), json!(["done"]));
+    assert_eq!(outside.daemon.code(&["peek", &id, "--run", "1"]), Some(1));
+}
+
+#[test]
+fn every_backend_sees_its_end() {
+    for backend in ["uring", "epoll", "portable"] {
+        let mut outside = Outside::with(|daemon| daemon.backend(backend));
+        let mut agent = outside.start("claude", &[], "", "exit 9");
+        let id = outside.adopt(&agent, &[]);
+        outside.daemon.kill();
+        outside.daemon.start();
+        agent.end();
+        ended_as(&outside.daemon.ended(&id), "failed", "exit_code_9", &json!(9), 9);
+        agent.reap();
+        outside.daemon.ended_once(&id);
+    }
 }

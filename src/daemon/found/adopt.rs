@@ -6,15 +6,17 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
 
+use crate::adapters::Known;
+use crate::adapters::found::{option, recognise};
 use crate::core::Request as Ask;
 use crate::core::adopt::Adoption;
 use crate::core::refusal::Refusal;
 use crate::core::session::Spec;
 use crate::core::vocab::{Leftovers, RunId, SessionId};
-use crate::sys::shown::{self, Ancestry};
+use crate::sys::shown::{self, Ancestry, Shown};
 use crate::sys::{Backend, Found as Held, ProcessRef};
 use crate::wire::api::{Launch, optional_ms};
-use crate::wire::found::{Adopt, Found, id_of_process};
+use crate::wire::found::{Adopt, Found, id_of_conversation, id_of_process};
 
 use super::super::http::{Fault, Handled, ask, read_json, refused, view_answer};
 use super::super::{Daemon, launch, perform::Handles};
@@ -79,11 +81,11 @@ async fn by_id(daemon: &Rc<Daemon>, text: &str) -> Result<Found, Fault> {
     let supervised = daemon.core.borrow().resolve(text);
     match supervised {
         Ok(id) => Err(refused(&Refusal::Supervised(id))),
-        Err(Refusal::NotFound(_)) => named(daemon, text).await?.ok_or_else(|| {
-            Fault::new(
-                StatusCode::NOT_FOUND,
-                format!("no agent that was started outside has the id {text}; agentctl list shows them, or name a PID"),
-            )
+        Err(Refusal::NotFound(_)) => named(daemon, text).await?.map_err(|unread| {
+            let unread = unread.first().map(|warning| format!(" ({warning})")).unwrap_or_default();
+            let none = "no agent that was started outside has the id";
+            let why = format!("{none} {text}; agentctl list shows them, or name a PID{unread}");
+            Fault::new(StatusCode::NOT_FOUND, why)
         }),
         Err(refusal) => Err(refused(&refusal)),
     }
@@ -111,19 +113,36 @@ async fn by_pid(daemon: &Rc<Daemon>, pid: u32) -> Result<Found, Fault> {
         Ok(Err(error)) => return Err(nobody(format!("look at process {pid}: {error}"))),
         Err(panicked) => return Err(nobody(format!("look at process {pid}: {panicked}"))),
     };
-    Ok(Found {
-        id: id_of_process(daemon.sys.host(), shown.process.id()),
-        adapter: "exec".into(),
+    Ok(as_it_shows_itself(daemon, &shown))
+}
+
+/// A process that no look listed (it was late, or the process carries an old session's mark): by its command line, or a
+/// command.
+fn as_it_shows_itself(daemon: &Daemon, shown: &Shown) -> Found {
+    let known: Vec<Known> = Known::all(&daemon.config.borrow().adapters).collect();
+    let running = recognise(&known, shown.exe.as_deref(), &shown.argv);
+    let native_id = running.as_ref().and_then(|running| match &running.adapter {
+        Known::BuiltIn(adapter) => (adapter.found.id_in)(&running.arguments),
+        Known::Declared(_) => None,
+    });
+    let adapter = running.as_ref().map_or("exec", |running| running.adapter.name()).to_owned();
+    let of_conversation = native_id.as_ref().map(|native| id_of_conversation(&adapter, native));
+    let is_free = |id: &SessionId| daemon.core.borrow().session(*id).is_none();
+    let of_process = id_of_process(daemon.sys.host(), shown.process.id());
+    let model = running.as_ref().and_then(|running| option(&running.arguments, &["--model", "-m"]));
+    Found {
+        id: of_conversation.filter(is_free).unwrap_or(of_process),
         process: *shown.process.id(),
         started: shown.started,
-        cwd: shown.cwd.map(|cwd| cwd.to_string_lossy().into_owned()).unwrap_or_default(),
-        model: None,
+        cwd: shown.cwd.as_ref().map(|cwd| cwd.to_string_lossy().into_owned()).unwrap_or_default(),
+        model: model.map(str::to_owned),
         prompt: None,
-        native_id: None,
+        native_id,
         tokens: None,
         cost_usd: None,
         idle: false,
-    })
+        adapter,
+    }
 }
 
 /// Not the init process, not the daemon, nobody it descends from, nobody of a session.
@@ -176,7 +195,7 @@ fn spec(daemon: &Daemon, found: &Found, asked: Adopt) -> Result<Spec, Fault> {
     let words = Launch { name, group, labels, ..Launch::default() };
     launch::check_words(&words).map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let config = daemon.config.borrow();
-    let adapter = crate::adapters::Known::find(&found.adapter, &config.adapters);
+    let adapter = Known::find(&found.adapter, &config.adapters);
     Ok(Spec {
         model: found.model.clone(),
         prompt: found.prompt.clone(),

@@ -172,11 +172,14 @@ fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
         if !seems {
             continue;
         }
+        // Of thousands of our own no more is read than who they are.
+        if ancestry.of(pid).iter().any(|ancestor| job.ours.contains_key(ancestor)) {
+            continue;
+        }
         let Ok(Some(shown)) = shown::look(pid, job.by_number) else { continue };
         let Some(running) = found::recognise(&job.known, shown.exe.as_deref(), &shown.argv) else { continue };
-        let line = ancestry.of(pid);
-        let in_a_session = shown.var("AGENTCTL_SESSION_ID").is_some_and(|id| !id.is_empty());
-        if in_a_session || line.iter().any(|ancestor| job.ours.contains_key(ancestor)) {
+        let same = ancestry.of(pid).first() == Some(&(pid, shown.process.id().start_ticks));
+        if !same || shown.var("AGENTCTL_SESSION_ID").is_some_and(|id| !id.is_empty()) {
             continue;
         }
         if agents.len() == limits::FOUND_MAX {

@@ -8,7 +8,7 @@ use agentctl::sys::ProcessRef;
 use serde_json::Value;
 
 use super::daemon::{Builder, Daemon};
-use super::play::{Gate, program};
+use super::play::{Gate, program, stderr};
 use super::wait::until;
 
 /// A daemon, and a home in which others start agents.
@@ -78,9 +78,19 @@ impl Outside {
     /// The listed record of a process.
     #[track_caller]
     pub(crate) fn listed(&self, pid: u32) -> Option<Value> {
-        let list = self.daemon.json(["list", "--json"]);
-        let records = list.as_array().expect("an array").clone();
+        let (records, _) = self.list();
         records.into_iter().find(|record| record["pid"] == pid)
+    }
+
+    /// A listing whose look was over in time, and its warnings.
+    #[track_caller]
+    pub(crate) fn list(&self) -> (Vec<Value>, String) {
+        until("a look that is over in time", || {
+            let output = self.daemon.run(["list", "--json"]);
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            let records = serde_json::from_slice(&output.stdout).expect("an array");
+            Some((records, stderr(&output))).filter(|(_, warnings)| !is_late(warnings))
+        })
     }
 
     /// The same, which must be there.
@@ -88,6 +98,11 @@ impl Outside {
     pub(crate) fn shown(&self, agent: &Agent) -> Value {
         self.listed(agent.pid()).unwrap_or_else(|| panic!("it is not listed\n{}", self.daemon.log()))
     }
+}
+
+/// Whether a listing may lack what it would show on a host that is less busy.
+pub(crate) fn is_late(warnings: &str) -> bool {
+    ["was not over within", "was given up after", "still hangs at"].iter().any(|late| warnings.contains(late))
 }
 
 impl Agent {
