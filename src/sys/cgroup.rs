@@ -35,6 +35,9 @@ pub enum CgroupMode {
     },
 }
 
+/// A user's manager marks nothing, whatever its units say (systemd 252); there sessions have scopes.
+const UNMARKED: &str = "systemd owns our cgroup and does not mark it as delegated: the unit is of a user's manager, or has no Delegate=yes";
+
 /// Decides by looking at the host. Allowed is a cgroup that systemd delegated to us (the xattr it sets for
 /// `Delegate=yes`), or on a host without systemd any cgroup that we may write.
 pub fn mode() -> CgroupMode {
@@ -50,7 +53,7 @@ pub fn mode() -> CgroupMode {
     }
     // sd_booted(3): this directory exists exactly where systemd runs as PID 1.
     if Path::new("/run/systemd/system").exists() {
-        return CgroupMode::None { why: "systemd owns our cgroup (the unit has no Delegate=yes)".to_owned() };
+        return CgroupMode::None { why: UNMARKED.to_owned() };
     }
     CgroupMode::Own { base, why: "no systemd here, and our cgroup may be written".to_owned() }
 }
