@@ -95,6 +95,8 @@ pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_millis(50);
 pub const WARNINGS_MAX: usize = 8;
 /// Longest warning.
 pub const WARNING_CHARS_MAX: usize = 400;
+/// What could not be said to an agent (a full disk) is tried again after so long.
+pub const SAY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Connecting to a webhook receiver.
 pub const WEBHOOK_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A whole attempt at a delivery, unless configured.

@@ -112,6 +112,7 @@ fn order(files: &RunFiles) -> LaunchOrder {
         umask: 0o022,
         nofile_soft: None,
         stdin: None,
+        input: None,
         env: files.env_name(),
         stdout: "stdout.log".to_owned(),
         stderr: "stderr.log".to_owned(),

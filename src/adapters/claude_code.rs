@@ -23,6 +23,7 @@ pub(super) const CLAUDE_CODE: Adapter = Adapter {
     env,
     parse: Some(parse),
     first_start: None,
+    acp: None,
 };
 
 /// Values are joined by `=`, so that a model such as `--continue` stays a model.

@@ -22,6 +22,7 @@ pub(super) const CODEX: Adapter = Adapter {
     env: env_unchanged,
     parse: Some(parse),
     first_start: None,
+    acp: None,
 };
 
 fn argv(ask: &Ask<'_>) -> Vec<String> {

@@ -23,6 +23,8 @@ pub struct Declared {
     pub prompt: DeclaredPrompt,
     /// What lines of its stdout mean; none: the exit code alone counts.
     pub events: Vec<Rule>,
+    /// It speaks ACP: prompt, output and resuming are the protocol's.
+    pub acp: bool,
 }
 
 /// One argument, or several that go together: where a placeholder in it has no value, all of it is left out.
@@ -81,6 +83,7 @@ impl Declared {
         if self.program.is_empty() {
             return Err("program is empty".into());
         }
+        self.check_acp()?;
         let lists = [("args", Some(&self.args)), ("resume", self.resume.as_ref())];
         for (place, list) in lists {
             let Some(list) = list else { continue };
@@ -121,6 +124,24 @@ impl Declared {
             return Err("none of the events has \"success\": true, so no run could ever succeed".into());
         }
         Ok(())
+    }
+
+    fn check_acp(&self) -> Result<(), String> {
+        let has = [
+            ("resume", self.resume.is_some()),
+            ("prompt", self.prompt != DeclaredPrompt::Stdin),
+            ("events", !self.events.is_empty()),
+            ("{session_id} in args", self.imposes_id()),
+        ];
+        match has.into_iter().find(|(_, has)| self.acp && *has) {
+            Some((key, _)) => Err(format!("it has {key}, which is the protocol's business: remove it")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the arguments hold the model.
+    pub fn names_model(&self) -> bool {
+        mentions(&self.args, "{model}")
     }
 
     /// Whether the conversation is given our session's id.
@@ -274,6 +295,7 @@ mod tests {
                 },
                 Rule { failed: path("why"), ..rule("error") },
             ],
+            acp: false,
         }
     }
 
@@ -325,6 +347,8 @@ mod tests {
         assert!(wrong(|mine| mine.resume = Some(vec![arg(&["again"])])).contains("which conversation"));
         assert!(wrong(|mine| mine.events[0].session_id = None).contains("needs the id"));
         assert!(wrong(|mine| mine.events[2].success = false).contains("no run could ever succeed"));
+        let with_events = wrong(|mine| (mine.acp, mine.resume) = (true, None));
+        assert_eq!(with_events, "it has events, which is the protocol's business: remove it");
         let mut json = declared();
         json.args.push(arg(&["{\"a\":1}"]));
         assert_eq!(json.check(), Ok(()), "braces of JSON are no placeholders");

@@ -16,6 +16,7 @@ pub(super) const EXEC: Adapter = Adapter {
     env: env_unchanged,
     parse: None,
     first_start: None,
+    acp: None,
 };
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub(super) const GEMINI: Adapter = Adapter {
     env,
     parse: Some(parse),
     first_start: None,
+    acp: None,
 };
 
 fn argv(ask: &Ask<'_>) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::acp::{self, Acp};
 use super::{
     ALL, Adapter, Ask, Declared, EnvChange, EnvLook, FirstStart, Parse, Program, PromptWay, Unfit,
     check_prompt, checked,
@@ -12,6 +13,8 @@ use crate::core::agent::AgentEvent;
 #[derive(Clone, Debug)]
 pub enum Known {
     BuiltIn(&'static Adapter),
+    /// The same, spoken to in ACP.
+    Acp(&'static Adapter, &'static Acp),
     Declared(Arc<Declared>),
 }
 
@@ -23,6 +26,9 @@ pub enum Parser {
 }
 
 impl Parser {
+    /// For whoever speaks ACP.
+    pub const ACP: Self = Self::BuiltIn(acp::parse);
+
     /// What one line of stdout tells.
     pub fn read(&self, line: &[u8]) -> Vec<AgentEvent> {
         match self {
@@ -44,9 +50,48 @@ impl Known {
         Self::all(declared).find(|known| known.name() == name)
     }
 
+    /// The same agent, spoken to in ACP.
+    pub fn over_acp(self) -> Result<Self, Unfit> {
+        match self {
+            Self::BuiltIn(adapter) => match &adapter.acp {
+                Some(acp) => Ok(Self::Acp(adapter, acp)),
+                None => Err(Unfit::NoAcp(adapter.name.to_owned())),
+            },
+            Self::Declared(declared) if !declared.acp => Err(Unfit::NoAcp(declared.name.clone())),
+            Self::Acp(..) | Self::Declared(_) => Ok(self),
+        }
+    }
+
+    /// Whether it is spoken to in ACP.
+    pub fn speaks_acp(&self) -> bool {
+        match self {
+            Self::BuiltIn(_) => false,
+            Self::Acp(..) => true,
+            Self::Declared(declared) => declared.acp,
+        }
+    }
+
+    /// Whether it can be.
+    pub fn can_speak_acp(&self) -> bool {
+        match self {
+            Self::BuiltIn(adapter) => adapter.acp.is_some(),
+            Self::Acp(..) => true,
+            Self::Declared(declared) => declared.acp,
+        }
+    }
+
+    /// Whether its arguments name the model.
+    pub fn model_in_argv(&self) -> bool {
+        match self {
+            Self::BuiltIn(_) => true,
+            Self::Acp(_, acp) => acp.model_in_argv,
+            Self::Declared(declared) => !declared.acp || declared.names_model(),
+        }
+    }
+
     pub fn name(&self) -> &str {
         match self {
-            Self::BuiltIn(adapter) => adapter.name,
+            Self::BuiltIn(adapter) | Self::Acp(adapter, _) => adapter.name,
             Self::Declared(declared) => &declared.name,
         }
     }
@@ -54,7 +99,7 @@ impl Known {
     /// Packages whose scripts it is.
     pub fn packages(&self) -> &'static [&'static str] {
         match self {
-            Self::BuiltIn(adapter) => adapter.found.packages,
+            Self::BuiltIn(adapter) | Self::Acp(adapter, _) => adapter.found.packages,
             Self::Declared(_) => &[],
         }
     }
@@ -62,15 +107,17 @@ impl Known {
     /// The program to look for in PATH; `None` where the user names it.
     pub fn program(&self) -> Option<&str> {
         match self {
-            Self::BuiltIn(Adapter { program: Program::Named(program), .. }) => Some(program),
-            Self::BuiltIn(Adapter { program: Program::OfCommand, .. }) => None,
+            Self::BuiltIn(adapter) | Self::Acp(adapter, _) => match adapter.program {
+                Program::Named(program) => Some(program),
+                Program::OfCommand => None,
+            },
             Self::Declared(declared) => Some(&declared.program),
         }
     }
 
     pub fn prompt(&self) -> PromptWay {
         match self {
-            Self::BuiltIn(adapter) => adapter.prompt,
+            Self::BuiltIn(adapter) | Self::Acp(adapter, _) => adapter.prompt,
             Self::Declared(declared) => declared.prompt_way(),
         }
     }
@@ -79,7 +126,8 @@ impl Known {
     pub fn resumes(&self) -> bool {
         match self {
             Self::BuiltIn(adapter) => adapter.resume.is_some(),
-            Self::Declared(declared) => declared.resume.is_some(),
+            Self::Acp(..) => true,
+            Self::Declared(declared) => declared.acp || declared.resume.is_some(),
         }
     }
 
@@ -88,7 +136,8 @@ impl Known {
     pub fn keeps_tools_apart(&self) -> bool {
         match self {
             Self::BuiltIn(adapter) => adapter.parse.is_some(),
-            Self::Declared(_) => false,
+            // Not seen yet.
+            Self::Acp(..) | Self::Declared(_) => false,
         }
     }
 
@@ -96,7 +145,8 @@ impl Known {
     pub fn imposes_id(&self) -> bool {
         match self {
             Self::BuiltIn(adapter) => adapter.imposes_id,
-            Self::Declared(declared) => declared.imposes_id(),
+            Self::Acp(..) => false,
+            Self::Declared(declared) => !declared.acp && declared.imposes_id(),
         }
     }
 
@@ -104,6 +154,8 @@ impl Known {
     pub fn parser(&self) -> Option<Parser> {
         match self {
             Self::BuiltIn(adapter) => adapter.parse.map(Parser::BuiltIn),
+            Self::Acp(_, acp) => Some(Parser::BuiltIn(acp.parse)),
+            Self::Declared(declared) if declared.acp => Some(Parser::ACP),
             Self::Declared(declared) if declared.events.is_empty() => None,
             Self::Declared(declared) => Some(Parser::Declared(Arc::clone(declared))),
         }
@@ -112,7 +164,7 @@ impl Known {
     /// What must differ from the caller's environment.
     pub fn env(&self, look: &EnvLook<'_>) -> EnvChange {
         match self {
-            Self::BuiltIn(adapter) => (adapter.env)(look),
+            Self::BuiltIn(adapter) | Self::Acp(adapter, _) => (adapter.env)(look),
             Self::Declared(_) => EnvChange::default(),
         }
     }
@@ -120,7 +172,9 @@ impl Known {
     /// Whether first starts must be kept apart.
     pub fn first_start(&self, look: &EnvLook<'_>) -> Option<FirstStart> {
         match self {
-            Self::BuiltIn(adapter) => adapter.first_start.and_then(|describe| describe(look)),
+            Self::BuiltIn(adapter) | Self::Acp(adapter, _) => {
+                adapter.first_start.and_then(|describe| describe(look))
+            }
             Self::Declared(_) => None,
         }
     }
@@ -129,6 +183,7 @@ impl Known {
     pub fn command(&self, ask: &Ask<'_>) -> Result<(String, Vec<String>), Unfit> {
         match self {
             Self::BuiltIn(adapter) => adapter.command(ask),
+            Self::Acp(adapter, acp) => Adapter { argv: acp.argv, ..**adapter }.command(ask),
             Self::Declared(declared) if !ask.command.is_empty() => {
                 Err(Unfit::CommandRefused(declared.name.clone()))
             }
@@ -143,6 +198,9 @@ impl Known {
     pub fn resume_command(&self, ask: &Ask<'_>, native_id: &str) -> Result<(String, Vec<String>), Unfit> {
         match self {
             Self::BuiltIn(adapter) => adapter.resume_command(ask, native_id),
+            // It is started alike, and told in the protocol which conversation to take up.
+            Self::Acp(..) => self.command(ask),
+            Self::Declared(declared) if declared.acp => self.command(ask),
             Self::Declared(declared) => {
                 let arguments = declared.resume_argv(ask, native_id)?;
                 check_prompt(&declared.name, self.prompt(), ask)?;

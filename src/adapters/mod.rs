@@ -7,6 +7,9 @@
 //! A new agent costs one file here, one row in [`ALL`] and one folder `tests/fixtures/<name>/` with recorded
 //! output; the fixture test walks [`ALL`] and fails by name where the folder is missing.
 
+pub mod acp;
+#[cfg(test)]
+mod acp_tests;
 mod claude_code;
 mod codex;
 mod declared;
@@ -27,6 +30,7 @@ mod stream;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use acp::Acp;
 pub use declared::{Arg, Declared, DeclaredPrompt, Rule};
 pub use known::{Known, Parser};
 pub use readable::Readable;
@@ -74,6 +78,8 @@ pub struct Adapter {
     pub parse: Option<Parse>,
     /// Whether first starts must be kept apart, and what they share. `None` where they need not be.
     pub first_start: Option<fn(&EnvLook<'_>) -> Option<FirstStart>>,
+    /// How it is started to speak ACP instead; `None` where it does not.
+    pub acp: Option<Acp>,
 }
 
 /// Which program an adapter starts.
@@ -127,6 +133,8 @@ pub enum Unfit {
     CommandRefused(String),
     #[error("adapter {0} cannot resume a session: launch a new one")]
     CannotResume(String),
+    #[error("adapter {0} does not speak ACP: launch it without --acp")]
+    NoAcp(String),
     #[error("an argument holds a NUL byte, which no program can be given")]
     NulByte,
 }

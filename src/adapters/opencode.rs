@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::acp::{self, Acp};
 use super::found;
 use super::json::{count, dollars, native_id, tool_answered, tool_called, typed};
 use super::stream::{bounded, message_text};
@@ -25,6 +26,7 @@ pub(super) const OPENCODE: Adapter = Adapter {
     env: env_unchanged,
     parse: Some(parse),
     first_start: Some(first_start),
+    acp: Some(Acp { argv: acp_argv, model_in_argv: false, parse: acp::parse_without_tokens }),
 };
 
 /// Values are joined by `=`, so that a title such as `--auto` stays a title.
@@ -43,6 +45,11 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
         argv.push("--auto".to_owned());
     }
     argv
+}
+
+/// Model and permissions are the protocol's there, and a title it does not take.
+fn acp_argv(_: &Ask<'_>) -> Vec<String> {
+    vec!["acp".to_owned()]
 }
 
 fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {

@@ -11,7 +11,8 @@ const WORDS: &str = "type|sessionID|session_id|thread_id|id|part|error|text|step
     cache|read|write|total|input|output|reasoning|cost|reason|name|data|message|statusCode|ref|subtype|system|init|\
     assistant|result|is_error|success|stop_reason|end_turn|usage|input_tokens|output_tokens|total_cost_usd|content|role|\
     item|agent_message|thread.started|turn.completed|turn.failed|item.completed|session|message_end|turn_end|stopReason|\
-    errorMessage|auto_retry_end|finalError|stats|cached|status|delta|";
+    errorMessage|auto_retry_end|finalError|stats|cached|status|delta|method|params|session/update|update|sessionUpdate|\
+    sessionId|usage_update|amount|tool_call|rawInput|title|agent_message_chunk|";
 
 /// JSON with those words in all the wrong places.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -34,7 +35,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 fn parsers() -> impl Iterator<Item = Parse> {
-    ALL.iter().filter_map(|adapter| adapter.parse)
+    ALL.iter().filter_map(|adapter| adapter.parse).chain([super::acp::parse as Parse])
 }
 
 fn possible(told: &AgentEvent) -> bool {

@@ -23,6 +23,7 @@ pub(super) const PI: Adapter = Adapter {
     env: env_unchanged,
     parse: Some(parse),
     first_start: None,
+    acp: None,
 };
 
 fn argv(ask: &Ask<'_>) -> Vec<String> {

@@ -18,6 +18,7 @@ pub(super) const PI_RUST: Adapter = Adapter {
     env: env_unchanged,
     parse: Some(pi::parse),
     first_start: None,
+    acp: None,
 };
 
 fn argv(ask: &Ask<'_>) -> Vec<String> {

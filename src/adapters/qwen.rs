@@ -20,6 +20,7 @@ pub(super) const QWEN: Adapter = Adapter {
     env: env_unchanged,
     parse: Some(parse),
     first_start: None,
+    acp: None,
 };
 
 fn argv(ask: &Ask<'_>) -> Vec<String> {

@@ -186,7 +186,9 @@ impl Progress {
     /// What was used, as the totals that this part of a log proves: sums only where it is the `whole` log.
     pub fn totals(&self, whole: bool) -> impl Iterator<Item = AgentEvent> {
         let proved = |span: Option<Span>| span.or(whole.then_some(Span::Run));
-        let used = self.tokens_span.is_some() || self.tokens != Tokens::default() || self.cost_usd.is_some();
+        // One who tells what all has cost, and no tokens, has not told that there were none.
+        let summed = self.cost_usd.is_some() && self.cost_span.is_none();
+        let used = self.tokens_span.is_some() || self.tokens != Tokens::default() || summed;
         let tokens = proved(self.tokens_span).filter(|_| used).map(|span| AgentEvent::Total {
             span,
             tokens: Some(self.tokens),

@@ -171,6 +171,9 @@ pub struct LaunchArgs {
     /// Leave the agent's own permission rules in force
     #[arg(long)]
     pub safe: bool,
+    /// Speak to the agent in the Agent Client Protocol, instead of reading what it prints
+    #[arg(long)]
+    pub acp: bool,
     /// Tell this endpoint, or this URL, of the end; may be repeated
     #[arg(long, value_name = "URL|NAME")]
     pub notify: Vec<String>,

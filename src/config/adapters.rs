@@ -21,6 +21,14 @@ pub(super) struct RawAdapter {
     prompt: RawPrompt,
     #[serde(default)]
     events: Vec<RawRule>,
+    protocol: Option<RawProtocol>,
+}
+
+/// What is spoken over its standard input and output.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawProtocol {
+    Acp,
 }
 
 /// An argument, or several that go together.
@@ -95,6 +103,7 @@ fn one(name: String, raw: RawAdapter) -> Declared {
             RawPrompt::File => DeclaredPrompt::File,
         },
         events: raw.events.into_iter().map(rule).collect(),
+        acp: matches!(raw.protocol, Some(RawProtocol::Acp)),
     }
 }
 

@@ -50,7 +50,7 @@ const OF_WEBHOOKS: [&str; 14] = [
 ];
 
 /// Those of a declaration in `adapters`.
-const OF_ADAPTERS: [&str; 5] = ["program", "args", "resume", "prompt", "events"];
+const OF_ADAPTERS: [&str; 6] = ["program", "args", "resume", "prompt", "events", "protocol"];
 
 /// Those of a rule in its `events`.
 const OF_RULES: [&str; 11] = [

@@ -91,6 +91,8 @@ pub enum Effect {
     Spawn(RunId),
     /// Write down who the leader of an adopted run is, and wait for its end.
     Hold(RunId),
+    /// Ask the agent, in its protocol, to end its turn.
+    CancelTurn(RunId),
     /// Send a signal to the leader, by its pidfd.
     SignalLeader(RunId, u8),
     /// Send a signal to every process of the tree; 9 also kills the cgroup.
@@ -129,7 +131,7 @@ impl Effect {
     /// the deadline must work with a full disk, and answers must say that the disk is full.
     pub fn is_exempt(&self) -> bool {
         match self {
-            Self::SignalLeader(..) | Self::SignalTree(..) | Self::KillShim(_) => true,
+            Self::CancelTurn(_) | Self::SignalLeader(..) | Self::SignalTree(..) | Self::KillShim(_) => true,
             // What is found out, and what would be wrong when done late.
             Self::RejectExitFile(..)
             | Self::Rescan(_)

@@ -53,6 +53,9 @@ pub struct Spec {
     /// Whether the agent's own permission rules are in force.
     #[serde(default)]
     pub safe: bool,
+    /// Whether the agent is spoken to in ACP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acp: bool,
     /// What each run may use.
     #[serde(default)]
     pub budget: Budget,
@@ -99,7 +102,15 @@ impl std::fmt::Debug for HiddenText {
     }
 }
 
+/// An agent that is asked in its protocol to end its turn has half of the grace for it, at most so long.
+const CANCEL_MAX: Duration = Duration::from_secs(5);
+
 impl Spec {
+    /// How long an agent may take to end its turn before TERM.
+    pub fn cancel_patience(&self) -> Duration {
+        (self.grace / 2).min(CANCEL_MAX)
+    }
+
     /// A command, and nothing else asked: no deadline, leftovers are killed.
     pub fn exec(command: Vec<String>, cwd: String, grace: Duration) -> Self {
         Self {
@@ -119,6 +130,7 @@ impl Spec {
             wants_report: false,
             private: false,
             safe: false,
+            acp: false,
             budget: Budget::default(),
             linger: None,
             stuck: None,
@@ -199,6 +211,8 @@ pub enum LeftoverCount {
 /// How far a stop has come. Each step is taken once, by its timer or by the leader's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopStep {
+    /// The agent was asked in its protocol to end its turn.
+    Cancelling,
     /// TERM went to the leader.
     Asked,
     /// TERM went to all that is left.

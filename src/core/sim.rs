@@ -401,6 +401,11 @@ impl World {
                     self.notify(id, Evidence::LeaderEnded);
                 }
             }
+            Effect::CancelTurn(id) => {
+                if self.dice.one_in(2) {
+                    self.signal(id, 15, false);
+                }
+            }
             Effect::SignalLeader(id, signal) => self.signal(id, signal, false),
             Effect::SignalTree(id, signal) => self.signal(id, signal, true),
             Effect::KillShim(id) => self.kill_shim(id),
@@ -666,7 +671,8 @@ impl World {
         let command = Spec::exec(vec!["x".into()], "/".into(), Duration::from_secs(5));
         let linger = self.dice.one_in(3).then(|| Duration::from_secs(8));
         let stuck = self.dice.one_in(3).then(|| Duration::from_secs(10));
-        let spec = Spec { timeout, leftovers, wants_report, hooks, linger, stuck, ..command };
+        let acp = self.dice.one_in(4);
+        let spec = Spec { timeout, leftovers, wants_report, hooks, linger, stuck, acp, ..command };
         let host = host(self.boot);
         let to = self.reply_to(id);
         let request = if self.dice.one_in(4) {

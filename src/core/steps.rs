@@ -141,7 +141,7 @@ impl Supervisor {
                 }
             }
             Need::TreeEnd => {
-                if run.stop_step == Some(StopStep::Asked) {
+                if matches!(run.stop_step, Some(StopStep::Cancelling | StopStep::Asked)) {
                     self.stop_step(now, id, out);
                 }
                 self.ask_tree(now, id, out);
@@ -394,6 +394,7 @@ impl Supervisor {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         let grace = session.spec.grace;
         let first = session.run.stop_step.is_none();
+        let listens = session.spec.acp && session.run.verdict.is_none();
         if first {
             if session.run.verdict.is_none() {
                 self.record(now, Record::StopRequested { run: id, cause, at: now }, out);
@@ -403,11 +404,22 @@ impl Supervisor {
         }
         if force {
             self.force_stop(now, id, out);
+        } else if first && listens {
+            self.cancel_turn(now, id, out);
+            self.advance_stopped(now, id, out);
         } else if first {
             out.effects.push(Effect::SignalLeader(id, TERM));
             self.timers.set(Timer::StopStep(id), now.mono.after(grace));
             self.advance_stopped(now, id, out);
         }
+    }
+
+    /// TERM comes when that did not help; the grace is for both.
+    fn cancel_turn(&mut self, now: Now, id: RunId, out: &mut Step) {
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
+        session.run.stop_step = Some(StopStep::Cancelling);
+        out.effects.push(Effect::CancelTurn(id));
+        self.timers.set(Timer::StopStep(id), now.mono.after(session.spec.cancel_patience()));
     }
 
     /// A leader that is gone already needs no grace.
@@ -433,10 +445,17 @@ impl Supervisor {
         if session.run.tree_settled {
             return;
         }
-        let rest = session.spec.grace.min(REST_GRACE_MAX);
+        let grace = session.spec.grace;
+        let rest = grace.min(REST_GRACE_MAX);
         let (next, signal, after) = match session.run.stop_step {
             None => return,
-            Some(StopStep::Asked) => (StopStep::Swept, TERM, rest),
+            Some(StopStep::Cancelling) if session.run.fuse.ended.is_none() => {
+                session.run.stop_step = Some(StopStep::Asked);
+                out.effects.push(Effect::SignalLeader(id, TERM));
+                self.timers.set(Timer::StopStep(id), now.mono.after(grace - session.spec.cancel_patience()));
+                return;
+            }
+            Some(StopStep::Cancelling | StopStep::Asked) => (StopStep::Swept, TERM, rest),
             Some(StopStep::Swept | StopStep::Killing) => (StopStep::Killing, KILL, KILL_EVERY),
         };
         session.run.stop_step = Some(next);

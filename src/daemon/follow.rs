@@ -20,6 +20,7 @@ use crate::core::fuse::Evidence;
 use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
 
+use super::converse::Dialogue;
 use super::log_files::{self, Found, LogTail, length, read_at};
 use super::{Daemon, perform};
 
@@ -167,7 +168,7 @@ async fn wait_for_more(
 
 /// Reads the stream of an agent that has one, for as long as its run lives.
 pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
-    let Some(parser) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parser()) else { return };
+    let Some(parser) = daemon.parser_of(id.session) else { return };
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         let asked = Rc::new(Asked::default());
@@ -182,6 +183,7 @@ pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
 async fn read_along(daemon: &Daemon, id: RunId, parser: Parser, asked: &Asked) -> io::Result<()> {
     let mut end = daemon.end_of(id.session);
     let mut reader = Reader::new(daemon, id, parser);
+    reader.dialogue = Dialogue::of(daemon, id).await;
     while !*end.borrow() {
         let looked = this_instant();
         let question = asked.waiting.take();
@@ -191,9 +193,11 @@ async fn read_along(daemon: &Daemon, id: RunId, parser: Parser, asked: &Asked) -
             Err(error) => return Err(error),
         }
         reader.tell_mood(daemon, question);
+        let said = reader.go_on(daemon).await;
         tokio::select! {
             waited = wait_for_more(daemon, &reader.path, reader.offset, looked, &mut end) => waited?,
             () = asked.bell.notified() => {}
+            () = sleep_until(looked + limits::SAY_AGAIN_AFTER), if !said => {}
         }
     }
     Ok(())
@@ -215,6 +219,13 @@ pub(super) fn read_on(daemon: &Daemon, id: RunId) {
     }
 }
 
+/// Rings for whoever talks to the agent: the run is to end, which the core says.
+pub(super) fn cancel_turn(daemon: &Daemon, id: RunId) {
+    if let Some(asked) = daemon.readers.borrow().get(&id) {
+        asked.bell.notify_one();
+    }
+}
+
 /// A place in an agent's stream, and what it told so far.
 struct Reader {
     id: RunId,
@@ -226,6 +237,8 @@ struct Reader {
     /// As the core knows it.
     told: Mood,
     parser: Parser,
+    /// With an agent that is talked to.
+    dialogue: Option<Dialogue>,
 }
 
 impl Reader {
@@ -240,6 +253,7 @@ impl Reader {
             mood: Mood::Works,
             told: Mood::Works,
             parser,
+            dialogue: None,
         }
     }
 
@@ -260,8 +274,11 @@ impl Reader {
                 }
             };
             self.offset += chunk.len() as u64;
-            let Self { lines, progress, mood, told, parser, id, .. } = self;
+            let Self { lines, progress, mood, told, parser, id, dialogue, .. } = self;
             lines.push(&chunk, |line| {
+                if let Some(dialogue) = dialogue {
+                    dialogue.heard(line);
+                }
                 for event in parser.read(line) {
                     *mood = mood_after(&event).unwrap_or(*mood);
                     if *mood == Mood::Works {
@@ -271,6 +288,16 @@ impl Reader {
                 }
             });
         }
+    }
+
+    /// Says what the agent is to hear, if it is talked to. False: that could not be done yet.
+    async fn go_on(&mut self, daemon: &Daemon) -> bool {
+        let Some(dialogue) = &mut self.dialogue else { return true };
+        let said = dialogue.go_on(daemon).await;
+        if let Err(error) = &said {
+            tracing::warn!(session = %self.id.session, "talk to the agent, trying again: {error}");
+        }
+        said.is_ok()
     }
 
     /// At the end of the output: what the agent's last words come to, if that is new or was asked for. What it said in
@@ -351,7 +378,7 @@ fn tell(daemon: &Daemon, id: RunId, progress: &mut Progress, event: AgentEvent) 
 
 /// The agent's own report, from the end of its output; and what it used, as far as that end proves it.
 pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
-    let Some(parser) = daemon.adapter_of(id.session).and_then(|adapter| adapter.parser()) else {
+    let Some(parser) = daemon.parser_of(id.session) else {
         daemon.send(Event::Evidence(id, perform::unreadable(&"its adapter is not known any more")));
         return;
     };

@@ -408,6 +408,7 @@ fn known_adapters(daemon: &Daemon) -> Vec<api::AdapterView> {
         reads_output: known.parser().is_some(),
         resumes: known.resumes(),
         imposes_id: known.imposes_id(),
+        acp: known.can_speak_acp(),
     };
     Known::all(&daemon.config.borrow().adapters).map(view).collect()
 }
@@ -468,7 +469,7 @@ async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
         Some(Err(_)) => return Err(Fault::new(StatusCode::BAD_REQUEST, "`from` is a number of bytes")),
     };
     // As people read it, where there is somebody who understands it; else as it is.
-    let parser = daemon.adapter_of(id).and_then(|adapter| adapter.parser());
+    let parser = daemon.parser_of(id);
     let parser = parser.filter(|_| query.flag("text") && stream == "stdout");
     let length = log_files::length(&path).await.unwrap_or(0);
     let begins = log_files::beginning(&path, from).await;
@@ -533,7 +534,7 @@ fn printing_run(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, 
 async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
     let count = query.get("n").map_or(Ok(20), str::parse::<usize>);
     let count = count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))?;
-    let parser = daemon.adapter_of(id).and_then(|adapter| adapter.parser());
+    let parser = daemon.parser_of(id);
     let path = daemon.home.log(printing_run(daemon, id, query)?, "stdout");
     let LogTail { bytes, whole, dropped } = match log_files::tail(&path, limits::PEEK_TAIL_BYTES_MAX).await {
         Ok(tail) => tail,

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{spawn_blocking, spawn_local};
 
+use crate::adapters::acp::{self, Plan};
 use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
 use crate::config::Config;
 use crate::config::target::{Place, Target, literal, place};
@@ -54,6 +55,7 @@ const FIRST_START_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Parcel {
     argv: Vec<String>,
     env: Vec<u8>,
+    /// Of an agent that is talked to: the plan of the conversation, with the prompt in it.
     prompt: Option<String>,
     umask: u32,
     nofile: u64,
@@ -71,7 +73,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
     let name = ask.adapter.clone().or_else(|| config.adapter.clone());
     let name =
         name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
-    let adapter = adapter(daemon, &name)?;
+    let adapter = adapter(daemon, &name, ask.acp)?;
     check_words(&ask)?;
     let cwd =
         ask.cwd.clone().or_else(|| config.cwd.clone()).ok_or("no cwd is given, and none is configured")?;
@@ -108,7 +110,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
         env,
-        prompt: prompt_file(&adapter, ask.prompt.as_deref()),
+        prompt: prompt_file(&adapter, &line, &cwd, None),
         umask: umask(ask.umask),
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
@@ -134,6 +136,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         wants_report: reads,
         private: ask.private,
         safe: ask.safe,
+        acp: adapter.speaks_acp(),
         native_id: adapter.imposes_id().then_some(own_id),
         hooks,
         hook_of: None,
@@ -154,7 +157,7 @@ pub(crate) fn prepare_resume(
     ask: &api::Resume,
 ) -> Result<(Option<String>, Parcel), String> {
     let spec = &session.spec;
-    let adapter = adapter(daemon, &spec.adapter)?;
+    let adapter = adapter(daemon, &spec.adapter, spec.acp)?;
     let line =
         Ask { prompt: Some(&ask.message), model: spec.model.as_deref(), safe: spec.safe, ..Ask::default() };
     if ask.message.trim().is_empty() {
@@ -175,7 +178,7 @@ pub(crate) fn prepare_resume(
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
         env,
-        prompt: prompt_file(&adapter, Some(&ask.message)),
+        prompt: prompt_file(&adapter, &line, &spec.cwd, native),
         umask: umask(ask.umask),
         nofile: ask.nofile.unwrap_or(daemon.nofile),
         first_start,
@@ -234,19 +237,29 @@ fn notify(config: &Config, named: &[String]) -> Result<Vec<Notify>, String> {
     Ok(all)
 }
 
-fn adapter(daemon: &Daemon, name: &str) -> Result<Known, String> {
+fn adapter(daemon: &Daemon, name: &str, acp: bool) -> Result<Known, String> {
     let declared = &daemon.config.borrow().adapters;
-    Known::find(name, declared).ok_or_else(|| {
+    let known = Known::find(name, declared).ok_or_else(|| {
         let all: Vec<_> = Known::all(declared).map(|known| known.name().to_owned()).collect();
         let near = config::nearest(name, all.iter().map(String::as_str));
         let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         format!("Unknown adapter: {name}{hint} (known: {})", all.join(", "))
-    })
+    })?;
+    if acp { known.over_acp().map_err(|unfit| unfit.to_string()) } else { Ok(known) }
 }
 
-/// What the prompt's file holds: where it is an argument, there is none.
-fn prompt_file(adapter: &Known, prompt: Option<&str>) -> Option<String> {
-    prompt.filter(|_| adapter.prompt() == PromptWay::Stdin).map(str::to_owned)
+/// What the prompt's file holds: where it is an argument, there is none; where the agent is talked to, what will be said.
+fn prompt_file(adapter: &Known, ask: &Ask<'_>, cwd: &str, resume: Option<&str>) -> Option<String> {
+    if adapter.speaks_acp() {
+        let plan = Plan {
+            cwd: cwd.to_owned(),
+            model: ask.model.filter(|_| !adapter.model_in_argv()).map(str::to_owned),
+            resume: resume.map(str::to_owned),
+            prompt: ask.prompt.unwrap_or_default().to_owned(),
+        };
+        return Some(plan.encode());
+    }
+    ask.prompt.filter(|_| adapter.prompt() == PromptWay::Stdin).map(str::to_owned)
 }
 
 pub(super) fn check_words(ask: &api::Launch) -> Result<(), String> {
@@ -420,7 +433,8 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<(LaunchOrder, Re
         cwd: spec.cwd.clone(),
         umask: parcel.umask,
         nofile_soft: Some(parcel.nofile),
-        stdin: parcel.prompt.as_ref().map(|_| files.prompt_name()),
+        stdin: parcel.prompt.as_ref().filter(|_| !spec.acp).map(|_| files.prompt_name()),
+        input: spec.acp.then(|| files.input_name()),
         env: files.env_name(),
         stdout,
         stderr,
@@ -461,9 +475,14 @@ fn begin(
     }
     session_dir::write_atomic(dir, &order.env, &parcel.env, session_dir::FILE_MODE)
         .map_err(doing("write the session's environment"))?;
-    if let (Some(name), Some(prompt)) = (&order.stdin, &parcel.prompt) {
-        session_dir::write_atomic(dir, name, prompt.as_bytes(), session_dir::FILE_MODE)
+    if let Some(prompt) = &parcel.prompt {
+        session_dir::write_atomic(dir, &files.prompt_name(), prompt.as_bytes(), session_dir::FILE_MODE)
             .map_err(doing("write the prompt"))?;
+    }
+    if let Some(input) = &order.input {
+        let opening = acp::opening() + "\n";
+        session_dir::write_atomic(dir, input, opening.as_bytes(), session_dir::FILE_MODE)
+            .map_err(doing("write the agent's input"))?;
     }
     let (shim, socket, scope) = match &place.manager {
         None => {
@@ -636,11 +655,16 @@ pub(super) fn write_deadline(daemon: &Daemon, id: RunId, at: Option<Mono>) {
         tracing::error!(session = %id.session, "write the deadline for the shim: {error}");
         return;
     }
+    tell_shim(daemon, id, "its deadline");
+}
+
+/// Tells a shim that lives that one of its files has changed.
+pub(super) fn tell_shim(daemon: &Daemon, id: RunId, what: &str) {
     let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
     if let Some(shim) = shim
         && let Err(error) = shim.signal(DEADLINE_MOVED)
     {
-        tracing::warn!(session = %id.session, "tell the shim of its deadline: {error}");
+        tracing::warn!(session = %id.session, "tell the shim of {what}: {error}");
     }
 }
 

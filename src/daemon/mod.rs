@@ -6,6 +6,7 @@
 //! a step's effects wait for its records to be durable, and nothing terminal is told before.
 
 mod adopted;
+mod converse;
 mod deliver;
 mod doctor;
 mod exit_files;
@@ -576,7 +577,16 @@ impl Daemon {
     /// The adapter of a session.
     pub(crate) fn adapter_of(&self, id: SessionId) -> Option<adapters::Known> {
         let core = self.core.borrow();
-        adapters::Known::find(&core.session(id)?.spec.adapter, &self.config.borrow().adapters)
+        let spec = &core.session(id)?.spec;
+        let known = adapters::Known::find(&spec.adapter, &self.config.borrow().adapters)?;
+        if spec.acp { known.over_acp().ok() } else { Some(known) }
+    }
+
+    /// How to read what the agent of a session prints.
+    pub(crate) fn parser_of(&self, id: SessionId) -> Option<adapters::Parser> {
+        let speaks_acp = self.core.borrow().session(id)?.spec.acp;
+        let of_adapter = self.adapter_of(id).and_then(|adapter| adapter.parser());
+        of_adapter.or(speaks_acp.then_some(adapters::Parser::ACP))
     }
 }
 

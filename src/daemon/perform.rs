@@ -8,8 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use tokio::sync::OwnedMutexGuard;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::core::agent::AgentReport;
@@ -50,6 +49,7 @@ impl Daemon {
         match effect {
             Effect::Spawn(id) => launch::start(self, id),
             Effect::Hold(id) => adopted::hold(self, id),
+            Effect::CancelTurn(id) => follow::cancel_turn(self, id),
             Effect::SignalLeader(id, signal) => signal_leader(self, id, signal),
             Effect::SignalTree(id, signal) => signal_tree(self, id, signal),
             Effect::KillShim(id) => kill_shim(self, id),

@@ -162,7 +162,7 @@ fn sweep(files: &RunFiles, shim: ShimFound) {
     if shim != ShimFound::Gone {
         return;
     }
-    for name in [files.env_name(), files.prompt_name()] {
+    for name in [files.env_name(), files.prompt_name(), files.input_name()] {
         match std::fs::remove_file(files.dir().join(&name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!("remove {name}: {error}")

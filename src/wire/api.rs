@@ -81,6 +81,9 @@ pub struct Launch {
     /// Leave the agent's own permission rules in force.
     #[serde(default)]
     pub safe: bool,
+    /// Speak to the agent in ACP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acp: bool,
     /// Text for `/bin/sh -c`, run once the leader runs.
     pub on_create: Option<String>,
     /// The same, once the verdict is durable.
@@ -153,6 +156,9 @@ pub struct AdapterView {
     pub resumes: bool,
     /// Whether its conversation has the session's id.
     pub imposes_id: bool,
+    /// Whether it can be spoken to in ACP.
+    #[serde(default)]
+    pub acp: bool,
 }
 
 /// Every error of the API, as `application/problem+json` (RFC 9457).

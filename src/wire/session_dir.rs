@@ -10,6 +10,9 @@
 //! 0. `created.<run>.json`: the journal's record of the launch ([`CreatedFile`]), for the case that the journal is lost.
 //! 1. `launch.<run>.json`, `env.<run>`, `prompt.<run>`, `deadline`: the daemon's order ([`LaunchOrder`], [`Deadline`]).
 //!    `deadline` is written again whenever it is moved, and the shim is told by a signal ([`DEADLINE_MOVED`]).
+//!    For an agent that is talked to: `input.<run>`, its standard input so far. The daemon appends whole lines and tells
+//!    the shim by the same signal; removing the file ends the input. The shim moves lines into the leader's pipe, and
+//!    removes it with `prompt.<run>` when the leader has ended.
 //! 2. `shim.<run>.json`: the shim's name ([`ShimIdentity`]), locked with flock(2) for as long as the shim lives.
 //! 3. `claimed.<run>.json` or `abandoned.<run>.json`: the order again, renamed by the side that owns the launch now.
 //! 4. `leader.<run>.json`: the leader's name ([`LeaderIdentity`]), written before the leader may exec.
@@ -44,7 +47,7 @@ mod tests;
 
 /// Mode of every file here, whatever the umask.
 pub const FILE_MODE: u32 = 0o600;
-/// The signal (SIGURG) that tells a shim that its deadline file is another one: harmless to whoever does not expect
+/// The signal (SIGURG) that tells a shim that its deadline file is another one, or that its input is longer or removed: harmless to whoever does not expect
 /// it, and to any process that it does not concern. A hint; the file is what counts.
 pub const DEADLINE_MOVED: u8 = 23;
 /// Mode of every directory here, whatever the umask.
@@ -163,6 +166,22 @@ impl RunFiles {
         format!("prompt.{}", self.id.run)
     }
 
+    /// Name of the file with the input of an agent that is talked to, for the launch order.
+    pub fn input_name(&self) -> String {
+        format!("input.{}", self.id.run)
+    }
+
+    /// Removes what was to be said to an agent, and what was said: with the run's end nobody needs either.
+    pub fn remove_input(&self) -> io::Result<()> {
+        for name in [self.input_name(), self.prompt_name()] {
+            match fs::remove_file(self.dir.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn json(&self, kind: &str) -> String {
         format!("{kind}.{}.json", self.id.run)
     }
@@ -173,6 +192,7 @@ impl RunFiles {
         let by_daemons = [
             self.env_name(),
             self.prompt_name(),
+            self.input_name(),
             self.json("launch"),
             self.json("created"),
             self.json("verdict"),

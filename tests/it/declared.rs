@@ -133,7 +133,7 @@ fn a_declaration_that_cannot_work_is_refused_with_its_place() {
             "adapters: mine: args holds {modle}, which stands for nothing",
         ),
         (json!({"codex": {"program": "x"}}), "adapters: codex: codex is built in"),
-        (json!({"mine": {"program": "x", "argz": []}}), "unknown field `argz`"),
+        (json!({"mine": {"program": "x", "argz": []}}), "has an unknown key \"argz\""),
         (json!({"mine": {"program": "x", "args": [7]}}), "an argument is a text, or a list of texts"),
     ] {
         fs::write(home.path().join("config.json"), json!({"adapters": adapters}).to_string())

@@ -49,6 +49,7 @@ fn spec() -> Spec {
         wants_report: true,
         private: false,
         safe: false,
+        acp: false,
         native_id: None,
         hooks: Hooks::default(),
         hook_of: None,
@@ -249,7 +250,22 @@ fn records() -> Vec<Record> {
         },
         told(5, EventKind::Lingering),
         told(6, EventKind::Stuck),
+        spoken_to(),
     ]
+}
+
+fn spoken_to() -> Record {
+    Record::Created {
+        session: session(),
+        at: now(),
+        host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+        origin: Origin::Launched,
+        spec: Box::new(Spec { acp: true, ..spec() }),
+        deadline: None,
+        request: None,
+        run: 1,
+        spent: Spent::default(),
+    }
 }
 
 fn told(seq: u64, kind: EventKind) -> Record {

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one file per subject, the machinery in `support`.
 
+mod acp;
 mod adapters;
 mod adopt;
 mod agent_output;
@@ -30,6 +31,7 @@ mod limits;
 mod log_size;
 mod opencode;
 mod properties;
+mod real_acp;
 mod real_opencode;
 mod receivers;
 mod released;

@@ -5,6 +5,7 @@
 
 mod deadline;
 mod endings;
+mod input;
 mod launches;
 mod leftovers;
 mod logs;
@@ -72,6 +73,7 @@ impl Session {
             umask: 0o022,
             nofile_soft: None,
             stdin: None,
+            input: None,
             env: files.env_name(),
             stdout: "stdout.log".to_owned(),
             stderr: "stderr.log".to_owned(),

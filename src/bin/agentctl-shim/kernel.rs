@@ -16,8 +16,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// The largest signal number of Linux.
 const SIGNAL_MAX: c_int = 64;
 
-/// What the shim sleeps for besides its alarms: the end of a child, a deadline that was moved, and something written where
-/// the logs are.
+/// What the shim sleeps for besides its alarms: the end of a child, news from the daemon, and something written where the
+/// logs are.
 const AWAITED: [c_int; 3] = [libc::SIGCHLD, DEADLINE_MOVED as c_int, libc::SIGIO];
 
 /// Signals that keep their meaning in the shim: its own faults, and the news that it waits for.
@@ -76,15 +76,15 @@ pub(crate) fn block_awaited_signals() {
 /// Why a sleep was over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Woken {
-    /// The daemon has written another deadline.
-    DeadlineMoved,
+    /// The daemon has written another deadline, or has said more to the agent.
+    Told,
     /// A file beside the logs, or one of them, was written to.
     Written,
     /// A child has ended, time is over, or nothing has happened: the caller looks for itself.
     ToLook,
 }
 
-/// Sleeps until a child ends, the deadline is moved or a log is written to, or until `timeout` is over.
+/// Sleeps until a child ends, the daemon tells something or a log is written to, or until `timeout` is over.
 pub(crate) fn wait_for_signal(timeout: Option<Duration>) -> Woken {
     let set = awaited_signals();
     let timeout = timeout.map(|timeout| libc::timespec {
@@ -96,7 +96,7 @@ pub(crate) fn wait_for_signal(timeout: Option<Duration>) -> Woken {
     let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
     match signal {
         libc::SIGIO => Woken::Written,
-        signal if signal == c_int::from(DEADLINE_MOVED) => Woken::DeadlineMoved,
+        signal if signal == c_int::from(DEADLINE_MOVED) => Woken::Told,
         _ => Woken::ToLook,
     }
 }

@@ -20,6 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::exit_slot::ExitSlot;
+use crate::input::Input;
 use crate::kernel::{self, Fork};
 use crate::logs::Logs;
 use crate::{daemon_link, leader};
@@ -35,6 +36,8 @@ pub(crate) struct Launched {
     pub(crate) leader: Result<Leader, Failed>,
     /// The logs, where they are to be kept to a size.
     pub(crate) logs: Option<Logs>,
+    /// What goes to its standard input, where it is talked to.
+    pub(crate) input: Option<Input>,
 }
 
 /// How the run is to end.
@@ -90,7 +93,7 @@ impl Failure {
 
 /// What the leader gets as its standard three.
 pub(crate) struct Redirections {
-    /// /dev/null or the prompt.
+    /// /dev/null, the prompt, or the pipe of whom it is talked to by.
     pub(crate) stdin: File,
     /// Log.
     pub(crate) stdout: File,
@@ -104,19 +107,22 @@ pub(crate) fn launch(files: &RunFiles, host: &HostId) -> Launched {
         Ok(order) => order,
         Err(error) => return unreadable(&error),
     };
-    let (leader, logs) = match start(files, host, &order) {
-        Ok((leader, logs)) => (Ok(leader), logs),
-        Err(failed) => (Err(failed), None),
+    let (leader, input, logs) = match start(files, host, &order) {
+        Ok((leader, input, logs)) => (Ok(leader), input, logs),
+        Err(failed) => (Err(failed), None, None),
     };
     // The leader holds its copy, or will never need one.
     for secret in [Some(&order.env), order.stdin.as_ref()].into_iter().flatten() {
         let _ = fs::remove_file(files.dir().join(secret));
     }
+    if leader.is_err() && order.input.is_some() {
+        let _ = files.remove_input();
+    }
     if leader.is_ok() {
         daemon_link::send(ShimMessage::Running);
         daemon_link::close();
     }
-    Launched { policy: Policy::of(order), leader, logs }
+    Launched { policy: Policy::of(order), leader, logs, input }
 }
 
 fn unreadable(error: &FileError) -> Launched {
@@ -128,7 +134,7 @@ fn unreadable(error: &FileError) -> Launched {
         cgroup: None, // and nobody to end in it
         account: None,
     };
-    Launched { policy, leader: Err(Failed { error, process: None }), logs: None }
+    Launched { policy, leader: Err(Failed { error, process: None }), logs: None, input: None }
 }
 
 impl Policy {
@@ -143,10 +149,12 @@ impl Policy {
     }
 }
 
-fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<(Leader, Option<Logs>), Failed> {
+type Started = (Leader, Option<Input>, Option<Logs>);
+
+fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<Started, Failed> {
     let failed = |failure: Failure, process| Failed { error: explain(&failure, files, order), process };
-    let (redirections, report) = prepare(files, order).map_err(|failure| failed(failure, None))?;
-    let (reader, writer) = report;
+    let prepared = prepare(files, order).map_err(|failure| failed(failure, None))?;
+    let Prepared { redirections, input, report: (reader, writer) } = prepared;
     let child = match kernel::fork().map_err(Failure::at(Stage::Fork)) {
         Ok(Fork::Child) => leader::become_leader_or_exit(files, host, order, redirections, writer),
         Ok(Fork::Parent(child)) => child,
@@ -164,7 +172,7 @@ fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<(Leader
             let dir = files.dir().join(&order.stdout);
             let dir = dir.parent().unwrap_or_else(|| files.dir());
             let keep = |max| Logs::keep([stdout, stderr], dir, max, kernel::now().mono);
-            Ok((leader, order.log_bytes_max.map(keep)))
+            Ok((leader, input, order.log_bytes_max.map(keep)))
         }
         Some(failure) => {
             kernel::reap(child);
@@ -175,25 +183,32 @@ fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<(Leader
 
 type ReportPipe = (OwnedFd, OwnedFd);
 
+/// What a launch needs that can fail to be had.
+struct Prepared {
+    redirections: Redirections,
+    input: Option<Input>,
+    report: ReportPipe,
+}
+
 /// Everything that can fail before there is a process.
-fn prepare(files: &RunFiles, order: &LaunchOrder) -> Result<(Redirections, ReportPipe), Failure> {
+fn prepare(files: &RunFiles, order: &LaunchOrder) -> Result<Prepared, Failure> {
     if order.argv.is_empty() {
         return Err(Failure { stage: Stage::Program, errno: Errno::NOENT.raw_os_error() });
     }
     ExitSlot::of(files).reserve().map_err(Failure::at(Stage::Reserve))?;
     files.reserve_tree().map_err(Failure::at(Stage::Reserve))?;
     let log = |name: &str| open_log(&files.dir().join(name)).map_err(Failure::at(Stage::Log));
-    let stdin = match &order.stdin {
-        Some(prompt) => File::open(files.dir().join(prompt)),
-        None => File::open("/dev/null"),
+    let stdin = match (&order.input, &order.stdin) {
+        (Some(input), _) => {
+            Input::open(&files.dir().join(input)).map(|(ours, leaders)| (Some(ours), leaders))
+        }
+        (None, Some(prompt)) => File::open(files.dir().join(prompt)).map(|file| (None, file)),
+        (None, None) => File::open("/dev/null").map(|null| (None, null)),
     };
-    let redirections = Redirections {
-        stdin: stdin.map_err(Failure::at(Stage::Stdin))?,
-        stdout: log(&order.stdout)?,
-        stderr: log(&order.stderr)?,
-    };
+    let (input, stdin) = stdin.map_err(Failure::at(Stage::Stdin))?;
+    let redirections = Redirections { stdin, stdout: log(&order.stdout)?, stderr: log(&order.stderr)? };
     let report = pipe_with(PipeFlags::CLOEXEC).map_err(Failure::at(Stage::Fork))?;
-    Ok((redirections, report))
+    Ok(Prepared { redirections, input, report })
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
@@ -233,7 +248,9 @@ fn explain(failure: &Failure, files: &RunFiles, order: &LaunchOrder) -> LaunchEr
         Stage::Order => "launch order".to_owned(),
         Stage::Reserve => files.unpublished_exit_path().display().to_string(),
         Stage::Log => format!("{} or {}", file(&order.stdout), order.stderr),
-        Stage::Stdin => order.stdin.as_deref().map_or("/dev/null".to_owned(), file),
+        Stage::Stdin => {
+            order.input.as_deref().or(order.stdin.as_deref()).map_or("/dev/null".to_owned(), file)
+        }
         Stage::Fork => "new process".to_owned(),
         Stage::Cgroup => order.cgroup.clone().unwrap_or_default(),
         Stage::Limits => "limit of open files".to_owned(),

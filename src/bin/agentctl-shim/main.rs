@@ -3,7 +3,7 @@
 //! `agentctl-shim <session directory> <run> [held]` claims the launch order in the directory, starts the leader, reaps
 //! whatever the tree leaves to it, publishes how the leader ended, ends or awaits what is left, and exits. It needs
 //! no daemon: all it knows comes from files (`wire/session_dir.rs`), and all it has to say goes into files.
-//! It has one thread and no event loop but one: sleep until a child ends, the deadline is moved, a log that may become
+//! It has one thread and no event loop but one: sleep until a child ends, the daemon tells something, a log that may become
 //! too long is written to, or an alarm is due.
 //!
 //! In order of time: `settle` (deaf, detached, subreaper) · `claim` (own the run, take the launch) · `launch` (open,
@@ -12,6 +12,7 @@
 mod claim;
 mod daemon_link;
 mod exit_slot;
+mod input;
 mod kernel;
 mod launch;
 mod leader;

@@ -1,8 +1,9 @@
 //! The life of a run after its launch: reap, publish the leader's end, end or await the rest, say when all are gone.
 //!
-//! One loop over two questions: who has ended, and which alarm is due? There are four alarms: the deadline that a
-//! daemon should have enforced, the next step of ending the tree, the next attempt to publish, and a look at logs that were
-//! written to. Sleeps in between, without any periodic wake-up. Refuses to know what the outcome of the run is: the exit file holds raw facts.
+//! One loop over two questions: who has ended, and which alarm is due? There are five alarms: the deadline that a
+//! daemon should have enforced, the next step of ending the tree, the next attempt to publish, the next to move input, and a
+//! look at logs that were written to. Sleeps in between, without any periodic wake-up. Refuses to know what the outcome of the
+//! run is: the exit file holds raw facts.
 //!
 //! What happens at the leader's end, in this order: the exit file is published (the verdict waits for it), then the
 //! tree is ended, then the exit file is synced to disk.
@@ -20,6 +21,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::claim::Ownership;
 use crate::exit_slot::ExitSlot;
+use crate::input::{Flow, Input};
 use crate::kernel::{self, Reap, Woken};
 use crate::launch::{Failed, Launched, Leader, Policy};
 use crate::logs::Logs;
@@ -34,6 +36,9 @@ const DEADLINE_RETRY: Duration = Duration::from_secs(60);
 
 /// Pauses between attempts to publish.
 const PUBLISH_PAUSES: Pauses = Pauses { next: Duration::from_millis(100), max: Duration::from_secs(5) };
+
+/// Pauses between attempts to move input into a pipe that is full.
+const INPUT_PAUSES: Pauses = Pauses { next: Duration::from_millis(10), max: Duration::from_secs(5) };
 
 /// Pauses between attempts to kill: the first ones catch a tree that forks, the later ones await the unkillable.
 const KILL_PAUSES: Pauses = Pauses { next: Duration::from_millis(20), max: Duration::from_secs(5) };
@@ -83,6 +88,7 @@ enum Alarm {
     Kill(KillStep),
     Publish,
     Logs,
+    Input,
 }
 
 /// How a leader, or the attempt to have one, ended.
@@ -112,12 +118,18 @@ pub(crate) struct Supervisor {
     exit_slot: ExitSlot,
     publication: Publication,
     logs: Option<Logs>,
+    /// Whether the agent is talked to.
+    talked_to: bool,
+    /// What goes to the leader's standard input, until that is over.
+    input: Option<Input>,
+    /// When to go on with it.
+    input_retry: Option<(Mono, Pauses)>,
 }
 
 impl Supervisor {
     /// Takes a launched run over. A launch that failed is a run whose leader has ended already.
     pub(crate) fn new(files: RunFiles, host: HostId, ownership: Ownership, launched: Launched) -> Self {
-        let Launched { policy, leader, logs } = launched;
+        let Launched { policy, leader, logs, input } = launched;
         let (leader, failed) = match leader {
             Ok(leader) => (Some(leader), None),
             Err(failed) => (None, Some(failed)),
@@ -138,10 +150,16 @@ impl Supervisor {
             exit_slot,
             publication: Publication::NotYet,
             logs,
+            talked_to: input.is_some(),
+            input,
+            input_retry: None,
         };
         match failed {
             Some(failed) => supervisor.launch_failed(failed),
-            None => supervisor.deadline = supervisor.next_look(kernel::now().mono, false),
+            None => {
+                supervisor.deadline = supervisor.next_look(kernel::now().mono, false);
+                supervisor.forward_input(INPUT_PAUSES);
+            }
         }
         supervisor
     }
@@ -164,7 +182,10 @@ impl Supervisor {
                 None => kernel::wait_for_signal(None),
             };
             match woken {
-                Woken::DeadlineMoved => self.deadline_moved(),
+                Woken::Told => {
+                    self.deadline_moved();
+                    self.forward_input(INPUT_PAUSES);
+                }
                 Woken::Written => self.logs.iter_mut().for_each(|logs| logs.written(kernel::now().mono)),
                 Woken::ToLook => {}
             }
@@ -203,6 +224,7 @@ impl Supervisor {
     fn leader_ended(&mut self, end: End) {
         self.deadline = None;
         self.publish(end);
+        self.end_input();
         let to_be_ended = match self.policy.leftovers {
             Leftovers::Kill => true,
             Leftovers::Keep => self.cause == Cause::Deadline,
@@ -244,7 +266,8 @@ impl Supervisor {
             Publication::NotYet | Publication::Over => None,
         };
         let logs = self.logs.as_ref().and_then(|logs| Some((logs.due()?, Alarm::Logs)));
-        [deadline, killing, publish, logs].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let input = self.input_retry.map(|(at, _)| (at, Alarm::Input));
+        [deadline, killing, publish, logs, input].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn ring(&mut self, alarm: Alarm, now: Mono) {
@@ -258,7 +281,35 @@ impl Supervisor {
                 }
             }
             Alarm::Logs => self.logs.iter_mut().for_each(|logs| logs.look(now)),
+            Alarm::Input => self.forward_input(self.input_retry.map_or(INPUT_PAUSES, |(_, pauses)| pauses)),
         }
+    }
+
+    /// Moves on what was said to the agent, now and, if its pipe is full, after the next pause.
+    fn forward_input(&mut self, mut pauses: Pauses) {
+        let Some(input) = &mut self.input else { return };
+        self.input_retry = None;
+        match input.forward() {
+            Flow::Upto => {}
+            Flow::Held { moved } => {
+                if moved {
+                    pauses = INPUT_PAUSES;
+                }
+                self.input_retry = Some((kernel::now().mono.after(pauses.take()), pauses));
+            }
+            Flow::Over => self.input = None,
+        }
+    }
+
+    /// The leader has ended: what was said to it, and what was to be, is removed with the pipe.
+    fn end_input(&mut self) {
+        self.input_retry = None;
+        if self.talked_to
+            && let Err(error) = self.files.remove_input()
+        {
+            complain(format_args!("failed to remove the input of the run: {error}"));
+        }
+        self.input = None;
     }
 
     /// A hint: without it the file is read again when the old deadline comes, which may be late or never.

@@ -67,8 +67,12 @@ fn cells(adapter: &AdapterView, found: &Here) -> [String; 4] {
         (Some(program), Some(_)) => program.clone(),
     };
     let version = found.as_ref().and_then(|(_, version)| version.clone()).unwrap_or_else(|| "-".to_owned());
-    let can =
-        [(adapter.reads_output, "outcome"), (adapter.resumes, "resume"), (adapter.declared, "declared")];
+    let can = [
+        (adapter.reads_output, "outcome"),
+        (adapter.resumes, "resume"),
+        (adapter.acp, "acp"),
+        (adapter.declared, "declared"),
+    ];
     let can: Vec<_> = can.into_iter().filter_map(|(can, word)| can.then_some(word)).collect();
     [adapter.name.clone(), program, version, can.join(", ")]
 }

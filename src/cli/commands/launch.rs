@@ -202,6 +202,7 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
         stuck_ms: args.stuck.map(ms),
         private: args.private,
         safe: args.safe,
+        acp: args.acp,
         on_create: args.on_create,
         on_complete: args.on_complete,
         notify: args.notify,

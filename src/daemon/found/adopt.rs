@@ -122,7 +122,7 @@ fn as_it_shows_itself(daemon: &Daemon, shown: &Shown) -> Found {
     let known: Vec<Known> = Known::all(&daemon.config.borrow().adapters).collect();
     let running = recognise(&known, shown.exe.as_deref(), &shown.argv);
     let native_id = running.as_ref().and_then(|running| match &running.adapter {
-        Known::BuiltIn(adapter) => (adapter.found.id_in)(&running.arguments),
+        Known::BuiltIn(adapter) | Known::Acp(adapter, _) => (adapter.found.id_in)(&running.arguments),
         Known::Declared(_) => None,
     });
     let adapter = running.as_ref().map_or("exec", |running| running.adapter.name()).to_owned();

@@ -83,6 +83,10 @@ pub struct LaunchOrder {
     pub nofile_soft: Option<u64>,
     /// The file that becomes standard input, unlinked once the leader runs; `None` is /dev/null.
     pub stdin: Option<String>,
+    /// The file whose lines go to the leader's standard input, a pipe, for as long as the file has its name. A shim that
+    /// does not know this gives the leader an empty input, which ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// The file with the whole environment, `K=V` with NUL between, unlinked once the leader runs.
     pub env: String,
     /// Log of standard output, appended to.

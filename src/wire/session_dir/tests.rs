@@ -39,6 +39,7 @@ fn launch() -> LaunchOrder {
         umask: 0o022,
         nofile_soft: Some(1024),
         stdin: Some("prompt.2".to_owned()),
+        input: None,
         env: "env.2".to_owned(),
         stdout: "stdout.log".to_owned(),
         stderr: "stderr.log".to_owned(),
@@ -92,6 +93,8 @@ fn every_format_is_as_its_golden_file_shows() {
     let scope = "/sys/fs/cgroup/user.slice/agentctl.slice/agentctl-0b0f7a52.2.scope";
     let (cgroup, account) = (Some(format!("{scope}/session")), Some(scope.to_owned()));
     check("launch_in_scope.json", &LaunchOrder { cgroup, account, ..launch() });
+    let talked_to = LaunchOrder { stdin: None, input: Some("input.2".to_owned()), ..launch() };
+    check("launch_input.json", &talked_to);
     check("exit.json", &exit());
     let shim = process(4710, Some(81_985), 88_001);
     check("shim.json", &ShimIdentity { v: Version, session, run, host: host(), process: shim });
