@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use agentctl::adapters::{self, Adapter, Parse, Progress, Tail};
+use agentctl::adapters::{self, Parse, Progress, Tail, acp};
 use agentctl::core::agent::{AgentReport, StepEnd};
 use serde_json::{Value, json};
 
@@ -15,16 +15,21 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// The recordings of one adapter, by name of file.
-fn recordings(adapter: &Adapter) -> Vec<PathBuf> {
-    let folder = fixtures().join(adapter.name);
-    let entries = fs::read_dir(&folder).unwrap_or_else(|error| {
-        panic!("adapter {} has no fixtures in {}: {error}", adapter.name, folder.display())
-    });
+/// Every folder of recordings, and who reads it: an adapter's, and that of the agents that spoke ACP.
+fn parsers() -> Vec<(&'static str, Parse)> {
+    let of_adapters = adapters::ALL.iter().filter_map(|adapter| Some((adapter.name, adapter.parse?)));
+    of_adapters.chain([("acp", acp::parse as Parse)]).collect()
+}
+
+/// The recordings of one folder, by name of file.
+fn recordings(name: &str) -> Vec<PathBuf> {
+    let folder = fixtures().join(name);
+    let entries = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("adapter {name} has no fixtures in {}: {error}", folder.display()));
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder entry").path()).collect();
     found.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
     found.sort();
-    assert!(!found.is_empty(), "adapter {} has no *.jsonl in {}", adapter.name, folder.display());
+    assert!(!found.is_empty(), "adapter {name} has no *.jsonl in {}", folder.display());
     found
 }
 
@@ -51,9 +56,8 @@ fn understood(log: &[u8], parse: Parse) -> Value {
 #[test]
 fn every_recording_is_understood_as_expected() {
     let bless = std::env::var_os("AGENTCTL_BLESS").is_some();
-    let with_parser = adapters::ALL.iter().filter_map(|adapter| Some((adapter, adapter.parse?)));
     let mut wrong = Vec::new();
-    for (adapter, parse) in with_parser {
+    for (adapter, parse) in parsers() {
         for recording in recordings(adapter) {
             let found = understood(&fs::read(&recording).expect("read a recording"), parse);
             let expectation = recording.with_extension("expected.json");
@@ -76,8 +80,7 @@ fn every_recording_is_understood_as_expected() {
 /// tells of no success, it may know less, but never of one.
 #[test]
 fn the_end_of_a_recording_reports_what_the_whole_reports() {
-    for adapter in adapters::ALL {
-        let Some(parse) = adapter.parse else { continue };
+    for (adapter, parse) in parsers() {
         for recording in recordings(adapter) {
             let log = fs::read(&recording).expect("read a recording");
             let report = |tail| adapters::report(&Progress::of(tail, parse, 0));
@@ -95,8 +98,8 @@ fn the_end_of_a_recording_reports_what_the_whole_reports() {
 
 #[test]
 fn no_expectation_is_left_without_its_recording() {
-    for adapter in adapters::ALL.iter().filter(|adapter| adapter.parse.is_some()) {
-        for entry in fs::read_dir(fixtures().join(adapter.name)).expect("the fixture folder") {
+    for (adapter, _) in parsers() {
+        for entry in fs::read_dir(fixtures().join(adapter)).expect("the fixture folder") {
             let path = entry.expect("a folder entry").path();
             let name = path.file_name().and_then(|name| name.to_str()).expect("a UTF-8 name").to_owned();
             let recording = match name.strip_suffix(".expected.json") {
