@@ -451,7 +451,7 @@ fn an_older_journal_is_brought_up_to_its_directories() {
     daemon.remove_journal();
     fs::write(daemon.journal(), backup).expect("a backup");
     daemon.start();
-    let record = daemon.status(&known);
+    let record = daemon.ended(&known);
     assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(2)), "{record:#}");
     assert!(
         record["meta"]["rebuilt"].as_str().is_some_and(|note| note.contains("verdict file")),
