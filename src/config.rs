@@ -167,6 +167,11 @@ impl Config {
         mean(path, text, raw, env)
     }
 
+    /// The endpoint of this name.
+    pub fn webhook(&self, name: &str) -> Option<&Webhook> {
+        self.webhooks.iter().find(|webhook| webhook.name == name)
+    }
+
     /// Takes over what a running daemon can take from a configuration that was read anew. The keys that also
     /// differ and count only from the next start of the daemon are returned.
     pub fn renew(&mut self, new: Self) -> Vec<&'static str> {

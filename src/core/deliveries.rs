@@ -78,8 +78,8 @@ impl Supervisor {
     pub(super) fn attempted(&mut self, now: Now, id: &DeliveryId, attempt: &Attempt, out: &mut Step) {
         self.counters.attempts += 1;
         let usual = RETRY_DELAYS.len() as u32 + 1;
-        let configured = self.settings.endpoints.iter().find(|endpoint| endpoint.name == id.endpoint);
-        let attempts_max = configured.map_or(usual, |endpoint| endpoint.attempts_max);
+        let attempts_max =
+            self.settings.endpoint(&id.endpoint).map_or(usual, |endpoint| endpoint.attempts_max);
         let owed = self.outbox.get(id).map(|delivery| (delivery.run, delivery.kind));
         for record in self.outbox.conclude(id, attempt, now, attempts_max) {
             let died = matches!(&record, Record::DeliveryOver { how: DeliveryEnd::Dead, .. });
@@ -103,8 +103,7 @@ impl Supervisor {
 
     /// Whether attempts are made at an endpoint: it is known, and not paused.
     pub fn is_served(&self, endpoint: &str) -> bool {
-        let configured = self.settings.endpoints.iter().find(|known| known.name == endpoint);
-        let known = configured.map_or(is_ad_hoc(endpoint), |endpoint| !endpoint.paused);
+        let known = self.settings.endpoint(endpoint).map_or(is_ad_hoc(endpoint), |endpoint| !endpoint.paused);
         known && self.outbox.health(endpoint).paused.is_none()
     }
 
@@ -153,7 +152,7 @@ impl Supervisor {
 
     /// Pauses or resumes an endpoint. Resumed, it is sent all that waits.
     pub(super) fn set_paused(&mut self, now: Now, to: ReplyTo, name: String, paused: bool, out: &mut Step) {
-        let Some(endpoint) = self.settings.endpoints.iter().find(|endpoint| endpoint.name == name) else {
+        let Some(endpoint) = self.settings.endpoint(&name) else {
             out.reply(to, Reply::Refused(Refusal::NoEndpoint(name)));
             return;
         };

@@ -33,6 +33,13 @@ pub struct Settings {
     pub host: HostId,
 }
 
+impl Settings {
+    /// The configured endpoint of this name.
+    pub(super) fn endpoint(&self, name: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.name == name)
+    }
+}
+
 /// All state. Everything durable in it is rebuilt by applying the records in order.
 #[derive(Debug)]
 pub struct Supervisor {

@@ -8,15 +8,13 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 
-use tokio::task::spawn_blocking;
-
 use crate::adapters::acp::{Conversation, Next, Plan};
 use crate::core::fuse::Evidence;
 use crate::core::vocab::RunId;
 use crate::wire::session_dir::RunFiles;
 
 use super::reach::Reach;
-use super::{Daemon, launch};
+use super::{Daemon, blocking, launch};
 
 /// What is said to one agent, and by whom.
 pub(super) struct Dialogue {
@@ -44,13 +42,8 @@ impl Dialogue {
             return None;
         }
         let files = daemon.home.run_files(id);
-        let left = {
-            let files = files.clone();
-            spawn_blocking(move || read(&files))
-                .await
-                .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
-        };
-        let left = match left {
+        let theirs = files.clone();
+        let left = match blocking(move || read(&theirs)).await {
             Ok(left) => left,
             Err(error) => {
                 let why = format!("what was said to the agent cannot be read, so nothing more is: {error}");
@@ -121,10 +114,6 @@ impl Dialogue {
         }
         Ok(())
     }
-}
-
-async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-    spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
 }
 
 fn stopping(daemon: &Daemon, id: RunId) -> bool {

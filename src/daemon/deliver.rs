@@ -157,7 +157,7 @@ async fn prepared(
 /// The endpoint of a delivery: a configured one, or what the session's launch named.
 fn endpoint_of(daemon: &Daemon, id: &DeliveryId) -> Result<Webhook, String> {
     let config = daemon.config.borrow();
-    if let Some(webhook) = config.webhooks.iter().find(|webhook| webhook.name == id.endpoint) {
+    if let Some(webhook) = config.webhook(&id.endpoint) {
         return Ok(webhook.clone());
     }
     let core = daemon.core.borrow();
@@ -168,7 +168,7 @@ fn endpoint_of(daemon: &Daemon, id: &DeliveryId) -> Result<Webhook, String> {
     let url = named.and_then(|named| named.url.as_ref()).ok_or("the endpoint is not configured any more")?;
     let target = Target::parse(&url.0)?;
     // Signed as the one endpoint of the earlier tool, so that a receiver can tell who speaks.
-    let known = config.webhooks.iter().find(|webhook| webhook.name == "default");
+    let known = config.webhook("default");
     Ok(Webhook::plain(
         id.endpoint.clone(),
         target,

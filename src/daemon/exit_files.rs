@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::rc::Rc;
 
 use tokio::task::{spawn_blocking, spawn_local};
@@ -255,37 +256,40 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
     let dir = daemon.home.session(id.session);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let name = format!("verdict.{}.json", id.run);
         let size = spawn_blocking(move || {
-            // An earlier try at the verdict's file, for one.
-            super::perform::sweep_half_written(&files, false);
-            let written = fs::exists(dir.join(&name)).unwrap_or(false);
-            if written && !fs::exists(files.exit_path()).unwrap_or(true) {
-                return size_of(&dir);
-            }
-            // In this order: an exit file that was moved away means that the verdict is there.
-            if let Some(verdict) = verdict
-                && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
-            {
-                tracing::warn!("write {}: {error}", dir.join(name).display());
-                return size_of(&dir);
-            }
-            match move_file(&files.exit_path(), &files.archived_exit_path()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!("archive an exit file: {error}")
-                }
-                Ok(()) | Err(_) => {}
-            }
-            size_of(&dir)
+            put_away(&files, &dir, verdict);
+            measured_here.then(|| size_of(&dir))
         });
         let size = size.await;
         daemon.archiving.borrow_mut().remove(&id);
-        if let Ok(bytes) = size
-            && measured_here
-        {
+        if let Ok(Some(bytes)) = size {
             daemon.send(Event::Sized(id.session, bytes));
         }
     });
+}
+
+/// Writes the verdict's file and moves the exit file beside it, unless that is done.
+fn put_away(files: &RunFiles, dir: &Path, verdict: Option<Vec<u8>>) {
+    let name = format!("verdict.{}.json", files.id().run);
+    // An earlier try at the verdict's file, for one.
+    super::perform::sweep_half_written(files, false);
+    let written = fs::exists(dir.join(&name)).unwrap_or(false);
+    if written && !fs::exists(files.exit_path()).unwrap_or(true) {
+        return;
+    }
+    // In this order: an exit file that was moved away means that the verdict is there.
+    if let Some(verdict) = verdict
+        && let Err(error) = session_dir::write_atomic(dir, &name, &verdict, session_dir::FILE_MODE)
+    {
+        tracing::warn!("write {}: {error}", dir.join(name).display());
+        return;
+    }
+    match move_file(&files.exit_path(), &files.archived_exit_path()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("archive an exit file: {error}")
+        }
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// Measures everything that is over and done with, at a start.
@@ -311,7 +315,7 @@ pub(super) fn measure(daemon: &Rc<Daemon>, ids: Vec<SessionId>) {
 }
 
 /// Also where something else is mounted on one of the two directories.
-fn move_file(from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
+fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             fs::copy(from, to)?;
@@ -332,7 +336,7 @@ fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
 }
 
 /// What the files take on the disk: the head of a log may be a hole.
-fn size_of(dir: &std::path::Path) -> u64 {
+fn size_of(dir: &Path) -> u64 {
     const UNIT_OF_BLOCKS: u64 = 512;
 
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

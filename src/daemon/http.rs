@@ -31,6 +31,7 @@ use crate::core::vocab::{RunId, SessionId};
 use crate::core::{JournalHealth, Reply, Request as Ask};
 use crate::limits;
 use crate::wire::api::{self, Problem};
+use crate::wire::hex;
 use crate::wire::route::{NoRoute, Route};
 
 use super::log_files::{self, Beginning, LogTail};
@@ -329,7 +330,7 @@ fn request_key(key: Option<String>, asked: &[&[u8]]) -> Option<RequestKey> {
     let key = key?;
     let mut digest = Sha256::new();
     asked.iter().for_each(|part| digest.update(part));
-    let digest: String = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&digest.finalize()[..16]);
     Some(RequestKey { key, digest })
 }
 

@@ -33,7 +33,7 @@ use crate::sys::cgroup::scope::{Made, Manager};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, let_go, next_message};
 use crate::sys::{self, ProcessRef};
 use crate::wire::session_dir::{self, CreatedFile, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
-use crate::wire::{api, session_dir::FileError};
+use crate::wire::{api, hex, session_dir::FileError};
 use crate::{config, limits};
 
 use super::home::log_name;
@@ -219,11 +219,10 @@ fn notify(config: &Config, named: &[String]) -> Result<Vec<Notify>, String> {
             }
             // The digest tells apart what is not shown, and is the same for the same URL.
             let digest = Sha256::digest(text.as_bytes());
-            let digest: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-            let endpoint = format!("{}#{digest}", target.shown());
+            let endpoint = format!("{}#{}", target.shown(), hex(&digest[..4]));
             Notify { endpoint, url: Some(HiddenText(text.clone())) }
         } else {
-            if !config.webhooks.iter().any(|webhook| webhook.name == *text) {
+            if config.webhook(text).is_none() {
                 let near = config::nearest(text, config.webhooks.iter().map(|webhook| webhook.name.as_str()));
                 let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
                 return Err(format!("notify: no endpoint is named \"{text}\", and it is no URL{hint}"));

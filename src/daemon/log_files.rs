@@ -10,10 +10,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use crate::limits;
 use crate::sys::log_files::first_data;
+
+use super::blocking;
 
 /// What a read found.
 pub(super) enum Found {
@@ -48,8 +49,7 @@ async fn read<T: Send + 'static>(
     read: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let path = path.to_owned();
-    let read = move || read(&File::open(path)?);
-    spawn_blocking(read).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+    blocking(move || read(&File::open(path)?)).await
 }
 
 /// Bytes of a log from `offset` on.

@@ -488,12 +488,7 @@ impl Daemon {
         }
         let mut outgoing = pending.outgoing;
         for effect in pending.effects {
-            if let Effect::Deliver(id) = effect {
-                let fresh = outgoing.remove(&id);
-                deliver::attempt(self, id, fresh);
-            } else {
-                self.perform(effect);
-            }
+            self.perform(effect, &mut outgoing);
         }
         for run in pending.settled {
             exit_files::measure(self, vec![run.session]);
@@ -511,7 +506,7 @@ impl Daemon {
             now.extend::<Vec<_>>(exempt);
         }
         for effect in now {
-            self.perform(effect);
+            self.perform(effect, &mut HashMap::new());
         }
     }
 
@@ -598,6 +593,13 @@ fn is_vital(record: &Record) -> bool {
 /// A mood or a trouble: found again after a restart.
 fn is_soft(record: &Record) -> bool {
     matches!(record, Record::Event { kind, .. } | Record::DeliveryQueued { kind, .. } if kind.is_soft())
+}
+
+/// Work on files, on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
 }
 
 /// Tells the core when somebody stops waiting.

@@ -2,7 +2,7 @@
 //!
 //! Refuses to decide: what is found is reported as it is, and what cannot be found out is reported as that.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::core::agent::AgentReport;
 use crate::core::fuse::{Evidence, Prong};
+use crate::core::record::DeliveryId;
 use crate::core::session::Run;
 use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::core::{Effect, Event};
@@ -20,6 +21,7 @@ use crate::sys::tree::{self, Mark, Tree};
 use crate::sys::{Found, ProcessRef, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
+use super::journal::Outgoing;
 use super::reach::Reach;
 use super::{Daemon, adopted, deliver, exit_files, follow, hooks, launch, life, reach};
 
@@ -44,8 +46,8 @@ pub(crate) struct Handles {
 }
 
 impl Daemon {
-    /// Carries out one effect, or starts to.
-    pub(super) fn perform(self: &Rc<Self>, effect: Effect) {
+    /// Carries out one effect, or starts to. `outgoing`: what deliveries send, where it was rendered a moment ago.
+    pub(super) fn perform(self: &Rc<Self>, effect: Effect, outgoing: &mut HashMap<DeliveryId, Outgoing>) {
         match effect {
             Effect::Spawn(id) => launch::start(self, id),
             Effect::Hold(id) => adopted::hold(self, id),
@@ -62,7 +64,10 @@ impl Daemon {
             Effect::WriteDeadline(id, at) => launch::write_deadline(self, id, at),
             Effect::RejectExitFile(id, why) => exit_files::reject_exit_file(self, id, why),
             Effect::Archive(id) => exit_files::archive(self, id),
-            Effect::Deliver(id) => deliver::attempt(self, id, None),
+            Effect::Deliver(id) => {
+                let fresh = outgoing.remove(&id);
+                deliver::attempt(self, id, fresh);
+            }
             Effect::Remove(session) => remove(self, session),
             Effect::Reply(to, reply) => self.answer(to, reply),
         }

@@ -97,7 +97,7 @@ struct Told {
 
 fn outgoing(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &str) -> Outgoing {
     let config = daemon.config.borrow();
-    let configured = config.webhooks.iter().find(|webhook| webhook.name == id.endpoint);
+    let configured = config.webhook(&id.endpoint);
     let (content_type, body) = match configured.map_or(Format::Agentctl, |webhook| webhook.format) {
         Format::Agentctl => {
             let core = daemon.core.borrow();

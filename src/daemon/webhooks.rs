@@ -42,7 +42,7 @@ pub(super) fn endpoint(daemon: &Daemon, name: &str) -> Handled {
 }
 
 fn find(daemon: &Daemon, name: &str) -> Result<Webhook, Fault> {
-    let found = daemon.config.borrow().webhooks.iter().find(|webhook| webhook.name == name).cloned();
+    let found = daemon.config.borrow().webhook(name).cloned();
     found.ok_or_else(|| super::http::refused(&crate::core::refusal::Refusal::NoEndpoint(name.to_owned())))
 }
 

@@ -12,3 +12,8 @@ pub mod route; // which request means what
 pub mod session_dir;
 pub mod time;
 pub mod webhook;
+
+/// Bytes in lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -14,6 +14,7 @@ use crate::core::session::Session;
 use crate::core::vocab::{RunId, Wall};
 
 use super::api::SessionView;
+use super::hex;
 use super::time::rfc3339;
 
 /// What `Content-Type` says of the body in the format `agentctl`.
@@ -208,10 +209,6 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
         mac.update(part);
     }
     mac.finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use agentctl::sys::features;
+use agentctl::core::vocab::Mono;
+use agentctl::sys::{ProcessRef, features};
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
@@ -339,16 +340,22 @@ fn exits_full_when_the_leader_ends_hides_no_verdict() {
     daemon.still_sees(3);
 }
 
-#[test]
-fn a_shim_that_is_stopped_owes_the_verdict_until_it_goes_on() {
-    let mut daemon = Daemon::new();
+/// A session that ends with 7 while its shim is stopped; and since when it has ended.
+#[track_caller]
+fn ended_under_a_stopped_shim(daemon: &Daemon) -> (String, ProcessRef, Mono) {
     let gate = daemon.gate("gate");
     let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
     let (shim, leader) = (daemon.shim(&id), daemon.leader(&id));
     shim.signal(19).expect("stopped");
     gate.open();
     until_gone(&leader);
-    let ended = agentctl::sys::clock::now().mono;
+    (id, shim, agentctl::sys::clock::now().mono)
+}
+
+#[test]
+fn a_shim_that_is_stopped_owes_the_verdict_until_it_goes_on() {
+    let mut daemon = Daemon::new();
+    let (id, shim, ended) = ended_under_a_stopped_shim(&daemon);
     let waiting = |daemon: &Daemon| {
         let record = daemon.until_status(&id, "the end to be seen", |record| record["phase"] == "ending");
         let seen = (&record["status"], &record["outcome"], &record["exitCode"]);
@@ -370,13 +377,7 @@ fn a_shim_that_is_stopped_owes_the_verdict_until_it_goes_on() {
 #[test]
 fn a_shim_that_is_stopped_for_good_is_killed_after_a_minute_which_frees_the_status() {
     let daemon = Daemon::new();
-    let gate = daemon.gate("gate");
-    let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
-    let (shim, leader) = (daemon.shim(&id), daemon.leader(&id));
-    shim.signal(19).expect("stopped");
-    gate.open();
-    until_gone(&leader);
-    let ended = agentctl::sys::clock::now().mono;
+    let (id, shim, ended) = ended_under_a_stopped_shim(&daemon);
     let record = daemon.ended(&id);
     let waited = agentctl::sys::clock::now().mono.since(ended);
     assert!(waited >= std::time::Duration::from_secs(60), "{waited:?} is no patience: {record:#}");

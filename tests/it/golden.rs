@@ -210,39 +210,19 @@ fn records() -> Vec<Record> {
             spent: Spent::default(),
         },
         Record::Ended { run, verdict: Box::new(oom_verdict()) },
-        Record::Created {
-            session: session(),
-            at,
-            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
-            origin: Origin::Launched,
-            spec: Box::new(Spec {
-                limits: ResourceLimits {
-                    memory_max_bytes: Some(4 << 30),
-                    cpu_quota_percent: Some(200),
-                    tasks_max: Some(500),
-                },
-                ..spec()
-            }),
-            deadline: None,
-            request: None,
-            run: 1,
-            spent: Spent::default(),
-        },
-        Record::Created {
-            session: session(),
-            at,
-            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
-            origin: Origin::Launched,
-            spec: Box::new(Spec {
-                linger: Some(Duration::from_secs(30)),
-                stuck: Some(Duration::from_secs(600)),
-                ..spec()
-            }),
-            deadline: None,
-            request: None,
-            run: 1,
-            spent: Spent::default(),
-        },
+        created(Spec {
+            limits: ResourceLimits {
+                memory_max_bytes: Some(4 << 30),
+                cpu_quota_percent: Some(200),
+                tasks_max: Some(500),
+            },
+            ..spec()
+        }),
+        created(Spec {
+            linger: Some(Duration::from_secs(30)),
+            stuck: Some(Duration::from_secs(600)),
+            ..spec()
+        }),
         Record::StopRequested { run, cause: StopCause::Lingered, at },
         Record::Ended {
             run,
@@ -250,17 +230,18 @@ fn records() -> Vec<Record> {
         },
         told(5, EventKind::Lingering),
         told(6, EventKind::Stuck),
-        spoken_to(),
+        created(Spec { acp: true, ..spec() }),
     ]
 }
 
-fn spoken_to() -> Record {
+/// The record of a launch that asked for something of its own.
+fn created(spec: Spec) -> Record {
     Record::Created {
         session: session(),
         at: now(),
         host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
         origin: Origin::Launched,
-        spec: Box::new(Spec { acp: true, ..spec() }),
+        spec: Box::new(spec),
         deadline: None,
         request: None,
         run: 1,

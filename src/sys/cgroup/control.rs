@@ -13,26 +13,41 @@ use crate::core::vocab::GroupUsage;
 /// Whether the controllers listed in the file at `list` suffice; else the words of those that are missing.
 pub(super) fn offers(list: &Path, limits: &ResourceLimits) -> Result<(), String> {
     let listed = fs::read_to_string(list).unwrap_or_default();
-    let missing: Vec<_> =
-        limits.needs().filter(|controller| !lists(&listed, *controller)).map(Controller::word).collect();
-    if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
+    let missing = missing(&listed, limits);
+    if missing.is_empty() { Ok(()) } else { Err(words(&missing)) }
+}
+
+/// The controllers that it takes and that this list lacks.
+fn missing(list: &str, limits: &ResourceLimits) -> Vec<Controller> {
+    limits.needs().filter(|controller| !lists(list, *controller)).collect()
 }
 
 fn lists(list: &str, controller: Controller) -> bool {
     list.split_whitespace().any(|word| word == controller.word())
 }
 
+fn words(controllers: &[Controller]) -> String {
+    controllers.iter().map(|controller| controller.word()).collect::<Vec<_>>().join(", ")
+}
+
+/// The files that limit a cgroup, with what these limits come to in each, as the kernel reads it.
+fn files(limits: &ResourceLimits) -> impl Iterator<Item = (&'static str, String)> {
+    let quota =
+        |percent: u32| format!("{} {CPU_PERIOD_US}", u64::from(percent).saturating_mul(CPU_PERIOD_US) / 100);
+    [
+        ("memory.max", limits.memory_max_bytes.map(|bytes| bytes.to_string())),
+        ("cpu.max", limits.cpu_quota_percent.map(quota)),
+        ("pids.max", limits.tasks_max.map(|count| count.to_string())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+}
+
 /// Whether somebody else has set these limits on the cgroup at `path`: a manager ignores what it cannot keep.
 pub(super) fn limited(path: &Path, limits: &ResourceLimits) -> Result<(), String> {
-    let files = [
-        ("memory.max", limits.memory_max_bytes.is_some()),
-        ("cpu.max", limits.cpu_quota_percent.is_some()),
-        ("pids.max", limits.tasks_max.is_some()),
-    ];
-    for (name, wanted) in files {
+    for (name, _) in files(limits) {
         let path = path.join(name);
-        let kept = || fs::read_to_string(&path).is_ok_and(|value| !value.starts_with("max"));
-        if wanted && !kept() {
+        if !fs::read_to_string(&path).is_ok_and(|value| !value.starts_with("max")) {
             return Err(format!("the limit was not set in {}", path.display()));
         }
     }
@@ -66,13 +81,10 @@ pub fn can_limit(mode: &CgroupMode, limits: &ResourceLimits) -> Result<(), Strin
         })
     };
     let (passed_on, here) = (read("cgroup.subtree_control")?, read("cgroup.controllers")?);
-    let missing: Vec<_> = limits.needs().filter(|controller| !lists(&passed_on, *controller)).collect();
+    let missing = missing(&passed_on, limits);
     if missing.is_empty() {
         return Ok(());
     }
-    let words = |controllers: &[Controller]| {
-        controllers.iter().map(|controller| controller.word()).collect::<Vec<_>>().join(", ")
-    };
     let base = base.display();
     let absent: Vec<_> = missing.iter().copied().filter(|controller| !lists(&here, *controller)).collect();
     let (why, next) = if absent.is_empty() {
@@ -87,15 +99,7 @@ pub fn can_limit(mode: &CgroupMode, limits: &ResourceLimits) -> Result<(), Strin
 
 /// Writes the limits into the cgroup at `path`, before there is anybody in it. The error names the file.
 pub fn limit(path: &Path, limits: &ResourceLimits) -> io::Result<()> {
-    let quota =
-        |percent: u32| format!("{} {CPU_PERIOD_US}", u64::from(percent).saturating_mul(CPU_PERIOD_US) / 100);
-    let values = [
-        ("memory.max", limits.memory_max_bytes.map(|bytes| bytes.to_string())),
-        ("cpu.max", limits.cpu_quota_percent.map(quota)),
-        ("pids.max", limits.tasks_max.map(|count| count.to_string())),
-    ];
-    for (name, value) in values {
-        let Some(value) = value else { continue };
+    for (name, value) in files(limits) {
         let path = path.join(name);
         // Not created where it is missing: elsewhere than in a cgroup that would be a limit that nobody keeps.
         let written = fs::OpenOptions::new()
