@@ -279,13 +279,13 @@ fn events_follow_what_happens_and_end_quietly_with_their_reader() {
         .env("AGENTCTL_HOME", daemon.home())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let child = command.spawn().expect("a shell");
-    // The third event is still to come; each more lets the follower find that nobody reads any more.
-    let second = daemon.launch(&[], "exit 0");
-    daemon.ended(&second);
-    let third = daemon.launch(&[], "exit 0");
-    daemon.ended(&third);
-    let output = output_of("head to have its lines", child);
+    let mut child = command.spawn().expect("a shell");
+    // The third event is still to come; each more lets the follower find that nobody reads any more, whenever it began.
+    until("head to have its lines", || {
+        daemon.ended(&daemon.launch(&[], "exit 0"));
+        child.try_wait().expect("our own child")
+    });
+    let output = child.wait_with_output().expect("our own child");
     assert_eq!((stdout(&output).lines().count(), stderr(&output)), (4, String::new()));
 }
 
