@@ -1,0 +1,109 @@
+//! What `launch` and `run` can be told.
+//!
+//! Only the shape of the flags, and what each is for. What they mean is put together in `commands/launch.rs`.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use crate::config::parse_duration;
+use crate::wire::amounts::{parse_percent, parse_size};
+
+use super::key_value;
+
+/// What a session is launched with.
+#[derive(Clone, Debug, Args)]
+pub struct LaunchArgs {
+    /// The agent, one of `agentctl adapters`; exec for any command (the default when a command follows)
+    pub adapter: Option<String>,
+    /// The task; `-` reads it from standard input
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    pub prompt: Option<String>,
+    /// Read the task from a file
+    #[arg(long, value_name = "FILE")]
+    pub prompt_file: Option<std::path::PathBuf>,
+    /// Working directory [default: this one]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<std::path::PathBuf>,
+    /// Model, in the agent's own spelling
+    #[arg(short, long)]
+    pub model: Option<String>,
+    /// A name to select the session by
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// End the session after this time: 90s, 3h; 0 for never [default: 3h, or the configured one]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+    /// Time between TERM and KILL [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Option<std::time::Duration>,
+    /// Set a variable of the session's environment
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// Attach a label
+    #[arg(long, value_name = "K=V", value_parser = key_value)]
+    pub label: Vec<(String, String)>,
+    /// Processes that outlive the leader: kill or keep [default: kill]
+    #[arg(long, value_name = "POLICY", value_parser = ["kill", "keep"])]
+    pub leftovers: Option<String>,
+    /// Stop an agent that has told that it used more tokens
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<u64>,
+    /// Stop an agent that has told that it cost more dollars
+    #[arg(long, value_name = "USD")]
+    pub max_cost: Option<f64>,
+    /// Most memory of all its processes together: 512M, 4G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory_max: Option<u64>,
+    /// Most CPU time of all its processes together: 50%, 200% for two CPUs
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub cpu_quota: Option<u32>,
+    /// Most processes and threads at a time
+    #[arg(long, value_name = "N")]
+    pub tasks_max: Option<u64>,
+    /// End an agent that lives on for so long after it has said that its work is over; 0 for never [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub linger: Option<std::time::Duration>,
+    /// Tell when it shows no sign of life (output, processor time, a child) for so long; 0 for never [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub stuck: Option<std::time::Duration>,
+    /// Keep the prompt out of listings, journal and webhooks
+    #[arg(long)]
+    pub private: bool,
+    /// Leave the agent's own permission rules in force
+    #[arg(long)]
+    pub safe: bool,
+    /// Speak to the agent in the Agent Client Protocol, instead of reading what it prints
+    #[arg(long)]
+    pub acp: bool,
+    /// Tell this endpoint, or this URL, of the end; may be repeated
+    #[arg(long, value_name = "URL|NAME")]
+    pub notify: Vec<String>,
+    /// Callback key passed through to the webhook's meta
+    #[arg(long, value_name = "KEY")]
+    pub callback_session: Option<String>,
+    /// Callback agent passed through to the webhook's meta
+    #[arg(long, value_name = "ID")]
+    pub callback_agent: Option<String>,
+    /// Run this with /bin/sh once the session has started; see its outcome in `status`
+    #[arg(long, value_name = "SCRIPT")]
+    pub on_create: Option<String>,
+    /// Run this with /bin/sh once the session has its verdict, whatever it is; at most once
+    #[arg(long, value_name = "SCRIPT")]
+    pub on_complete: Option<String>,
+    /// Print the session record as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// A command and its arguments, for exec
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "The exit code is the session's: its own code, 128+n for a signal, 124 timed out,
+125 lost or no daemon, 126 not launched, 127 program not found, 1 when the agent reported a failure.
+Ctrl-C stops the session, a second one kills it; a closed terminal leaves it running.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+}
