@@ -420,7 +420,7 @@ impl Alone {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(home.path(), private).expect("a private home");
         let alone = Self(home);
-        std::fs::write(alone.0.path().join("config.json"), r#"{"metrics_addr": null}"#)
+        std::fs::write(alone.0.path().join("config.json"), r#"{"metrics_addr": null, "discover": false}"#)
             .expect("a configuration");
         alone
     }
