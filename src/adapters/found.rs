@@ -162,16 +162,13 @@ pub struct Running {
 /// What runs scripts, by the names of the programs.
 const INTERPRETERS: [&str; 8] = ["node", "nodejs", "bun", "deno", "sh", "bash", "dash", "python3"];
 
-/// Which agent a process is, if it is one.
-pub fn recognise(known: &[Known], exe: Option<&Path>, argv: &[String]) -> Option<Running> {
+/// Which agent a process is, if it is one. `exe`: its program file, asked for where the words leave it open.
+pub fn recognise(known: &[Known], exe: impl FnOnce() -> Option<PathBuf>, argv: &[String]) -> Option<Running> {
     // Parts of a desktop application of the same name.
     if argv.iter().any(|word| word.starts_with("--type=")) {
         return None;
     }
     let first = name_of(argv.first()?);
-    let exe = exe.and_then(Path::file_name).and_then(|name| name.to_str()).map_or(first, name_of);
-    // A script that gave itself a title has lost its arguments, and is called by that.
-    let titled = is_interpreter(exe) && !is_interpreter(first);
     let script = if is_interpreter(first) { Some(script_of(argv)?) } else { None };
     let running =
         |adapter: &Known, from: usize| Running { adapter: adapter.clone(), arguments: argv[from..].to_vec() };
@@ -188,6 +185,10 @@ pub fn recognise(known: &[Known], exe: Option<&Path>, argv: &[String]) -> Option
             known.iter().find(of_package).or_else(|| known.iter().find(|it| named(it, name_of(path))));
         return found.map(|adapter| running(adapter, at + 1));
     }
+    let exe = exe();
+    let exe = exe.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).map_or(first, name_of);
+    // A script that gave itself a title has lost its arguments, and is called by that.
+    let titled = is_interpreter(exe);
     // So short a name is too common a word for a program of its own.
     let found =
         known.iter().find(|it| [first, exe].iter().any(|name| named(it, name) && (titled || name.len() > 2)));
@@ -270,7 +271,7 @@ mod tests {
     #[test]
     fn an_agent_is_known_by_its_program_its_script_or_its_package() {
         let check = |exe: &str, line: &str| {
-            let running = recognise(&known(), Some(Path::new(exe)), &words_of(line))?;
+            let running = recognise(&known(), || Some(exe.into()), &words_of(line))?;
             Some((running.adapter.name().to_owned(), running.arguments.join(" ")))
         };
         let is = |name: &str, rest: &str| Some((name.to_owned(), rest.to_owned()));
@@ -298,8 +299,8 @@ mod tests {
         ] {
             assert_eq!(check(exe, line), expected, "{exe}: {line}");
         }
-        assert!(recognise(&known(), None, &[]).is_none());
-        assert!(recognise(&known(), None, &words_of("codex")).is_some(), "the program file is hidden");
+        assert!(recognise(&known(), || None, &[]).is_none());
+        assert!(recognise(&known(), || None, &words_of("codex")).is_some(), "the program file is hidden");
     }
 
     #[test]

@@ -21,10 +21,12 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::adapters::Known;
+use crate::core::fuse::ShimSeen;
 use crate::core::session::Session;
 use crate::core::vocab::SessionId;
 use crate::limits;
-use crate::sys::{Backend, clock};
+use crate::sys::shown::{Ancestry, Numbered};
+use crate::sys::{Backend, ProcessRef, clock};
 use crate::wire::api::SessionView;
 use crate::wire::found::{Found, WARNING_HEADER};
 
@@ -62,6 +64,7 @@ pub(crate) struct Scans {
     /// Of the last look: whether it goes on, and what it has found and does.
     running: Arc<AtomicBool>,
     progress: Cell<Option<Arc<Mutex<scan::Progress>>>>,
+    of_kernel: Arc<Mutex<HashSet<Numbered>>>,
 }
 
 /// Looks once. Who asks while a look is under way gets the next one, since something may have started meanwhile.
@@ -152,6 +155,8 @@ fn job(daemon: &Daemon, progress: Arc<Mutex<scan::Progress>>) -> scan::Job {
     scan::Job {
         known,
         ours: ours(daemon),
+        held: held(daemon),
+        of_kernel: Arc::clone(&daemon.scans.of_kernel),
         taken: core.sessions().map(|session| session.id).collect(),
         told,
         untold,
@@ -167,8 +172,8 @@ fn job(daemon: &Daemon, progress: Arc<Mutex<scan::Progress>>) -> scan::Job {
 pub(super) fn ours(daemon: &Daemon) -> BTreeMap<(u32, u64), Option<SessionId>> {
     let core = daemon.core.borrow();
     let mut ours = BTreeMap::new();
-    for (pid, ticks) in crate::sys::shown::Ancestry::default().of(std::process::id()).into_iter().take(1) {
-        ours.insert((pid, ticks), None);
+    if let Some(myself) = Ancestry::default().one(std::process::id()) {
+        ours.insert(myself, None);
     }
     for session in core.sessions().filter(|session| !session.is_settled()) {
         if let Some(leader) = session.run.fuse.leader {
@@ -181,6 +186,23 @@ pub(super) fn ours(daemon: &Daemon) -> BTreeMap<(u32, u64), Option<SessionId>> {
         }
     }
     ours
+}
+
+/// The numbers of processes of ours that are held and, as far as we know, have not ended.
+fn held(daemon: &Daemon) -> HashSet<u32> {
+    let (core, handles) = (daemon.core.borrow(), daemon.handles.borrow());
+    let mut held = HashSet::from([std::process::id()]);
+    for (run, handles) in handles.iter() {
+        let Some(session) = core.session(run.session) else { continue };
+        if session.run.number != run.run || session.run.verdict.is_some() {
+            continue;
+        }
+        let fuse = &session.run.fuse;
+        let leader = handles.leader.as_ref().filter(|_| fuse.ended.is_none());
+        let shim = handles.shim.as_ref().filter(|_| fuse.shim == ShimSeen::MayLive);
+        held.extend([leader, shim].into_iter().flatten().map(ProcessRef::pid));
+    }
+    held
 }
 
 /// The answer to a listing: our own sessions, and what else runs.

@@ -8,6 +8,9 @@ use std::{fs, io};
 
 use crate::core::vocab::WaitStatus;
 
+/// Among the flags: a thread of the kernel (include/linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// The fields of `/proc/PID/stat` that somebody here needs (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -17,6 +20,8 @@ pub struct Stat {
     pub parent: u32,
     /// Field 6: the session (setsid(2)); 0 when it was made in another pid namespace.
     pub session: u32,
+    /// Field 9: the kernel's own flags of the process.
+    flags: u32,
     /// Fields 14 to 17, in 10 ms ticks: user and system time of all its threads, and of the children that it waited for.
     pub cpu_ticks: u64,
     /// Field 20: threads, the leader included even when it has ended before the others.
@@ -32,6 +37,11 @@ impl Stat {
     /// `main` has called pthread_exit(3) shows `Z` while its other threads work on.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X') && self.threads <= 1
+    }
+
+    /// Whether it is a thread of the kernel, which never becomes a program.
+    pub(super) fn is_of_kernel(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
     }
 }
 
@@ -52,6 +62,7 @@ fn parse(line: &[u8]) -> Option<Stat> {
         state: *field(3)?.as_bytes().first()?,
         parent: field(4)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
+        flags: field(9)?.parse().ok()?,
         cpu_ticks: [ticks(14)?, ticks(15)?, ticks(16)?, ticks(17)?].into_iter().fold(0, u64::saturating_add),
         threads: field(20)?.parse().ok()?,
         start_ticks: field(22)?.parse().ok()?,
@@ -108,13 +119,14 @@ mod tests {
             state: b'Z',
             parent: 1,
             session: 7,
+            flags: 4_228_100,
             cpu_ticks: 4321,
             threads: 1,
             start_ticks: 4242,
             exit: WaitStatus::exited(42),
         };
         assert_eq!(stat, expected);
-        assert!(stat.is_zombie());
+        assert!(stat.is_zombie() && !stat.is_of_kernel());
     }
 
     #[test]

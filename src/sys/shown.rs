@@ -7,15 +7,22 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::{fs, str};
+
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
 use super::{ProcessRef, clock, proc_fs};
 use crate::core::vocab::{ProcessId, Wall};
 
 /// A command line is read so far: a prompt in it can be longer than anybody needs.
-const CMDLINE_BYTES_MAX: u64 = 64 << 10;
+const CMDLINE_BYTES_MAX: usize = 64 << 10;
+/// Most command lines are much shorter.
+const LINE_BYTES: usize = 4 << 10;
+/// Names of /proc that are read at once.
+const NAMES_BYTES: usize = 32 << 10;
 /// And an environment so far.
 const ENVIRON_BYTES_MAX: u64 = 256 << 10;
 /// Open files that are looked through.
@@ -62,27 +69,100 @@ impl Shown {
     }
 }
 
-/// Every process number there is.
-pub fn numbers() -> io::Result<Vec<u32>> {
-    proc_fs::numeric_names("/proc")
+/// A number in /proc, and the inode of its directory: another one means another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Numbered {
+    pub pid: u32,
+    inode: u64,
+}
+
+/// /proc, held open for a cheap look at whoever has the numbers now.
+#[derive(Debug)]
+pub struct Crowd {
+    proc: OwnedFd,
+    line: Vec<u8>,
+}
+
+impl Crowd {
+    pub fn open() -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            proc: rustix::fs::open("/proc", flags, Mode::empty())?,
+            line: Vec::with_capacity(LINE_BYTES),
+        })
+    }
+
+    /// Every process number there is.
+    pub fn numbers(&self) -> io::Result<Vec<Numbered>> {
+        // From the first one on, also a second time.
+        rustix::fs::seek(&self.proc, SeekFrom::Start(0))?;
+        let mut buffer = Vec::with_capacity(NAMES_BYTES);
+        let mut entries = RawDir::new(&self.proc, buffer.spare_capacity_mut());
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            if let Some(pid) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
+                found.push(Numbered { pid, inode: entry.ino() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The program and the arguments; empty for kernel threads, zombies, and in the moment of an execve(2).
+    pub fn command_line(&mut self, pid: u32) -> io::Result<Vec<String>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.proc, format!("{pid}/cmdline"), flags, Mode::empty())?;
+        self.line.clear();
+        loop {
+            let room = self.line.capacity() - self.line.len();
+            let read = rustix::io::retry_on_intr(|| {
+                rustix::io::read(&file, rustix::buffer::spare_capacity(&mut self.line))
+            })?;
+            // It gives as much as there is room for, or all.
+            if read < room || self.line.len() >= CMDLINE_BYTES_MAX {
+                break;
+            }
+            self.line.reserve(CMDLINE_BYTES_MAX - self.line.len());
+        }
+        Ok(words(&self.line))
+    }
+
+    /// The program file.
+    pub fn program(&self, pid: u32) -> Option<PathBuf> {
+        let link = rustix::fs::readlinkat(&self.proc, format!("{pid}/exe"), Vec::new()).ok()?;
+        Some(without_mark(link.into_bytes()))
+    }
+}
+
+/// Whether the number is a kernel thread's. What cannot be told is no.
+pub fn is_of_kernel(pid: u32) -> bool {
+    proc_fs::stat(pid).is_ok_and(|stat| stat.is_of_kernel())
 }
 
 /// The program and the arguments of whoever has the number now; empty for kernel threads and zombies.
-pub fn command_line(pid: u32) -> io::Result<Vec<String>> {
-    let bytes = read_bounded(&format!("/proc/{pid}/cmdline"), CMDLINE_BYTES_MAX)?;
-    let words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
-    let mut argv: Vec<String> = words.collect();
-    while argv.last().is_some_and(String::is_empty) {
-        argv.pop();
+fn command_line(pid: u32) -> io::Result<Vec<String>> {
+    Ok(words(&read_bounded(&format!("/proc/{pid}/cmdline"), CMDLINE_BYTES_MAX as u64)?))
+}
+
+fn words(line: &[u8]) -> Vec<String> {
+    let line = &line[..line.len() - line.iter().rev().take_while(|byte| **byte == 0).count()];
+    if line.is_empty() {
+        return Vec::new();
     }
-    Ok(argv)
+    line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// The program file of whoever has the number now.
-pub fn program(pid: u32) -> Option<PathBuf> {
-    let link = fs::read_link(format!("/proc/{pid}/exe")).ok()?.into_os_string().into_vec();
-    let path = link.strip_suffix(b" (deleted)").unwrap_or(&link).to_vec();
-    Some(OsString::from_vec(path).into())
+fn program(pid: u32) -> Option<PathBuf> {
+    Some(without_mark(fs::read_link(format!("/proc/{pid}/exe")).ok()?.into_os_string().into_vec()))
+}
+
+fn without_mark(mut link: Vec<u8>) -> PathBuf {
+    let deleted = b" (deleted)";
+    if link.ends_with(deleted) {
+        link.truncate(link.len() - deleted.len());
+    }
+    OsString::from_vec(link).into()
 }
 
 /// A full look at a process. `None`: there is none of this number, it is another user's, or it is no program (a kernel
@@ -161,6 +241,12 @@ impl Ancestry {
         line
     }
 
+    /// A process by number and start time.
+    pub fn one(&mut self, pid: u32) -> Option<(u32, u64)> {
+        let stat = (*self.seen.entry(pid).or_insert_with(|| proc_fs::stat(pid).ok()))?;
+        Some((pid, stat.start_ticks))
+    }
+
     /// The parent of a process; `None`: it has none that can be seen.
     pub fn parent(&mut self, pid: u32) -> Option<u32> {
         self.of(pid).get(1).map(|(parent, _)| *parent)
@@ -187,6 +273,27 @@ mod tests {
         let line = Ancestry::default().of(me);
         assert_eq!(line[0], (me, shown.process.id().start_ticks));
         assert_eq!(Ancestry::default().parent(me), line.get(1).map(|(pid, _)| *pid));
+    }
+
+    #[test]
+    fn a_cheap_look_reads_what_a_full_one_reads() {
+        let long = "x".repeat(3 * LINE_BYTES);
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read -r line", "sh", &long])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("sh starts");
+        let mut crowd = Crowd::open().expect("/proc");
+        for pid in [std::process::id(), child.id()] {
+            let shown = look(pid, false).expect("a look").expect("it runs");
+            assert_eq!(crowd.command_line(pid).expect("a command line"), shown.argv);
+            assert_eq!(crowd.program(pid), shown.exe);
+            let met = |crowd: &Crowd| crowd.numbers().expect("numbers").into_iter().find(|it| it.pid == pid);
+            assert!(met(&crowd).is_some(), "{pid}");
+            assert!(!is_of_kernel(pid));
+        }
+        drop(child.stdin.take());
+        child.wait().expect("its end");
     }
 
     #[test]

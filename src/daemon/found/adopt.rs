@@ -120,7 +120,7 @@ async fn by_pid(daemon: &Rc<Daemon>, pid: u32) -> Result<Found, Fault> {
 /// command.
 fn as_it_shows_itself(daemon: &Daemon, shown: &Shown) -> Found {
     let known: Vec<Known> = Known::all(&daemon.config.borrow().adapters).collect();
-    let running = recognise(&known, shown.exe.as_deref(), &shown.argv);
+    let running = recognise(&known, || shown.exe.clone(), &shown.argv);
     let native_id = running.as_ref().and_then(|running| match &running.adapter {
         Known::BuiltIn(adapter) | Known::Acp(adapter, _) => (adapter.found.id_in)(&running.arguments),
         Known::Declared(_) => None,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapters::found::{self, Store};
 use crate::adapters::{EnvLook, Known};
@@ -13,7 +13,7 @@ use crate::core::agent::Tokens;
 use crate::core::vocab::{HostId, Now, SessionId};
 use crate::limits;
 use crate::sys::clock;
-use crate::sys::shown::{self, Ancestry, Shown};
+use crate::sys::shown::{self, Ancestry, Crowd, Numbered, Shown};
 use crate::wire::found::{Found, id_of_conversation, id_of_process};
 
 use super::{files, locked, opencode};
@@ -23,6 +23,11 @@ pub(super) struct Job {
     pub(super) known: Vec<Known>,
     /// Our own processes, by number and start time.
     pub(super) ours: BTreeMap<(u32, u64), Option<SessionId>>,
+    /// Numbers that are ours as long as we do not know their processes to have ended: they are held, so that no other has
+    /// them. Nothing is read of these.
+    pub(super) held: HashSet<u32>,
+    /// Kernel threads of earlier looks. Nobody else is remembered: any other process may become another program.
+    pub(super) of_kernel: Arc<Mutex<HashSet<Numbered>>>,
     /// Ids that sessions have.
     pub(super) taken: HashSet<SessionId>,
     /// Conversations of our own sessions, by adapter.
@@ -156,20 +161,30 @@ struct Name {
 fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
     let mut ancestry = Ancestry::default();
     let mut agents: Vec<Agent> = Vec::new();
-    let mut numbers = shown::numbers()?;
-    numbers.sort_unstable();
-    for pid in numbers {
+    let mut crowd = Crowd::open()?;
+    let mut numbers = crowd.numbers()?;
+    numbers.sort_unstable_by_key(|numbered| numbered.pid);
+    let known_of_kernel = std::mem::take(&mut *job.of_kernel.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut of_kernel = HashSet::new();
+    for numbered in numbers {
+        let pid = numbered.pid;
         if job.is_late() {
             late(job);
             break;
         }
-        if pid == std::process::id() {
+        if job.held.contains(&pid) {
+            continue;
+        }
+        if known_of_kernel.contains(&numbered) {
+            of_kernel.insert(numbered);
             continue;
         }
         // By number first, which is cheap; whoever seems to be one is held and looked at again.
-        let seems = shown::command_line(pid)
-            .is_ok_and(|argv| found::recognise(&job.known, shown::program(pid).as_deref(), &argv).is_some());
-        if !seems {
+        let Ok(argv) = crowd.command_line(pid) else { continue };
+        if argv.is_empty() && shown::is_of_kernel(pid) {
+            of_kernel.insert(numbered);
+        }
+        if found::recognise(&job.known, || crowd.program(pid), &argv).is_none() {
             continue;
         }
         // Of thousands of our own no more is read than who they are.
@@ -177,7 +192,7 @@ fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
             continue;
         }
         let Ok(Some(shown)) = shown::look(pid, job.by_number) else { continue };
-        let Some(running) = found::recognise(&job.known, shown.exe.as_deref(), &shown.argv) else { continue };
+        let Some(running) = found::recognise(&job.known, || shown.exe.clone(), &shown.argv) else { continue };
         let same = ancestry.of(pid).first() == Some(&(pid, shown.process.id().start_ticks));
         if !same || shown.var("AGENTCTL_SESSION_ID").is_some_and(|id| !id.is_empty()) {
             continue;
@@ -205,6 +220,7 @@ fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
             line: vec![Arc::new(shown)],
         });
     }
+    *job.of_kernel.lock().unwrap_or_else(PoisonError::into_inner) = of_kernel;
     Ok(unwrap(agents, &mut ancestry))
 }
 
