@@ -4,16 +4,15 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use agentctl::cli::{self, Cli, Command, DaemonCommand};
+use agentctl::cli::{self, Command, DaemonCommand};
 use agentctl::daemon::{self, Home, Options, Schema, Starter};
 use agentctl::logging;
 use agentctl::sys::BackendChoice;
 use agentctl::sys::journald::Journald;
 use agentctl::sys::service::ServiceManager;
-use clap::Parser;
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = cli::parse();
     let result = if let Command::Daemon(DaemonCommand::Run { backend, detach }) = command {
         run_daemon(backend, detach)
     } else if let Command::Daemon(DaemonCommand::Start { foreground: true }) = command {

@@ -12,7 +12,7 @@ class Agentctl < Formula
   def install
     system "cargo", "install", *std_cargo_args
     system bin/"agentctl", "generate", "dist"
-    man1.install Dir["dist/man1/*"]
+    man1.install Dir["dist/man1/*"], "packaging/agentctl-shim.1", "packaging/agent-ctl.1"
     bash_completion.install "dist/completions/agentctl.bash" => "agentctl"
     zsh_completion.install "dist/completions/_agentctl"
     fish_completion.install "dist/completions/agentctl.fish"

@@ -2,13 +2,16 @@
 //! `--help`, which has the same source.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
-use clap::{CommandFactory, ValueEnum};
+use clap::{Command, ValueEnum};
 use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
 
-use super::{Cli, Failure, render};
+use super::help::{self, Depth};
+use super::{Failure, render};
 
 /// The name of the program, whatever file it was started from.
 const PROGRAM: &str = "agentctl";
@@ -17,7 +20,7 @@ const PROGRAM: &str = "agentctl";
 pub(super) fn completions(shell: Shell) -> Result<u8, Failure> {
     // Into memory first: the generator panics when nobody reads any more.
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), PROGRAM, &mut script);
+    clap_complete::generate(shell, &mut help::command(Depth::All), PROGRAM, &mut script);
     render::out_bytes(false, &script)?;
     Ok(0)
 }
@@ -34,9 +37,47 @@ fn write_all(directory: &Path) -> io::Result<()> {
     let (pages, scripts) = (directory.join("man1"), directory.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&scripts)?;
-    clap_mangen::generate_to(Cli::command(), &pages)?;
+    let mut command = help::command(Depth::All).disable_help_subcommand(true);
+    command.build();
+    write_pages(&command, &pages)?;
     for shell in Shell::value_variants() {
-        clap_complete::generate_to(*shell, &mut Cli::command(), PROGRAM, &scripts)?;
+        clap_complete::generate_to(*shell, &mut help::command(Depth::All), PROGRAM, &scripts)?;
     }
     Ok(())
+}
+
+fn write_pages(command: &Command, directory: &Path) -> io::Result<()> {
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        write_pages(sub, directory)?;
+    }
+    let man = Man::new(command.clone()).source(format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION")));
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    let (notes, examples) = help::parts(command);
+    section(&mut page, "EXAMPLES", &examples)?;
+    if command.get_arguments().any(|arg| !arg.is_hide_set()) {
+        man.render_options_section(&mut page)?;
+    }
+    if command.get_subcommands().any(|sub| !sub.is_hide_set()) {
+        man.render_subcommands_section(&mut page)?;
+    }
+    section(&mut page, "NOTES", &notes)?;
+    fs::write(directory.join(man.get_filename()), page)
+}
+
+/// Lines as they are; nothing where there are none.
+fn section(page: &mut Vec<u8>, heading: &str, lines: &str) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let mut roff = Roff::default();
+    roff.control("SH", [heading]).control("nf", []);
+    for line in lines.lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
+    roff.to_writer(page)?;
+    page.flush()
 }

@@ -14,7 +14,7 @@ use super::key_value;
 /// What a session is launched with.
 #[derive(Clone, Debug, Args)]
 pub struct LaunchArgs {
-    /// The agent, one of `agentctl adapters`; exec for any command (the default when a command follows)
+    /// The agent, one of `agentctl adapters`; none before a command
     pub adapter: Option<String>,
     /// The task; `-` reads it from standard input
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
@@ -31,7 +31,7 @@ pub struct LaunchArgs {
     /// A name to select the session by
     #[arg(short, long)]
     pub name: Option<String>,
-    /// End the session after this time: 90s, 3h; 0 for never [default: 3h, or the configured one]
+    /// End it after this time: 90s, 3h; 0 for never [default: 3h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<std::time::Duration>,
     /// Time between TERM and KILL [default: 10s]
@@ -100,9 +100,12 @@ pub struct LaunchArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "The exit code is the session's: its own code, 128+n for a signal, 124 timed out,
-125 lost or no daemon, 126 not launched, 127 program not found, 1 when the agent reported a failure.
-Ctrl-C stops the session, a second one kills it; a closed terminal leaves it running.")]
+#[command(after_help = "Examples:
+  agentctl run opencode -p 'fix it'    an agent, until it is done
+  agentctl run claude-code -p - <task  what to do comes from a file
+  agentctl run -- make test            any command, by its exit code
+
+Exits as the session did: its code, 128+n for signal n, 124 timed out, 125 lost or no daemon, 126 not launched, 127 program not found, 1 for a failure that the agent reported. Ctrl-C stops the session, a second one kills it.")]
 pub struct RunArgs {
     #[command(flatten)]
     pub launch: LaunchArgs,

@@ -5,13 +5,15 @@
 mod client;
 mod commands;
 mod generate;
+mod help;
 mod launch_args;
 mod render;
 mod units;
 
+use std::ffi::OsString;
 use std::io;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::parse_duration;
 use crate::sys::BackendChoice;
@@ -48,15 +50,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Supervises coding-agent sessions: knows, for certain, when each one ended and how.
+/// Supervises agents: knows, for certain, when each session ended and how.
 #[derive(Debug, Parser)]
-#[command(name = "agentctl", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "agentctl", version, max_term_width = 100)]
 #[command(after_help = "Examples:
-  agentctl run -- make test             run a command, exit with its code
-  agentctl run opencode -p 'fix it'     run an agent, follow it, exit with its verdict
+  agentctl run opencode -p 'fix it'     run an agent, exit with its verdict
   agentctl launch opencode -p 'fix it'  the same in the background
   agentctl list                         what runs
-  agentctl wait 1a2b                    wait for one session's verdict")]
+  agentctl wait 1a2b                    wait for one of them")]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -67,12 +68,16 @@ pub enum Command {
     /// Launch a session, follow its output, and exit with its verdict
     Run(RunArgs),
     /// Launch a session in the background
+    #[command(after_help = "Examples:
+  agentctl launch opencode -p 'fix it'        prints the id of its session
+  agentctl launch -n build -- make -j8        any command, by a name
+  agentctl launch codex --timeout 1h -p - <x  the task comes from a file")]
     Launch(LaunchArgs),
-    /// Go on with an ended session: a new run of its agent, in the same conversation
+    /// Go on with an ended session, in the same conversation
     Resume(ResumeArgs),
     /// List sessions
     List(ListArgs),
-    /// Supervise an agent that was started outside: by its id in the list, or any process of yours by PID
+    /// Supervise an agent, or any process, that was started outside
     Adopt(AdoptArgs),
     /// Show one session
     Status(StatusArgs),
@@ -82,35 +87,72 @@ pub enum Command {
     Logs(LogsArgs),
     /// Show the last messages of a session
     Peek(PeekArgs),
-    /// Stop sessions: TERM, then the whole tree
+    /// Stop sessions with all their processes
     Stop(StopArgs),
     /// Move the deadline of a session
     Extend(ExtendArgs),
     /// Follow what happens, one JSON object a line
     Events(EventsArgs),
     /// Forget all ended sessions
+    #[command(after_help = "Examples:
+  agentctl prune         forget what has ended
+  agentctl prune --json  how many, for programs")]
     Prune(JsonFlag),
-    /// Look for what is wrong: host, daemon, journal, webhooks; exit 1 when something is
+    /// Look for what is wrong with host, daemon, journal or webhooks
+    #[command(after_help = "Examples:
+  agentctl doctor         everything, with the next step
+  agentctl doctor --json  for programs
+
+Exit 1 when something is wrong.")]
     Doctor(JsonFlag),
-    /// List the agents that can be launched, and whether their programs are here
+    /// List the agents that can be launched, and which are here
+    #[command(after_help = "Examples:
+  agentctl adapters         all, with program and version
+  agentctl adapters --json  for programs")]
     Adapters(JsonFlag),
-    /// Show the configuration and where each value comes from, or check a file
-    #[command(subcommand)]
+    /// Show the configuration, or check a file
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  agentctl config show             every key, and where its value is from
+  agentctl config check next.json  whether a daemon could use it"
+    )]
     Config(ConfigCommand),
-    /// Show and steer webhooks: endpoints, deliveries, retries
-    #[command(subcommand)]
+    /// Show and steer webhooks, deliveries and retries
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  agentctl webhooks list            what is owed or was given up
+  agentctl webhooks endpoints       who is told, and how that goes
+  agentctl webhooks retry --failed  send now what failed"
+    )]
     Webhooks(WebhooksCommand),
-    /// Run, start or stop the daemon
-    #[command(subcommand)]
+    /// Start, stop, show or install the daemon
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  agentctl daemon status         whether it runs, and how
+  agentctl daemon restart        after an upgrade; sessions live on
+  agentctl daemon install --now  have systemd start it, always"
+    )]
     Daemon(DaemonCommand),
     /// Print the completion script of a shell
-    Completions { shell: clap_complete::Shell },
+    #[command(after_help = "Examples:
+  source <(agentctl completions bash)       for this shell
+  agentctl completions fish >agentctl.fish  into a file")]
+    Completions {
+        /// Of this shell
+        shell: clap_complete::Shell,
+    },
     /// Write manual pages and completion scripts below a directory, for packages
     #[command(hide = true)]
     Generate { directory: std::path::PathBuf },
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl resume 9ae4 'now the lints'  say more, in the background
+  agentctl resume 9ae4 - <more.txt      what to say comes from a file")]
 pub struct ResumeArgs {
     /// Id, a unique start of it, or name
     pub id: String,
@@ -131,6 +173,11 @@ pub struct ResumeArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl list                          what runs
+  agentctl list -a                       what has ended too
+  agentctl list -a --status error        what went wrong
+  agentctl list --json | jq -r '.[].id'  for programs")]
 pub struct ListArgs {
     /// Ended sessions too
     #[arg(short, long)]
@@ -153,10 +200,11 @@ pub struct ListArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "Its end is told like any other, with its exit code where the kernel gives it, else as lost.
-What it prints stays where it is. A number is taken for a PID."
-)]
+#[command(after_help = "Examples:
+  agentctl adopt 7c1f               an agent that `list` shows as discovered
+  agentctl adopt 4711 --name build  any process of yours
+
+Its end is told like any other, with its exit code where the kernel gives it, else as lost. What it prints stays where it is. A number is taken for a PID.")]
 pub struct AdoptArgs {
     /// Id, or a unique start of it, as `list` shows it; or a PID
     #[arg(value_name = "ID|PID")]
@@ -182,19 +230,27 @@ pub struct AdoptArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl status 9ae4                       one session, with its evidence
+  agentctl status 9ae4 --json | jq .outcome  for programs")]
 pub struct StatusArgs {
     /// Id, a unique start of it, or name
     pub id: String,
     /// Print the session record as JSON
     #[arg(long)]
     pub json: bool,
+    /// Accepted for compatibility: a session knows its adapter
+    #[arg(long, hide = true)]
+    pub adapter: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "The exit code is the session's number, as with `run`; of several sessions the first \
-that is not 0, in the order named. 124 when --timeout is over."
-)]
+#[command(after_help = "Examples:
+  agentctl wait 9ae4               until it has ended; exit with its verdict
+  agentctl wait 9ae4 7c1f --any    until the first of them has
+  agentctl wait 9ae4 --timeout 5m  for five minutes at most
+
+The exit code is the session's number, as with `run`; of several sessions the first that is not 0, in the order named. 124 when --timeout is over.")]
 pub struct WaitArgs {
     /// Ids, unique starts of them, or names
     #[arg(required = true)]
@@ -211,6 +267,10 @@ pub struct WaitArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl logs 9ae4        its last messages, or lines
+  agentctl logs -f 9ae4     live, until it ends
+  agentctl logs --raw 9ae4  all that it printed, as it is")]
 pub struct LogsArgs {
     /// Id, a unique start of it, or name
     pub id: String,
@@ -229,9 +289,15 @@ pub struct LogsArgs {
     /// Of this run of a resumed session [default: the last]
     #[arg(long, value_name = "N")]
     pub run: Option<u32>,
+    /// Accepted for compatibility: a session knows its adapter
+    #[arg(long, hide = true)]
+    pub adapter: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl peek 9ae4       the agent's last messages
+  agentctl peek -n 1 9ae4  the very last")]
 pub struct PeekArgs {
     /// Id, a unique start of it, or name
     pub id: String,
@@ -244,9 +310,18 @@ pub struct PeekArgs {
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,
+    /// Accepted for compatibility: a session knows its adapter
+    #[arg(long, hide = true)]
+    pub adapter: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl stop 9ae4              TERM, its grace, then KILL to what is left
+  agentctl stop --force 9ae4      KILL at once
+  agentctl stop --group g-1f2e3d  all of a group
+
+Answered when all its processes are gone. Exit 1 when some will not die, with their numbers.")]
 pub struct StopArgs {
     /// Ids, unique starts of them, or names
     #[arg(required_unless_present_any = ["all", "group", "label"])]
@@ -266,9 +341,15 @@ pub struct StopArgs {
     /// Print the session records as a JSON array
     #[arg(long)]
     pub json: bool,
+    /// Accepted for compatibility: a session knows its adapter
+    #[arg(long, hide = true)]
+    pub adapter: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl extend 9ae4 2h  its deadline is two hours from now
+  agentctl extend 9ae4 0   it has none any more")]
 pub struct ExtendArgs {
     /// Id, a unique start of it, or name
     pub id: String,
@@ -281,11 +362,12 @@ pub struct ExtendArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "Each line has a cursor; --since CURSOR goes on after it, whatever happened meanwhile.
-When the daemon restarts, the command goes on where it was, without a gap. Exit 1 when the events
-after the cursor are not kept any more; 3 when no daemon answers for a minute."
-)]
+#[command(after_help = "Examples:
+  agentctl events                        what happens from now on
+  agentctl events --type stopped,error   ends only
+  agentctl events --since 0 --no-follow  all that is kept, then exit
+
+Each line has a cursor; --since CURSOR goes on after it, whatever happened meanwhile. When the daemon restarts, the command goes on where it was, without a gap. Exit 1 when the events after the cursor are not kept any more; 3 when no daemon answers for a minute.")]
 pub struct EventsArgs {
     /// Begin after this cursor; 0 for all that is kept [default: now]
     #[arg(long, value_name = "CURSOR")]
@@ -319,12 +401,19 @@ pub struct JsonFlag {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Show every key: its value, its unit, and whether it comes from environment, file or default
-    #[command(after_help = "Flags of a launch beat what is shown here. Secrets are shown as set or not set.
-Where a daemon runs and has another value, that is said on standard error with what makes it read
-the file: reload for most keys, restart for metrics_addr, durability and backend.")]
+    /// Show every key with its value, its unit and where that comes from
+    #[command(after_help = "Examples:
+  agentctl config show         every key: value, unit, origin
+  agentctl config show --json  for programs
+
+Flags of a launch beat what is shown here. Secrets are shown as set or not set. Where a daemon runs and has another value, that is said on standard error with what makes it read the file: reload for most keys, restart for metrics_addr, durability and backend.")]
     Show(JsonFlag),
-    /// Say whether a daemon could use a configuration; exit 1 with the place of what is wrong
+    /// Say whether a daemon could use a configuration
+    #[command(after_help = "Examples:
+  agentctl config check            the one of the home
+  agentctl config check next.json  one that is to be
+
+Exit 1 with line and column of what is wrong.")]
     Check {
         /// [default: config.json of the home]
         file: Option<std::path::PathBuf>,
@@ -334,8 +423,13 @@ the file: reload for most keys, restart for metrics_addr, durability and backend
 #[derive(Clone, Debug, Subcommand)]
 pub enum WebhooksCommand {
     /// List endpoints and how they do
+    #[command(after_help = "Examples:
+  agentctl webhooks endpoints  who is told, and how that goes")]
     Endpoints(JsonFlag),
     /// List deliveries that are owed or were given up
+    #[command(after_help = "Examples:
+  agentctl webhooks list     what is owed or was given up
+  agentctl webhooks list -a  what arrived too")]
     List {
         /// Those that arrived or were superseded too
         #[arg(short, long)]
@@ -354,6 +448,8 @@ pub enum WebhooksCommand {
         json: bool,
     },
     /// Show a delivery, its attempts and its body
+    #[command(after_help = "Examples:
+  agentctl webhooks show 1731-default  its attempts and its body")]
     Show {
         /// Its id in the list, or the event's id as the receiver saw it
         id: String,
@@ -362,6 +458,9 @@ pub enum WebhooksCommand {
         json: bool,
     },
     /// Send deliveries now, also those that were given up
+    #[command(after_help = "Examples:
+  agentctl webhooks retry --failed      all that failed
+  agentctl webhooks retry 1731-default  one, by its id in the list")]
     Retry {
         /// Ids of deliveries
         #[arg(required_unless_present = "failed", conflicts_with = "failed")]
@@ -373,7 +472,9 @@ pub enum WebhooksCommand {
         #[arg(long, value_name = "NAME", requires = "failed")]
         endpoint: Option<String>,
     },
-    /// Send all deliveries since a time again, also those that arrived: same ids, same bytes
+    /// Send all deliveries since a time again, also those that arrived
+    #[command(after_help = "Examples:
+  agentctl webhooks replay --since 2h  to a receiver that lost two hours")]
     Replay {
         /// A time (2026-11-22T09:00:00Z), or how long ago (2h)
         #[arg(long, value_name = "TIME", value_parser = commands::webhooks::parse_since)]
@@ -382,12 +483,25 @@ pub enum WebhooksCommand {
         #[arg(long, value_name = "NAME")]
         endpoint: Option<String>,
     },
-    /// Send nothing to an endpoint any more; what there is to send waits
-    Pause { name: String },
-    /// Send to a paused endpoint again, beginning with all that waits
-    Resume { name: String },
+    /// Send nothing to an endpoint for now; what there is waits
+    #[command(after_help = "Examples:
+  agentctl webhooks pause ci  before its receiver goes away")]
+    Pause {
+        /// As `webhooks endpoints` shows it
+        name: String,
+    },
+    /// Send to a paused endpoint again, first all that waits
+    #[command(after_help = "Examples:
+  agentctl webhooks resume ci  when its receiver is back")]
+    Resume {
+        /// As `webhooks endpoints` shows it
+        name: String,
+    },
     /// Send a marked test event to an endpoint and print the answer
+    #[command(after_help = "Examples:
+  agentctl webhooks test default  one marked event, and what was answered")]
     Test {
+        /// As `webhooks endpoints` shows it
         name: String,
         /// Print JSON
         #[arg(long)]
@@ -398,6 +512,8 @@ pub enum WebhooksCommand {
 #[derive(Clone, Debug, Subcommand)]
 pub enum DaemonCommand {
     /// Run the daemon here, until TERM; sessions live on
+    #[command(after_help = "Examples:
+  agentctl daemon run  in the foreground, as a service manager does")]
     Run {
         /// How the kernel is asked: auto, uring, epoll or portable [default: the configured one]
         #[arg(long, value_name = "NAME")]
@@ -407,20 +523,36 @@ pub enum DaemonCommand {
         detach: bool,
     },
     /// Start the daemon in the background
+    #[command(after_help = "Examples:
+  agentctl daemon start  in the background; commands do so by themselves")]
     Start {
         /// Stay in the foreground, like `daemon run`
         #[arg(long)]
         foreground: bool,
     },
     /// Stop the daemon; sessions live on
+    #[command(after_help = "Examples:
+  agentctl daemon stop  sessions live on; the next start finds them")]
     Stop,
     /// Show the daemon
+    #[command(after_help = "Examples:
+  agentctl daemon status         whether it runs, and how
+  agentctl daemon status --json  for programs
+
+Exit 3 when it does not run.")]
     Status(JsonFlag),
-    /// Stop the daemon and start the one installed now; sessions live on
+    /// Stop the daemon and start it anew; sessions live on
+    #[command(after_help = "Examples:
+  agentctl daemon restart  after an upgrade")]
     Restart,
     /// Read the configuration again; one that is wrong changes nothing
+    #[command(after_help = "Examples:
+  agentctl daemon reload  after a change of config.json")]
     Reload,
     /// Write and enable systemd units for this program
+    #[command(after_help = "Examples:
+  agentctl daemon install --now                   a service of yours
+  sudo agentctl daemon install --system ci --now  one of a server, for user ci")]
     Install {
         /// For this user of a server, as a system service (as root), instead of your own manager
         #[arg(long, value_name = "USER")]
@@ -430,6 +562,9 @@ pub enum DaemonCommand {
         now: bool,
     },
     /// Stop, disable and remove what `install` wrote; sessions live on
+    #[command(after_help = "Examples:
+  agentctl daemon uninstall                   a service of yours
+  sudo agentctl daemon uninstall --system ci  one of a server, for user ci")]
     Uninstall {
         /// The user's system service (as root)
         #[arg(long, value_name = "USER")]
@@ -442,6 +577,13 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err(format!("\"{text}\" is not of the form KEY=VALUE")),
     }
+}
+
+/// The command that the words of this process mean; help and mistakes in them are printed, and end it.
+pub fn parse() -> Command {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let matches = help::command(help::Depth::of(&words)).get_matches_from(words);
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command
 }
 
 /// Carries out a command other than `daemon run`; the exit code.
