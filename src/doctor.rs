@@ -92,15 +92,18 @@ fn cgroups(mode: &CgroupMode) -> Check {
 
 fn scopes(found: &Scopes) -> Check {
     match found {
-        Scopes::Made(manager) => Check::new(
-            "scopes",
-            CheckState::Ok,
-            format!(
+        Scopes::Made(manager) => {
+            let found = format!(
                 "one for each session in {} of the user's manager ({}), whatever becomes of the daemon's unit",
                 cgroup::scope::SLICE,
                 manager.why
-            ),
-        ),
+            );
+            match &manager.until_logout {
+                Some(user) => Check::new("scopes", CheckState::Note, found)
+                    .advise(format!("sudo loginctl enable-linger {user}")),
+                None => Check::new("scopes", CheckState::Ok, found),
+            }
+        }
         Scopes::None { why, linger } => {
             let check = Check::new(
                 "scopes",
@@ -242,6 +245,7 @@ mod tests {
             bus: "/run/user/7/bus".into(),
             cgroup: "/sys/fs/cgroup/m".into(),
             why: "the manager lingers".into(),
+            until_logout: None,
         })
     }
 
@@ -305,6 +309,10 @@ mod tests {
     #[test]
     fn sessions_that_stay_with_the_daemon_are_a_note_with_the_command_where_one_helps() {
         assert_eq!(scopes(&made()).state, CheckState::Ok);
+        let Scopes::Made(manager) = made() else { unreachable!("made") };
+        let check = scopes(&Scopes::Made(Manager { until_logout: Some("ann".into()), ..manager }));
+        let advice = Some("sudo loginctl enable-linger ann");
+        assert_eq!((check.state, check.advice.as_deref()), (CheckState::Note, advice));
         for (linger, advice) in [(None, None), (Some("ann"), Some("sudo loginctl enable-linger ann"))] {
             let found = Scopes::None { why: "for a reason".into(), linger: linger.map(str::to_owned) };
             let check = scopes(&found);

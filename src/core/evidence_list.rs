@@ -27,6 +27,7 @@ pub(super) fn note(run: &mut Run, evidence: &Evidence, taken: &Taken, at: Wall) 
         | Evidence::LeaderGone
         | Evidence::ExitFile(..)
         | Evidence::KernelStatus(..)
+        | Evidence::OomKilled
         | Evidence::ShimGone
         | Evidence::Rescanned
         | Evidence::TreeGone(None)
@@ -72,6 +73,7 @@ fn describe(evidence: &Evidence) -> Option<(Prong, String)> {
         Evidence::Withdrawn
         | Evidence::LaunchFailed(_)
         | Evidence::Started(_)
+        | Evidence::OomKilled
         | Evidence::ShimGone
         | Evidence::Rescanned
         | Evidence::TreeLeft(_)

@@ -33,6 +33,8 @@ pub enum Evidence {
     ExitFile(ExitReport, LeaderSeen),
     /// What the kernel answers when asked for the status; `None`: it does not say, and never will.
     KernelStatus(Option<WaitStatus>, Prong),
+    /// With no shim left to say so: the run's cgroup counts processes that the kernel killed for want of memory.
+    OomKilled,
     /// The shim is proved dead: the lock that it held is free.
     ShimGone,
     /// exits/ was read after the shim's death and holds nothing for this run.
@@ -372,6 +374,7 @@ impl Fuse {
             }
             Evidence::ExitFile(report, seen) => self.take_exit_file(report, *seen),
             Evidence::KernelStatus(answer, _) => self.take_kernel_status(*answer, now),
+            Evidence::OomKilled => fresh(!self.oom_killed, || self.oom_killed = true),
             Evidence::ShimGone => fresh(self.shim == ShimSeen::MayLive, || self.shim = ShimSeen::Gone),
             Evidence::Rescanned => self.take_rescan(),
             Evidence::TreeGone(_) => self.take_tree(TreeSeen::Gone),

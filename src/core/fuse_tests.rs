@@ -261,6 +261,28 @@ fn a_kill_that_nobody_asked_for_is_the_kernels_where_its_count_says_so() {
 }
 
 #[test]
+fn without_a_shim_the_cgroup_is_asked_itself() {
+    let status = |status| Evidence::KernelStatus(Some(status), Prong::PidfdInfo);
+    for (counted, status, expected) in [
+        (true, status(WaitStatus::killed(9)), "oom_killed"),
+        (false, status(WaitStatus::killed(9)), "sigkill"),
+        (true, status(WaitStatus::exited(3)), "exit_code_3"),
+    ] {
+        let mut fuse = Fuse::default();
+        fuse.take(&Evidence::Started(LEADER), at(1));
+        fuse.take(&Evidence::ShimGone, at(2));
+        fuse.take(&Evidence::Rescanned, at(2));
+        if counted {
+            assert_eq!(fuse.take(&Evidence::OomKilled, at(100)), Taken::New);
+        }
+        fuse.take(&Evidence::LeaderEnded, at(100));
+        fuse.take(&status, at(100));
+        let Decision::End(end) = fuse.decide() else { panic!("{fuse:?}") };
+        assert_eq!((end.outcome, end.reason.word().as_str()), (Outcome::Failed, expected));
+    }
+}
+
+#[test]
 fn a_child_that_the_kernel_killed_does_not_explain_another_end_of_the_leader() {
     for (status, expected) in [
         (WaitStatus::exited(1), "exit_code_1"),

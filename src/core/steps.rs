@@ -86,6 +86,7 @@ impl Supervisor {
             | Evidence::LeaderGone
             | Evidence::ExitFile(..)
             | Evidence::KernelStatus(None, _)
+            | Evidence::OomKilled
             | Evidence::ShimGone
             | Evidence::Rescanned
             | Evidence::TreeGone(_)
@@ -336,6 +337,7 @@ impl Supervisor {
             | Evidence::LaunchFailed(_)
             | Evidence::Started(_)
             | Evidence::LeaderGone
+            | Evidence::OomKilled
             | Evidence::Rescanned
             | Evidence::Report(_)
             | Evidence::Rebooted

@@ -260,7 +260,8 @@ fn has_label(session: &Session, label: &str) -> bool {
     }
 }
 
-fn warn(answer: &mut Response<Answer>, warnings: &[String]) {
+/// Tells of what an answer lacks, or of what comes with it.
+pub(super) fn warn(answer: &mut Response<Answer>, warnings: &[String]) {
     for warning in warnings.iter().take(limits::WARNINGS_MAX) {
         let shown = warning.chars().take(limits::WARNING_CHARS_MAX);
         let shown: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -351,7 +351,7 @@ async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Hand
     if daemon.core.borrow().session(session).is_none() {
         daemon.parcels.borrow_mut().remove(&run);
     }
-    answer
+    advised(daemon, answer)
 }
 
 async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Incoming>) -> Handled {
@@ -387,7 +387,15 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
     if mine && !taken {
         daemon.parcels.borrow_mut().remove(&run);
     }
-    answer
+    advised(daemon, answer)
+}
+
+/// A launch, with what there is to know before a logout.
+fn advised(daemon: &Daemon, answer: Handled) -> Handled {
+    let mut answer = answer?;
+    let advice = daemon.places.advice(crate::sys::clock::now().mono);
+    found::warn(&mut answer, advice.as_slice());
+    Ok(answer)
 }
 
 pub(super) fn view_answer(daemon: &Daemon, status: StatusCode, id: SessionId) -> Handled {

@@ -377,7 +377,7 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
         let Ok(_place) = daemon.launches.acquire().await else { return };
         let Some((order, limits)) = order(&daemon, id, &parcel) else { return };
-        let place = daemon.places.choose(sys::clock::now().mono);
+        let place = daemon.places.choose(sys::clock::now().mono, &limits);
         let files = daemon.home.run_files(id);
         let shim = Arc::clone(&daemon.shim);
         let begun = spawn_blocking(move || begin(&shim, &files, order, &limits, &parcel, &place)).await;

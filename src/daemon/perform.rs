@@ -82,12 +82,29 @@ impl Daemon {
 pub(super) fn watch_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessRef) {
     let telling = Rc::clone(daemon);
     daemon.sys.on_end(leader, move |ended| match ended {
-        Ok(()) => telling.evidence(id, Evidence::LeaderEnded),
+        Ok(()) => {
+            look_for_oom_kills(&telling, id);
+            telling.evidence(id, Evidence::LeaderEnded);
+        }
         Err(error) => {
             tracing::error!(session = %id.session, "the leader cannot be watched: {error}");
             telling.evidence(id, Evidence::CannotTell(format!("the leader cannot be watched: {error}")));
         }
     });
+}
+
+/// The shim tells of the cgroup's count; where it is gone nobody else does. At once: a scope goes with its last process.
+fn look_for_oom_kills(daemon: &Daemon, id: RunId) {
+    let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
+    if shim.is_some_and(|shim| shim.has_ended() != Some(true)) {
+        return;
+    }
+    let Ok(order) = daemon.home.run_files(id).read_claimed() else { return };
+    let account = order.account.or(order.cgroup).map(PathBuf::from);
+    let counted = account.and_then(|path| cgroup::control::usage(&path)).and_then(|usage| usage.oom_kills);
+    if counted.is_some_and(|count| count > 0) {
+        daemon.evidence(id, Evidence::OomKilled);
+    }
 }
 
 /// Tells the core when the shim has ended, with its last word first.
@@ -317,6 +334,7 @@ pub(super) fn adopt_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessId) {
 
 /// The status from the kernel: ours to reap, or reaped by another, or hidden for ever.
 fn ask_kernel(daemon: &Rc<Daemon>, id: RunId) {
+    look_for_oom_kills(daemon, id);
     let Some(leader) = leader_of(daemon, id) else {
         daemon.evidence(id, Evidence::KernelStatus(None, Prong::PidfdInfo));
         return;

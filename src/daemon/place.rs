@@ -45,20 +45,35 @@ impl Places {
     }
 
     /// The place of a run that is launched now.
-    pub(super) fn choose(&self, now: Mono) -> Chosen {
-        let manager = match self.scopes(now) {
+    pub(super) fn choose(&self, now: Mono, limits: &ResourceLimits) -> Chosen {
+        // A manager that failed is asked all the same where nobody else can keep the limits.
+        let found = if limits.is_none() || self.portable { self.scopes(now) } else { scopes() };
+        let manager = match found {
             Scopes::Made(manager) => Some(manager),
-            Scopes::None { linger: Some(user), why } => {
-                if !self.warned.replace(true) {
-                    tracing::warn!(
-                        "sessions stay with the daemon: {why}; to keep them: sudo loginctl enable-linger {user}"
-                    );
-                }
-                None
-            }
-            Scopes::None { linger: None, .. } => None,
+            Scopes::None { .. } => None,
         };
         Chosen { manager, cgroups: self.cgroups.clone() }
+    }
+
+    /// What whoever launches a session should know of a logout: told once, to them and to the log.
+    pub(super) fn advice(&self, now: Mono) -> Option<String> {
+        if self.warned.get() {
+            return None;
+        }
+        let advice = match self.scopes(now) {
+            Scopes::Made(Manager { until_logout: Some(user), .. }) => format!(
+                "the daemon and all sessions end at your last logout; to keep them: sudo loginctl enable-linger {user}"
+            ),
+            Scopes::None { linger: Some(user), why } => format!(
+                "sessions stay with the daemon: {why}; for scopes that outlive both: sudo loginctl enable-linger {user}"
+            ),
+            Scopes::Made(Manager { until_logout: None, .. }) | Scopes::None { linger: None, .. } => {
+                return None;
+            }
+        };
+        self.warned.set(true);
+        tracing::warn!("{advice}");
+        Some(advice)
     }
 
     fn scopes(&self, now: Mono) -> Scopes {
@@ -107,7 +122,7 @@ impl Places {
                     .to_owned(),
             );
         }
-        match self.choose(now).manager {
+        match self.choose(now, limits).manager {
             Some(manager) => manager.can_limit(limits),
             None => control::can_limit(&self.cgroups, limits),
         }

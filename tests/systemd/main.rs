@@ -266,6 +266,16 @@ fn ends_right(guest: &Guest, fleet: &BTreeSet<String>) {
     }
 }
 
+/// Who launches a session is told of the logout, the first time. (Not by `user`, which sees to lingering.)
+#[track_caller]
+fn told_once(guest: &Guest, command: &str, what: &str) {
+    let said = |script: &str| guest.root(&format!("runuser -u dev1 -- agentctl {script} 2>&1 >/dev/null"));
+    let first = said(&format!("run -- {command}"));
+    assert!(first.contains(what) && first.contains("sudo loginctl enable-linger dev1"), "{first}");
+    let second = said(&format!("launch -- {command}"));
+    assert_eq!(second, "", "it was said before");
+}
+
 /// A watchdog that runs out within the test.
 const SHORT_WATCHDOG: &str = "[Service]\nWatchdogSec=1s\n";
 
@@ -316,11 +326,8 @@ fn sessions_of_the_template_live_through_everything_that_happens_to_it() {
     until("the scope to be gone", || guest.scopes().is_empty().then_some(()));
     // Without lingering, its manager would end at a logout, and they with it: said once, and they stay.
     guest.root("rm /var/lib/systemd/linger/dev1");
-    for _ in 0..2 {
-        guest.root(
-            "runuser -u dev1 -- agentctl run -- sh -c 'grep -q agentctl@dev1.service /proc/self/cgroup'",
-        );
-    }
+    let below = "sh -c 'grep -q agentctl@dev1.service /proc/self/cgroup'";
+    told_once(&guest, below, "sessions stay with the daemon: the user's manager ends at the last logout");
     let warned = "journalctl -u agentctl@dev1.service -g 'loginctl enable-linger dev1' -o cat | wc -l";
     assert_eq!(guest.root(warned).trim(), "1");
     // The hardening is worth something, and agents' runtimes survive it.
@@ -428,6 +435,15 @@ fn each_session_is_a_scope_that_outlives_the_daemons_unit_and_ends_with_its_last
     // Each counted the time of its own processes.
     let record = guest.json("status s1 --json");
     assert!(record["usage"]["cpuSeconds"].as_f64() > Some(0.0), "{record:#}");
+    // The manager lives as long as its user is logged in, and so does all of this.
+    guest.root("rm /var/lib/systemd/linger/dev1");
+    told_once(
+        &guest,
+        "sh -c 'grep -q agentctl.slice /proc/self/cgroup'",
+        "the daemon and all sessions end at your last logout",
+    );
+    let doctor = guest.root("runuser -u dev1 -- agentctl doctor");
+    assert!(doctor.contains("sudo loginctl enable-linger dev1"), "{doctor}");
     // A manager that does not answer costs a launch some seconds, the first one, and nobody a session.
     guest
         .root("printf '#!/bin/sh\\nexec sleep 1000' >/usr/local/bin/busctl; chmod 755 /usr/local/bin/busctl");

@@ -19,7 +19,7 @@ use crate::wire::api::{Launch, Resume, SessionView, Stop};
 use super::super::client::{Client, RETRY_PAUSE, decode, encode, may_retry, segment, whole};
 use super::super::render;
 use super::super::{Failure, LaunchArgs, ResumeArgs, RunArgs};
-use super::{logs, view, wait};
+use super::{logs, say_warnings, view, wait};
 
 /// Everything under `run` and `wait` that is not the session's own end.
 const ITSELF: u8 = 125;
@@ -130,7 +130,10 @@ async fn send<T: Serialize>(client: &Client, path: &str, request: &T) -> Result<
     for _ in 0..tries {
         let asking = if failed.is_none() { client.clone() } else { client.without_autostart() };
         let answer = match asking.send(Method::POST, path, body.clone(), Some(&key)).await {
-            Ok(answer) => whole(answer).await,
+            Ok(answer) => {
+                say_warnings(&answer, "agentctl: ");
+                whole(answer).await
+            }
             Err(why) => Err(why),
         };
         match answer {

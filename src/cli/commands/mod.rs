@@ -13,7 +13,8 @@ mod stop;
 mod wait;
 pub(crate) mod webhooks;
 
-use hyper::Method;
+use hyper::body::Incoming;
+use hyper::{Method, Response};
 use serde_json::Value;
 
 use crate::wire::api::{Extend, SessionView};
@@ -61,8 +62,7 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
         &args.label,
     );
     let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
-    let warnings = answer.headers().get_all(WARNING_HEADER).iter();
-    warnings.for_each(|warning| render::say(&String::from_utf8_lossy(warning.as_bytes())));
+    say_warnings(&answer, "");
     let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
     if args.json {
         // As it came: a newer daemon may know more keys than we do.
@@ -71,6 +71,13 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
         render::table(&super::client::decode::<Vec<SessionView>>(&bytes)?)?;
     }
     Ok(0)
+}
+
+/// What the daemon has to say beside its answer.
+fn say_warnings(answer: &Response<Incoming>, prefix: &str) {
+    for warning in answer.headers().get_all(WARNING_HEADER) {
+        render::say(&format!("{prefix}{}", String::from_utf8_lossy(warning.as_bytes())));
+    }
 }
 
 async fn status(args: StatusArgs) -> Result<u8, Failure> {

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io, thread};
 
@@ -27,15 +28,22 @@ use crate::sys::linux::pidfd;
 /// The slice that all scopes are in.
 pub const SLICE: &str = "agentctl.slice";
 
-/// How long the manager may take to answer, in seconds; a busy host needs some milliseconds.
-const ANSWER_MAX_S: u32 = 2;
-/// How long the helper may take altogether.
-const HELPER_MAX: Duration = Duration::from_secs(3);
-/// How long after the answer the process may take to be in its scope, and how often that is looked for.
-const MOVE_LOOKS_MAX: u32 = 100;
-const MOVE_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long the manager may take to answer; a busy host needs some milliseconds. Limits wait longer: without a scope
+/// there is no launch.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+const ANSWER_MAX_WITH_LIMITS: Duration = Duration::from_secs(25);
+/// How much longer the helper may take altogether.
+const HELPER_MORE: Duration = Duration::from_secs(1);
+/// How long after the answer the process may take to be in its scope, and the first pause between two looks: it is a
+/// matter of the manager's next step, and of its load.
+const MOVE_MAX: Duration = Duration::from_secs(1);
+const MOVE_FIRST_PAUSE: Duration = Duration::from_micros(500);
 /// What is read of a helper's complaint.
 const COMPLAINT_BYTES_MAX: u64 = 1_000;
+/// Scopes have no policy for a lack of memory before systemd 253; since then the manager would end a session of which the
+/// kernel killed one process. One manager for the daemon's life, as good as always: a newer one is met at its next start.
+static LACKS_OOM_POLICY: AtomicBool = AtomicBool::new(false);
+
 /// The session's group in its scope.
 const GROUP: &str = "session";
 
@@ -62,6 +70,8 @@ pub struct Manager {
     pub cgroup: PathBuf,
     /// Why it is the right home, for people.
     pub why: String,
+    /// It ends with the user's last logout, and all in it: the user's name, if it is known.
+    pub until_logout: Option<String>,
 }
 
 /// A scope that a process is in now.
@@ -98,17 +108,19 @@ pub fn scopes() -> Scopes {
     let is_ours = unified_path_in(&own).is_some_and(|path| path.split('/').any(|part| part == unit));
     let name = user_name(uid);
     let lingers = name.as_ref().is_some_and(|name| Path::new("/var/lib/systemd/linger").join(name).exists());
-    let why = match (is_ours, lingers) {
-        (true, _) => "the daemon is the manager's own",
-        (false, true) => "the manager lingers",
+    let name = name.unwrap_or_else(|| "$USER".to_owned());
+    let (why, until_logout) = match (is_ours, lingers) {
+        (true, true) => ("the daemon is the manager's own", None),
+        (true, false) => ("the daemon is the manager's own, and ends with it at the last logout", Some(name)),
+        (false, true) => ("the manager lingers", None),
         (false, false) => {
             return Scopes::None {
                 why: "the user's manager ends at the last logout (no lingering)".to_owned(),
-                linger: Some(name.unwrap_or_else(|| "$USER".to_owned())),
+                linger: Some(name),
             };
         }
     };
-    Scopes::Made(Manager { bus, cgroup, why: why.to_owned() })
+    Scopes::Made(Manager { bus, cgroup, why: why.to_owned(), until_logout })
 }
 
 /// The directory of a cgroup, where the mount shows it.
@@ -157,6 +169,19 @@ impl Manager {
 
     /// StartTransientUnit (org.freedesktop.systemd1(5)).
     fn start_unit(&self, unit: &str, run: RunId, pid: u32, limits: &ResourceLimits) -> Result<(), String> {
+        let answer_max = if limits.is_none() { ANSWER_MAX } else { ANSWER_MAX_WITH_LIMITS };
+        if !LACKS_OOM_POLICY.load(Ordering::Relaxed) {
+            let mut properties = properties(run, pid, limits);
+            properties.push(["OOMPolicy", "s", "continue"].map(str::to_owned).to_vec());
+            match self.call(unit, properties, answer_max) {
+                Err(why) if why.contains("OOMPolicy") => LACKS_OOM_POLICY.store(true, Ordering::Relaxed),
+                done => return done,
+            }
+        }
+        self.call(unit, properties(run, pid, limits), answer_max)
+    }
+
+    fn call(&self, unit: &str, properties: Vec<Vec<String>>, answer_max: Duration) -> Result<(), String> {
         let mut address = String::from("unix:path=");
         for byte in self.bus.as_os_str().as_encoded_bytes() {
             match byte {
@@ -166,11 +191,10 @@ impl Manager {
                 other => write!(address, "%{other:02x}").expect("a String takes all"),
             }
         }
-        let properties = properties(run, pid, limits);
         let count = properties.len().to_string();
         let child = Command::new("busctl")
             .arg(format!("--address={address}"))
-            .arg(format!("--timeout={ANSWER_MAX_S}"))
+            .arg(format!("--timeout={}", answer_max.as_secs()))
             .args(["--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
             .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"])
             .args([unit, "fail", &count])
@@ -183,22 +207,26 @@ impl Manager {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| format!("run busctl: {error}"))?;
-        finish(child)
+        finish(child, answer_max + HELPER_MORE)
     }
 
     /// The answer says that the job is queued; it is done when the kernel shows the process in the scope.
     fn await_move(&self, pid: u32, unit: &str) -> Result<PathBuf, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-        for _ in 0..MOVE_LOOKS_MAX {
+        let mut pause = MOVE_FIRST_PAUSE;
+        loop {
             let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup"));
             let cgroup = cgroup.map_err(|error| format!("see the cgroup of the shim: {error}"))?;
             let path = unified_path_in(&cgroup).filter(|path| path.rsplit('/').next() == Some(unit));
             if let Some(path) = path {
                 return directory(&mounts, &path).ok_or_else(|| format!("the scope {path} is not mounted"));
             }
-            thread::sleep(MOVE_LOOK_EVERY);
+            if pause > MOVE_MAX {
+                return Err(format!("the user's manager did not put the shim into {unit}"));
+            }
+            thread::sleep(pause);
+            pause *= 2;
         }
-        Err(format!("the user's manager did not put the shim into {unit}"))
     }
 }
 
@@ -224,16 +252,16 @@ fn properties(run: RunId, pid: u32, limits: &ResourceLimits) -> Vec<Vec<String>>
 }
 
 /// Waits for the helper, but not for ever.
-fn finish(mut child: Child) -> Result<(), String> {
+fn finish(mut child: Child, max: Duration) -> Result<(), String> {
     let ended = pidfd::open(child.id()).and_then(|fd| {
-        let timeout = Timespec { tv_sec: HELPER_MAX.as_secs().cast_signed(), tv_nsec: 0 };
+        let timeout = Timespec { tv_sec: max.as_secs().cast_signed(), tv_nsec: 0 };
         pidfd::shows(fd.as_fd(), PollFlags::IN, timeout)
     });
     if !ended.as_ref().is_ok_and(|ended| *ended) {
         let _ended = child.kill();
         let _reaped = child.wait();
         return Err(match ended {
-            Ok(_) => format!("busctl took longer than {} s", HELPER_MAX.as_secs()),
+            Ok(_) => format!("busctl took longer than {} s", max.as_secs()),
             Err(error) => format!("wait for busctl: {error}"),
         });
     }
@@ -276,7 +304,12 @@ mod tests {
     #[test]
     fn a_bus_that_nobody_serves_is_an_answer() {
         let dir = tempfile::tempdir().expect("a directory");
-        let manager = Manager { bus: dir.path().join("b,us"), cgroup: dir.path().into(), why: String::new() };
+        let manager = Manager {
+            bus: dir.path().join("b,us"),
+            cgroup: dir.path().into(),
+            why: String::new(),
+            until_logout: None,
+        };
         let why = manager.make(run(), std::process::id(), &ResourceLimits::default());
         assert!(why.is_err(), "{why:?}");
     }
@@ -287,7 +320,7 @@ mod tests {
         let bus = dir.path().join("bus");
         // Connections wait in its backlog for ever.
         let _deaf = std::os::unix::net::UnixListener::bind(&bus).expect("a socket");
-        let manager = Manager { bus, cgroup: dir.path().into(), why: String::new() };
+        let manager = Manager { bus, cgroup: dir.path().into(), why: String::new(), until_logout: None };
         manager.make(run(), std::process::id(), &ResourceLimits::default()).expect_err("nobody answered");
     }
 }
