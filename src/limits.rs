@@ -42,6 +42,8 @@ pub const LABEL_CHARS_MAX: usize = 200;
 pub const LABELS_MAX: usize = 64;
 /// Longest text of a hook.
 pub const HOOK_BYTES_MAX: usize = 64 << 10;
+/// The longest time of a directory fuse.
+pub const FUSE_TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 /// Longest idempotency key.
 pub const KEY_CHARS_MAX: usize = 200;
 /// Events kept in memory for readers that follow; older ones are read from the journal.

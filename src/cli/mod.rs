@@ -93,6 +93,11 @@ pub enum Command {
     Extend(ExtendArgs),
     /// Follow what happens, one JSON object a line
     Events(EventsArgs),
+    /// List the fuses of directories
+    Fuses(commands::fuses::FusesArgs),
+    /// Set, extend or cancel the fuse of a directory: a timer with a script, a webhook or an event
+    #[command(subcommand)]
+    Fuse(commands::fuses::FuseCommand),
     /// Forget all ended sessions
     #[command(after_help = "Examples:
   agentctl prune         forget what has ended

@@ -29,6 +29,8 @@ pub struct Counters {
     /// Durations of ended runs, in the buckets above and one for the rest.
     pub durations: [u64; 7],
     pub duration_sum_s: f64,
+    /// Directory fuses that fired.
+    pub fuses_expired: u64,
     pub deliveries: u64,
     pub attempts: u64,
     pub attempts_failed: u64,

@@ -2,6 +2,7 @@
 //!
 //! Read it after `outbox.rs`, which holds what is owed. Decisions only: nothing in here sends.
 
+use super::dir_fuses::FuseId;
 use super::outbox::{Attempt, AttemptResult, RETRY_DELAYS};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Health, Pause, PauseReason, Record, is_ad_hoc};
 use super::refusal::Refusal;
@@ -27,6 +28,14 @@ pub(super) struct News {
     pub(super) fires_at: Option<Wall>,
     /// The endpoint that it is about.
     pub(super) endpoint: Option<String>,
+    /// The directory fuse that it is about.
+    pub(super) fuse: Option<FuseId>,
+}
+
+impl News {
+    pub(super) fn of_fuse(kind: EventKind, fuse: FuseId) -> Self {
+        Self { kind, run: None, fires_at: None, endpoint: None, fuse: Some(fuse) }
+    }
 }
 
 impl Supervisor {
@@ -39,18 +48,18 @@ impl Supervisor {
         fires_at: Option<Wall>,
         out: &mut Step,
     ) {
-        self.publish_news(now, News { kind, run: Some(run), fires_at, endpoint: None }, out);
+        self.publish_news(now, News { kind, run: Some(run), fires_at, endpoint: None, fuse: None }, out);
     }
 
-    fn publish_news(&mut self, now: Now, news: News, out: &mut Step) {
+    pub(super) fn publish_news(&mut self, now: Now, news: News, out: &mut Step) {
         let session = news.run.and_then(|run| self.sessions.get(&run.session));
         if session.is_some_and(Session::is_hidden) {
             return;
         }
         let hearing = self.hearing(&news);
-        let News { kind, run, fires_at, endpoint } = news;
+        let News { kind, run, fires_at, endpoint, fuse } = news;
         let seq = self.seq + 1;
-        self.record(now, Record::Event { seq, kind, run, at: now.wall, fires_at, endpoint }, out);
+        self.record(now, Record::Event { seq, kind, run, at: now.wall, fires_at, endpoint, fuse }, out);
         for endpoint in hearing {
             let id = DeliveryId { seq, endpoint: endpoint.clone() };
             self.record(now, Record::DeliveryQueued { id, run, kind, at: now.wall }, out);
@@ -69,9 +78,11 @@ impl Supervisor {
                 && endpoint.hears(news.kind, adapter, named(&endpoint.name))
         });
         let ad_hoc = notify.iter().filter(|target| target.url.is_some() && news.kind.is_terminal());
+        let fuse = news.fuse.filter(|_| news.kind == EventKind::FuseExpired);
+        let fuse = fuse.and_then(|fuse| self.dir_fuses().get(fuse)?.spec.on_expire.webhook.as_ref());
         configured
             .map(|endpoint| endpoint.name.clone())
-            .chain(ad_hoc.map(|target| target.endpoint.clone()))
+            .chain(ad_hoc.chain(fuse).map(|target| target.endpoint.clone()))
             .collect()
     }
 
@@ -86,7 +97,13 @@ impl Supervisor {
             let was_paused = self.outbox.health(&id.endpoint).paused.is_some();
             let paused = matches!(&record, Record::EndpointHealth { health, .. } if health.paused.is_some());
             self.record(now, record, out);
-            let about = |kind, run| News { kind, run, fires_at: None, endpoint: Some(id.endpoint.clone()) };
+            let about = |kind, run| News {
+                kind,
+                run,
+                fires_at: None,
+                endpoint: Some(id.endpoint.clone()),
+                fuse: None,
+            };
             // A dead letter about dead letters is no news: two failing endpoints would tell of each other for ever.
             if let Some((run, _)) = owed.filter(|(_, kind)| died && !kind.is_about_deliveries()) {
                 self.publish_news(now, about(EventKind::DeliveryDead, run), out);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::agent::Spent;
+use super::dir_fuses::FuseId;
 use super::fuse::Outcome;
 use super::record::Record;
 use super::session::{Deadline, Origin, Session, Spec, Verdict};
@@ -48,6 +49,14 @@ pub enum HookKind {
 pub struct HookOf {
     pub run: RunId,
     pub kind: HookKind,
+}
+
+/// What a hidden session is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HiddenOf {
+    Hook(HookOf),
+    /// The script of a directory fuse (dir_fuses.rs).
+    Fuse(FuseId),
 }
 
 /// How far a hook of a run has come.
@@ -108,10 +117,17 @@ impl HookState {
     }
 }
 
+impl Spec {
+    /// What it is a part of, where it is known to nobody outside.
+    pub fn hidden(&self) -> Option<HiddenOf> {
+        self.hook_of.map(HiddenOf::Hook).or(self.fuse_of.map(HiddenOf::Fuse))
+    }
+}
+
 impl Session {
-    /// Whether it is a hook: known to nobody outside.
+    /// Whether it is known to nobody outside.
     pub fn is_hidden(&self) -> bool {
-        self.spec.hook_of.is_some()
+        self.spec.hidden().is_some()
     }
 
     /// Whether no hook of its run is under way or still to come.
@@ -137,9 +153,21 @@ impl Supervisor {
             return;
         }
         let spec = hook_spec(&session.spec, script, of);
-        let deadline = Deadline { mono: now.mono.after(HOOK_TIMEOUT), wall: now.wall.after(HOOK_TIMEOUT) };
+        self.start_hidden(now, of.id(), spec, HOOK_TIMEOUT, out);
+    }
+
+    /// Begins a hidden session.
+    pub(super) fn start_hidden(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        spec: Spec,
+        timeout: Duration,
+        out: &mut Step,
+    ) {
+        let deadline = Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) };
         let created = Record::Created {
-            session: of.id(),
+            session,
             at: now,
             host: self.settings.host.clone(),
             origin: Origin::Launched,
@@ -150,9 +178,9 @@ impl Supervisor {
             spent: Spent::default(),
         };
         self.record(now, created, out);
-        let hook = RunId { session: of.id(), run: 1 };
-        out.effects.push(Effect::WriteDeadline(hook, Some(deadline.mono)));
-        out.effects.push(Effect::Spawn(hook));
+        let run = RunId { session, run: 1 };
+        out.effects.push(Effect::WriteDeadline(run, Some(deadline.mono)));
+        out.effects.push(Effect::Spawn(run));
     }
 
     /// The session remembers how its hook ended.
@@ -167,10 +195,15 @@ impl Supervisor {
     }
 
     /// Forgets a hidden session once nothing of it is of use: its end is remembered, its tree is gone, and its exit
-    /// file has been put away.
+    /// file has been put away. What a fuse did is remembered by itself, for as long as the fuse.
     pub(super) fn forget_hook(&mut self, now: Now, id: SessionId, out: &mut Step) {
-        let done = self.sessions.get(&id).is_some_and(|session| session.is_hidden() && session.is_settled());
-        if done && self.sizes.contains_key(&id) {
+        let Some(session) = self.sessions.get(&id).filter(|session| session.is_settled()) else { return };
+        let done = match session.spec.hidden() {
+            Some(HiddenOf::Hook(_)) => self.sizes.contains_key(&id),
+            Some(HiddenOf::Fuse(fuse)) => self.dir_fuses().get(fuse).is_none(),
+            None => false,
+        };
+        if done {
             self.forget(now, id, out);
         }
     }

@@ -10,6 +10,7 @@ pub mod adopt;
 pub mod agent;
 pub mod counters;
 pub mod deliveries;
+pub mod dir_fuses;
 mod evidence_list;
 pub mod fuse;
 pub mod hooks;
@@ -20,6 +21,7 @@ pub mod rebuild;
 pub mod record;
 pub mod refusal;
 pub mod resources;
+mod retention;
 pub mod session;
 mod steps;
 pub mod supervisor;
@@ -31,6 +33,8 @@ pub mod vocab;
 mod clock_tests;
 #[cfg(test)]
 mod delivery_tests;
+#[cfg(test)]
+mod dir_fuse_tests;
 #[cfg(test)]
 mod fuse_tests;
 #[cfg(test)]
@@ -45,6 +49,7 @@ pub use supervisor::{Settings, Supervisor};
 use adopt::Adoption;
 use agent::AgentEvent;
 use deliveries::Again;
+use dir_fuses::{FuseId, FuseRequest};
 use fuse::{Evidence, Rejection};
 use outbox::Attempt;
 use record::{DeliveryId, Record, RequestKey};
@@ -187,6 +192,8 @@ pub enum Request {
     Wait {
         session: SessionId,
     },
+    /// About the fuse of a directory.
+    Fuse(FuseRequest),
     /// Forget all ended sessions that owe nothing.
     Prune,
     /// Send these deliveries now, also those that are over.
@@ -215,6 +222,8 @@ pub enum Reply {
     Pruned(usize),
     /// So many deliveries are on their way.
     Redelivered(usize),
+    /// The fuse is as asked.
+    Fuse(FuseId),
     /// The endpoint is as asked.
     Endpoint(String),
     /// A correct no.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::agent::Spent;
+use super::dir_fuses::{FuseId, FuseRecord};
 use super::fuse::{Outcome, Prong, StopCause};
 use super::hooks::HookKind;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
@@ -72,6 +73,9 @@ pub enum Record {
         /// The endpoint that it is about, if it is about one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         endpoint: Option<String>,
+        /// The directory fuse that it is about, if it is about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fuse: Option<FuseId>,
     },
     /// An endpoint is to hear of an event; `run` is none where the event is about no session.
     DeliveryQueued { id: DeliveryId, run: Option<RunId>, kind: EventKind, at: Wall },
@@ -85,6 +89,8 @@ pub enum Record {
     HookEnded { run: RunId, hook: HookKind, verdict: Box<Verdict> },
     /// A delivery that was over is owed again, from its first attempt on; `at` is when it was first queued.
     DeliveryRevived { id: DeliveryId, run: Option<RunId>, kind: EventKind, at: Wall },
+    /// Of a directory fuse.
+    Fuse(FuseRecord),
     /// How an endpoint does, from now on.
     EndpointHealth { endpoint: String, health: Health },
     /// The journal had lost the session, or its end, and it was rebuilt from its files; what is not known any more.
@@ -196,11 +202,15 @@ pub enum EventKind {
     Lingering,
     /// A run shows no sign of life.
     Stuck,
+    /// A directory fuse has fired.
+    FuseExpired,
+    /// A directory fuse will not fire.
+    FuseCancelled,
 }
 
 impl EventKind {
     /// Every type that there is.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Started,
         Self::Resumed,
         Self::Idle,
@@ -212,6 +222,8 @@ impl EventKind {
         Self::Error,
         Self::DeliveryDead,
         Self::EndpointPaused,
+        Self::FuseExpired,
+        Self::FuseCancelled,
     ];
 
     /// The public name.
@@ -228,6 +240,8 @@ impl EventKind {
             Self::DeliveryDead => "delivery.dead",
             Self::Resumed => "session.resumed",
             Self::EndpointPaused => "endpoint.paused",
+            Self::FuseExpired => "fuse.expired",
+            Self::FuseCancelled => "fuse.cancelled",
         }
     }
 

@@ -33,6 +33,10 @@ pub enum Refusal {
     TooMany(usize),
     #[error("no endpoint is named {0}; agentctl webhooks endpoints lists them")]
     NoEndpoint(String),
+    #[error("No active fuse for directory: {0}")]
+    NoFuse(String),
+    #[error("{0} fuses burn already, the limit; cancel some first (agentctl fuses lists them)")]
+    TooManyFuses(usize),
     #[error("the configuration pauses the endpoint {0}; set paused to false there, and restart the daemon")]
     PausedByConfiguration(String),
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::agent::{AgentEvent, AgentReport, Budget, Span, Spent, Tokens};
+use super::dir_fuses::FuseId;
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::record::{Record, RequestKey};
@@ -74,6 +75,9 @@ pub struct Spec {
     /// It is itself such a script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_of: Option<HookOf>,
+    /// It is what a directory fuse does when it fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuse_of: Option<FuseId>,
     /// Who is to hear of the end, beside those who hear of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<Notify>,
@@ -137,6 +141,7 @@ impl Spec {
             native_id: None,
             hooks: Hooks::default(),
             hook_of: None,
+            fuse_of: None,
             notify: Vec::new(),
             limits: ResourceLimits::default(),
         }

@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use super::adopt::Adoption;
 use super::agent::{AgentEvent, AgentReport};
+use super::dir_fuses::{FuseId, FuseRecord, FuseRequest, FuseSpec, OnExpire};
 use super::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Outcome, Prong, StopCause};
-use super::hooks::{HookKind, HookOf, HookState, Hooks};
+use super::hooks::{HiddenOf, HookKind, HookOf, HookState, Hooks};
 use super::outbox::{Attempt, AttemptResult, Endpoint};
 use super::reattach::{Found, OrderFound, Seen, ShimFound};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Record};
-use super::session::{Origin, Phase, Session, Spec};
+use super::session::{HiddenText, Notify, Origin, Phase, Session, Spec};
 use super::supervisor::Settings;
 use super::trouble::{Sample, Signs};
 use super::vocab::{
@@ -103,8 +104,8 @@ struct Truth {
     ask_tree: bool,
     /// Somebody else started it, and reaps it in his own time.
     adopted: bool,
-    /// It is a hook of this one.
-    hook_of: Option<HookOf>,
+    /// It is a part of this.
+    hidden: Option<HiddenOf>,
     /// Leaders that this run ever had.
     leaders: u32,
     /// Words that its agent has said.
@@ -658,7 +659,7 @@ impl World {
     // ---- what happens next ---------------------------------------------------------------------
 
     fn launch(&mut self) {
-        let number = self.runs.values().filter(|truth| truth.hook_of.is_none()).count() as u128 + 1;
+        let number = self.runs.values().filter(|truth| truth.hidden.is_none()).count() as u128 + 1;
         let id = RunId { session: SessionId(uuid::Uuid::from_u128(number)), run: 1 };
         let wants_report = self.dice.one_in(2);
         let leftovers = if self.dice.one_in(3) { Leftovers::Keep } else { Leftovers::Kill };
@@ -710,7 +711,7 @@ impl World {
         self.runs.insert(id, truth);
     }
 
-    fn new_truth(&mut self, report: AgentReport, leftovers: Leftovers, hook_of: Option<HookOf>) -> Truth {
+    fn new_truth(&mut self, report: AgentReport, leftovers: Leftovers, hidden: Option<HiddenOf>) -> Truth {
         Truth {
             order: Order::Missing,
             shim: Shim::None,
@@ -734,18 +735,18 @@ impl World {
             ask_kernel: false,
             ask_tree: false,
             adopted: false,
-            hook_of,
+            hidden,
             leaders: 0,
             words: 0,
             over: false,
         }
     }
 
-    /// Hooks that a step begins: runs like any other from here on.
+    /// Hooks and scripts of fuses that a step begins: runs like any other from here on.
     fn note_hooks(&mut self, records: &[Record]) {
         for record in records {
             if let Record::Created { session, spec, .. } = record
-                && let Some(of) = spec.hook_of
+                && let Some(of) = spec.hidden()
             {
                 let truth = self.new_truth(AgentReport::Missing, spec.leftovers, Some(of));
                 self.runs.insert(RunId { session: *session, run: 1 }, truth);
@@ -796,13 +797,13 @@ impl World {
     }
 
     fn happen(&mut self) {
-        let choice = self.dice.below(24);
+        let choice = self.dice.below(25);
         if self.daemon.is_none() && (self.calm || choice < 6) {
             self.start();
             return;
         }
         match choice {
-            0 if self.runs.values().filter(|truth| truth.hook_of.is_none()).count() < 3
+            0 if self.runs.values().filter(|truth| truth.hidden.is_none()).count() < 3
                 && !self.calm
                 && self.daemon.is_some() =>
             {
@@ -846,8 +847,41 @@ impl World {
             }
             23 if !self.calm && self.daemon.is_some() && self.dice.one_in(3) => self.crash(),
             23 if self.dice.one_in(4) => self.step_clock(),
+            24 if !self.calm && self.daemon.is_some() && self.dice.one_in(2) => self.someone_sets_a_fuse(),
             _ => self.pass(Duration::from_micros(500)),
         }
+    }
+
+    fn someone_sets_a_fuse(&mut self) {
+        // In the directory of all sessions, or in one that nobody uses.
+        let directory = if self.dice.one_in(3) { "/" } else { "/b" }.to_owned();
+        let ttl = Duration::from_secs([1, 5, 60][self.dice.below(3)]);
+        self.replies += 1;
+        let request = match self.dice.below(6) {
+            0 => FuseRequest::Cancel { directory },
+            1 => FuseRequest::Extend { directory, ttl: Some(ttl) },
+            _ => {
+                let webhook =
+                    Notify { endpoint: "http://x#1".into(), url: Some(HiddenText("http://x/y".into())) };
+                let on_expire = OnExpire {
+                    script: self.dice.one_in(2).then(|| "c".to_owned()),
+                    webhook: self.dice.one_in(2).then_some(webhook),
+                    event: None,
+                };
+                let id = FuseId(uuid::Uuid::from_u128(1_000 + u128::from(self.replies)));
+                FuseRequest::Set(Box::new(FuseSpec {
+                    id,
+                    directory,
+                    ttl,
+                    label: None,
+                    setter: None,
+                    on_expire,
+                }))
+            }
+        };
+        let nobody = RunId { session: SessionId(uuid::Uuid::nil()), run: 0 };
+        self.waits.insert(self.replies, nobody);
+        self.feed(Event::Request(ReplyTo(self.replies), Request::Fuse(request)));
     }
 
     fn someone_ends(&mut self) {
@@ -866,7 +900,7 @@ impl World {
 
     fn a_client_asks(&mut self) {
         let Some(id) = self.any_run().filter(|_| self.daemon.is_some()) else { return };
-        if self.truth(id).hook_of.is_some() {
+        if self.truth(id).hidden.is_some() {
             // Nobody outside can name it.
             return;
         }
@@ -994,7 +1028,8 @@ impl World {
                 self.feed(notice);
             }
             let Some(daemon) = &self.daemon else { continue };
-            if daemon.sessions().all(|session| session.is_settled()) && daemon.outbox().is_empty() {
+            let settled = daemon.sessions().all(|session| session.is_settled());
+            if settled && daemon.outbox().is_empty() && daemon.dir_fuses().count() == 0 {
                 return;
             }
             let next = daemon.next_deadline().unwrap_or(self.now.mono);
@@ -1007,6 +1042,12 @@ impl World {
     // ---- the oracle ----------------------------------------------------------------------------
 
     fn check_bounds(&self, daemon: &Supervisor) {
+        if daemon.recovered {
+            let late = |fuse: &super::dir_fuses::DirFuse| {
+                fuse.expires.after(Duration::from_secs(1)) <= self.now.wall
+            };
+            assert!(!daemon.dir_fuses().burning().any(late), "a fuse burns that is long due");
+        }
         for session in daemon.sessions() {
             let told = daemon.may_tell(session);
             if told && session.run.verdict.is_some() {
@@ -1044,6 +1085,11 @@ impl World {
         let durable = self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
         match reply {
             Reply::Ended(_) | Reply::Stopped { .. } => assert!(durable, "told before it is durable"),
+            Reply::Fuse(id) => {
+                let set =
+                    |r: &Record| matches!(r, Record::Fuse(FuseRecord::Set { fuse, .. }) if fuse.id == *id);
+                assert!(self.journal.iter().any(set), "told before it is durable");
+            }
             Reply::Launched(_)
             | Reply::NotYetStopped(_)
             | Reply::Extended(_)
@@ -1064,6 +1110,9 @@ impl World {
             let ended = self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == last));
             assert!(ended, "a session is taken up again before its end is durable");
             assert!(self.runs[&last].leader != Leader::Alive, "two leaders of one session: {run:?}");
+        }
+        if let Record::Fuse(record) = record {
+            self.check_fuse(record);
         }
         let Record::Ended { run, verdict } = record else { return };
         let again =
@@ -1144,11 +1193,12 @@ impl World {
         }
         for (run, truth) in &self.runs {
             assert_eq!(verdicts.get(run), Some(&1), "verdicts of {run:?}");
-            let told = if truth.hook_of.is_some() { None } else { Some(&1) };
+            let told = if truth.hidden.is_some() { None } else { Some(&1) };
             assert_eq!(terminal.get(run), told, "terminal events of {run:?}");
             assert!(!truth.planted, "a planted exit file was believed");
         }
         self.check_hooks();
+        self.check_fuses();
         self.check_memory();
         for record in &self.journal {
             if let Record::DeliveryQueued { id, kind, .. } = record
@@ -1179,16 +1229,82 @@ impl World {
     }
 }
 
+/// A fuse fires once, at its time or later, or is cancelled; with everything that follows from it, or not at all.
+impl World {
+    /// What the journal has of a fuse.
+    fn of_fuse(&self, id: FuseId) -> impl Iterator<Item = &FuseRecord> {
+        let records = self.journal.iter().filter_map(|record| match record {
+            Record::Fuse(record) => Some(record),
+            _ => None,
+        });
+        records.filter(move |record| record.fuse() == id)
+    }
+
+    fn check_fuse(&self, record: &FuseRecord) {
+        let id = record.fuse();
+        let is_end = |r: &FuseRecord| matches!(r, FuseRecord::Fired { .. } | FuseRecord::Cancelled { .. });
+        if is_end(record) {
+            assert!(!self.of_fuse(id).any(is_end), "a fuse is over twice: {record:?}");
+        }
+        let expires = self.of_fuse(id).filter_map(|record| match record {
+            FuseRecord::Set { expires, .. } | FuseRecord::Extended { expires, .. } => Some(*expires),
+            _ => None,
+        });
+        if let FuseRecord::Fired { at, .. } = record {
+            assert!(expires.last().expect("it was set") <= *at, "a fuse fires before its time");
+        }
+    }
+
+    fn check_fuses(&self) {
+        let count = |wanted: &dyn Fn(&Record) -> bool| self.journal.iter().filter(|r| wanted(r)).count();
+        for record in &self.journal {
+            let Record::Fuse(FuseRecord::Set { fuse, .. }) = record else { continue };
+            let id = fuse.id;
+            let fired = self.of_fuse(id).filter(|r| matches!(r, FuseRecord::Fired { .. })).count();
+            let cancelled = self.of_fuse(id).filter(|r| matches!(r, FuseRecord::Cancelled { .. })).count();
+            assert_eq!(fired + cancelled, 1, "{id:?} fired {fired} times");
+            let told = |wanted: EventKind| {
+                count(
+                    &|r| matches!(r, Record::Event { kind, fuse, .. } if *kind == wanted && *fuse == Some(id)),
+                )
+            };
+            assert_eq!(told(EventKind::FuseExpired), fired, "events of {id:?}");
+            assert_eq!(told(EventKind::FuseCancelled), cancelled, "events of {id:?}");
+            let scripts = count(&|r| matches!(r, Record::Created { session, .. } if *session == id.script()));
+            let has_script = fuse.on_expire.script.is_some();
+            assert_eq!(scripts, if has_script { fired } else { 0 }, "scripts of {id:?}");
+            let seq = self.journal.iter().find_map(|r| match r {
+                Record::Event { seq, kind: EventKind::FuseExpired, fuse, .. } if *fuse == Some(id) => {
+                    Some(*seq)
+                }
+                _ => None,
+            });
+            if let (Some(seq), Some(webhook)) = (seq, &fuse.on_expire.webhook) {
+                let id = DeliveryId { seq, endpoint: webhook.endpoint.clone() };
+                assert!(self.received.contains_key(&id), "{id:?} was never delivered");
+            }
+        }
+    }
+}
+
 /// At most once per verdict, for certain; and nobody forgets how it went.
 impl World {
     fn check_hooks(&self) {
         let daemon = self.daemon.as_ref().expect("it came to rest");
         for (id, truth) in &self.runs {
-            if let Some(of) = truth.hook_of {
-                assert_eq!(id.session, of.id());
-                assert!(truth.leaders <= 1, "a hook was begun {} times", truth.leaders);
-                assert!(daemon.session(id.session).is_none(), "a hook that is over is kept");
-                continue;
+            match truth.hidden {
+                Some(HiddenOf::Hook(of)) => {
+                    assert_eq!(id.session, of.id());
+                    assert!(truth.leaders <= 1, "a hook was begun {} times", truth.leaders);
+                    assert!(daemon.session(id.session).is_none(), "a hook that is over is kept");
+                    continue;
+                }
+                Some(HiddenOf::Fuse(fuse)) => {
+                    assert_eq!(id.session, fuse.script());
+                    assert!(truth.leaders <= 1, "a script was begun {} times", truth.leaders);
+                    continue;
+                }
+                None => {}
             }
             let Some(session) = daemon.session(id.session) else {
                 let forgotten =

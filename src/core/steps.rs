@@ -196,6 +196,7 @@ impl Supervisor {
     pub(super) fn started(&mut self, now: Now, run: RunId, leader: ProcessId, at: Now, out: &mut Step) {
         self.record(now, Record::Started { run, leader, at }, out);
         self.publish(now, EventKind::start_of(run), run, None, out);
+        self.directory_used(now, run, out);
         self.start_hook(now, run, HookKind::OnCreate, out);
         self.watch_for_life(now, run);
     }
@@ -587,6 +588,7 @@ impl Supervisor {
             }
         }
         self.recover_hooks(now, out);
+        self.forget_fuses(now, out);
         self.start_all_attempts(now, out);
         self.arm_retention(now);
     }
@@ -610,16 +612,6 @@ impl Supervisor {
         self.timers.set(Timer::StopStep(id), kill_at);
     }
 
-    pub(super) fn sized(&mut self, now: Now, id: SessionId, bytes: u64, out: &mut Step) {
-        if !self.sessions.contains_key(&id) {
-            return;
-        }
-        let before = self.sizes.insert(id, bytes).unwrap_or(0);
-        self.bytes = self.bytes - before + bytes;
-        self.forget_hook(now, id, out);
-        self.forget_excess(now, out);
-    }
-
     /// New settings hold for all that is decided from now on; what already was, stays.
     pub(super) fn configured(&mut self, now: Now, settings: Settings, out: &mut Step) {
         self.settings = settings;
@@ -630,57 +622,6 @@ impl Supervisor {
         self.forget_excess(now, out);
         // What waited for an endpoint that was not configured, or paused, can go out.
         self.start_all_attempts(now, out);
-    }
-
-    /// The oldest go first, until the rest fits. While all fits, the settled are not even looked through.
-    fn forget_excess(&mut self, now: Now, out: &mut Step) {
-        if self.bytes <= self.settings.disk_max_bytes {
-            return;
-        }
-        let oldest_first: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
-        for oldest in oldest_first {
-            if self.bytes <= self.settings.disk_max_bytes {
-                break;
-            }
-            self.forget(now, oldest, out);
-        }
-    }
-
-    fn arm_retention(&mut self, now: Now) {
-        let Some((ended, _)) = self.settled.first() else { return };
-        let age = now.wall.since(*ended);
-        self.timers.set(Timer::Retention, now.mono.after(self.settings.retention.saturating_sub(age)));
-    }
-
-    pub(super) fn forget_old(&mut self, now: Now, out: &mut Step) {
-        let retention = self.settings.retention;
-        let old: Vec<_> =
-            self.settled.iter().take_while(|(ended, _)| now.wall.since(*ended) >= retention).collect();
-        let old: Vec<_> = old.into_iter().map(|(_, id)| *id).collect();
-        let mut kept = false;
-        for id in old {
-            kept |= !self.forget(now, id, out);
-        }
-        if kept {
-            // One that owes deliveries is looked at again tomorrow, not in a loop.
-            self.timers.set(Timer::Retention, now.mono.after(Duration::from_secs(24 * 3600)));
-        } else {
-            self.arm_retention(now);
-        }
-    }
-
-    /// Forgets a session that has ended, is settled and owes nothing that is on its way.
-    pub(super) fn forget(&mut self, now: Now, id: SessionId, out: &mut Step) -> bool {
-        let forgettable = self.sessions.get(&id).is_some_and(|session| {
-            let run = session.run_id();
-            session.is_settled() && self.may_tell(session) && !self.keeps(session.id) && !self.has_hook(run)
-        });
-        if forgettable {
-            self.drop_owed(now, id, out);
-            self.record(now, Record::Pruned { session: id }, out);
-            out.effects.push(Effect::Remove(id));
-        }
-        forgettable
     }
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::adopt::is_adoption;
 use super::agent::{AgentEvent, Spent};
 use super::counters::Counters;
+use super::dir_fuses::DirFuses;
 use super::fuse::Outcome;
-use super::hooks::HookState;
+use super::hooks::{HiddenOf, HookState};
 use super::outbox::{Endpoint, Outbox};
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
@@ -47,6 +48,7 @@ pub struct Supervisor {
     pub(super) sessions: BTreeMap<SessionId, Session>,
     pub(super) keys: HashMap<String, (String, SessionId)>,
     pub(super) outbox: Outbox,
+    pub(super) dir_fuses: DirFuses,
     pub(super) timers: Timers,
     pub(super) waiters: HashMap<SessionId, Vec<Waiter>>,
     /// The last event's number.
@@ -88,6 +90,7 @@ impl Supervisor {
             sessions: BTreeMap::new(),
             keys: HashMap::new(),
             outbox: Outbox::default(),
+            dir_fuses: DirFuses::default(),
             timers: Timers::default(),
             waiters: HashMap::new(),
             seq: 0,
@@ -121,6 +124,7 @@ impl Supervisor {
     /// Decides. The answer's records must be durable before its effects are carried out.
     pub fn step(&mut self, now: Now, event: Event) -> Step {
         let mut out = Step::default();
+        self.compare_clocks(now);
         match event {
             Event::Request(to, request) => self.request(now, to, request, &mut out),
             Event::Abandoned(to) => self.abandon(to),
@@ -165,6 +169,7 @@ impl Supervisor {
                 Timer::Activity(run) => self.activity_lasted(now, run, out),
                 Timer::Linger(run) => self.lingered(now, run, out),
                 Timer::Stuck(run) => self.look_for_life(run, out),
+                Timer::DirFuse(id) => self.fuse_due(now, id, out),
                 Timer::Endpoint(name) => self.start_attempts(now, &name, out),
                 Timer::Retention => self.forget_old(now, out),
             }
@@ -183,6 +188,7 @@ impl Supervisor {
             Request::Stop { session, force } => self.stop(now, to, session, force, out),
             Request::Extend { session, by } => self.extend(now, to, session, by, out),
             Request::Wait { session } => self.wait(to, session, out),
+            Request::Fuse(request) => self.fuse_request(now, to, request, out),
             Request::Prune => self.prune(now, to, out),
             Request::Redeliver(all) => self.redeliver(now, to, all, out),
             Request::SetPaused { endpoint, paused } => self.set_paused(now, to, endpoint, paused, out),
@@ -224,15 +230,6 @@ impl Supervisor {
             waiters.retain(|waiter| waiter.to != to);
             !waiters.is_empty()
         });
-    }
-
-    fn prune(&mut self, now: Now, to: ReplyTo, out: &mut Step) {
-        let ended: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
-        let before = self.sessions.len();
-        for session in ended {
-            self.forget(now, session, out);
-        }
-        out.reply(to, Reply::Pruned(before - self.sessions.len()));
     }
 
     fn agent(&mut self, now: Now, id: RunId, said: &AgentEvent, out: &mut Step) {
@@ -336,6 +333,7 @@ impl Supervisor {
             }
             Record::Attempted { .. } => {}
             Record::DeliveryRevived { id, run, kind, at } => self.outbox.queue(id, *run, *kind, *at, now),
+            Record::Fuse(record) => self.apply_fuse(record, now),
             Record::EndpointHealth { endpoint, health } => self.outbox.set_health(endpoint, health),
             Record::Rebuilt { session, note, .. } => {
                 if let Some(session) = self.sessions.get_mut(session) {
@@ -367,8 +365,9 @@ impl Supervisor {
             rebuilt: None,
         };
         self.sessions.insert(id, session);
-        match spec.hook_of {
-            Some(of) => self.apply_hook(of, HookState::Running { since }),
+        match spec.hidden() {
+            Some(HiddenOf::Hook(of)) => self.apply_hook(of, HookState::Running { since }),
+            Some(HiddenOf::Fuse(_)) => {}
             None => self.live += 1,
         }
         if let Some(request) = request {
@@ -417,8 +416,9 @@ impl Supervisor {
                 run.verdict = Some((**verdict).clone());
                 run.verdict_record = appended;
                 let lasted = verdict.decided.wall.since(run.begun.wall);
-                match session.spec.hook_of {
-                    Some(of) => self.apply_hook(of, HookState::Ended(verdict.clone())),
+                match session.spec.hidden() {
+                    Some(HiddenOf::Hook(of)) => self.apply_hook(of, HookState::Ended(verdict.clone())),
+                    Some(HiddenOf::Fuse(_)) => {}
                     None => {
                         self.counters.ended(verdict, lasted);
                         self.live -= 1;
@@ -431,7 +431,7 @@ impl Supervisor {
                 run.usage = usage.map(|usage| usage.after(run.usage)).or(run.usage);
                 run.tree_settled = true;
                 run.stop_step = None;
-                if let Some(verdict) = run.verdict.as_ref().filter(|_| session.spec.hook_of.is_none()) {
+                if let Some(verdict) = run.verdict.as_ref().filter(|_| session.spec.hidden().is_none()) {
                     self.settled.insert((verdict.decided.wall, id.session));
                 }
             }
@@ -447,6 +447,7 @@ impl Supervisor {
             | Record::HookEnded { .. }
             | Record::DeliveryRevived { .. }
             | Record::EndpointHealth { .. }
+            | Record::Fuse(_)
             | Record::Rebuilt { .. }
             | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
         }

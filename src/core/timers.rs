@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::dir_fuses::FuseId;
 use super::vocab::{Mono, RunId};
 
 /// Everything in the program that waits for time.
@@ -25,6 +26,8 @@ pub enum Timer {
     Linger(RunId),
     /// Signs of life of the run are to be looked for.
     Stuck(RunId),
+    /// A directory fuse expires.
+    DirFuse(FuseId),
     /// An endpoint has a delivery due.
     Endpoint(String),
     /// The oldest ended session is old enough to be forgotten.

@@ -154,7 +154,7 @@ async fn prepared(
     Ok((endpoint, read.ok_or("the delivery was forgotten")?))
 }
 
-/// The endpoint of a delivery: a configured one, or what the session's launch named.
+/// The endpoint of a delivery: a configured one, or what the session's launch or a fuse named.
 fn endpoint_of(daemon: &Daemon, id: &DeliveryId) -> Result<Webhook, String> {
     let config = daemon.config.borrow();
     if let Some(webhook) = config.webhook(&id.endpoint) {
@@ -165,7 +165,8 @@ fn endpoint_of(daemon: &Daemon, id: &DeliveryId) -> Result<Webhook, String> {
     let session = run.and_then(|run| core.session(run.session));
     let named =
         session.and_then(|session| session.spec.notify.iter().find(|named| named.endpoint == id.endpoint));
-    let url = named.and_then(|named| named.url.as_ref()).ok_or("the endpoint is not configured any more")?;
+    let url = named.and_then(|named| named.url.as_ref()).or_else(|| core.dir_fuses().webhook(&id.endpoint));
+    let url = url.ok_or("the endpoint is not configured any more")?;
     let target = Target::parse(&url.0)?;
     // Signed as the one endpoint of the earlier tool, so that a receiver can tell who speaks.
     let known = config.webhook("default");

@@ -7,19 +7,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::core::fuse::Outcome;
-use crate::core::hooks::{HookKind, HookOf};
+use crate::core::hooks::{HiddenOf, HookKind, HookOf};
 use crate::core::session::{Session, Verdict};
 use crate::core::vocab::{RunId, SessionId};
 use crate::wire::session_dir;
 
-use super::Daemon;
+use super::{Daemon, fuses};
 
 /// The launch's environment, in the session's directory.
 const ENV_FILE: &str = "hooks.env";
 
-/// Whose hook a session is, if it is one.
-pub(super) fn hook_of(daemon: &Daemon, session: SessionId) -> Option<HookOf> {
-    daemon.core.borrow().session(session)?.spec.hook_of
+/// What a session is a part of, if it is hidden.
+pub(super) fn hidden_of(daemon: &Daemon, session: SessionId) -> Option<HiddenOf> {
+    daemon.core.borrow().session(session)?.spec.hidden()
 }
 
 /// Where the output of a hook goes: both streams, into the session's own directory.
@@ -77,9 +77,10 @@ pub(super) fn variables(daemon: &Daemon, of: HookOf) -> Vec<(&'static str, Strin
 pub(super) fn verdict_archived(daemon: &Daemon, id: RunId) {
     let core = daemon.core.borrow();
     let Some(session) = core.session(id.session) else { return };
-    let Some(of) = session.spec.hook_of else {
-        sweep(daemon, session);
-        return;
+    let of = match session.spec.hidden() {
+        Some(HiddenOf::Hook(of)) => of,
+        Some(HiddenOf::Fuse(fuse)) => return fuses::script_ended(daemon, fuse, session),
+        None => return sweep(daemon, session),
     };
     if let Some(verdict) = &session.run.verdict {
         say(daemon, of, verdict);

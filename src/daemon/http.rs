@@ -35,7 +35,7 @@ use crate::wire::hex;
 use crate::wire::route::{NoRoute, Route};
 
 use super::log_files::{self, Beginning, LogTail};
-use super::{Daemon, doctor, follow, found, launch, reload, scrape, stream, webhooks};
+use super::{Daemon, doctor, follow, found, fuses, launch, reload, scrape, stream, webhooks};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -167,6 +167,7 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
         Route::Deliveries => webhooks::list(daemon, &Query::of(&request)).await,
         Route::Redeliver => webhooks::redeliver(daemon, request).await,
         Route::Delivery(id) => webhooks::show(daemon, &id).await,
+        Route::Fuse(route) => fuses::answer(daemon, route, request).await,
     }
 }
 
@@ -248,9 +249,10 @@ pub(super) fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
 
 pub(super) fn refused(refusal: &Refusal) -> Fault {
     let status = match refusal {
-        Refusal::NotFound(_) | Refusal::NoEndpoint(_) => StatusCode::NOT_FOUND,
+        Refusal::NotFound(_) | Refusal::NoEndpoint(_) | Refusal::NoFuse(_) => StatusCode::NOT_FOUND,
         Refusal::PausedByConfiguration(_)
         | Refusal::Ambiguous { .. }
+        | Refusal::TooManyFuses(_)
         | Refusal::Supervised(_)
         | Refusal::AlreadyEnded(_)
         | Refusal::StillRuns(_)
@@ -276,6 +278,7 @@ pub(super) async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
         Reply::Redelivered(redelivered) => {
             Ok(json_answer(StatusCode::OK, &crate::wire::deliveries::Redelivered { redelivered }))
         }
+        Reply::Fuse(id) => fuses::fuse(daemon, id),
         Reply::Endpoint(name) => webhooks::endpoint(daemon, &name),
         Reply::Pruned(count) => Ok(json_answer(StatusCode::OK, &json!({"pruned": count}))),
         Reply::Refused(refusal) => Err(refused(&refusal)),
@@ -445,6 +448,7 @@ fn health(daemon: &Daemon) -> serde_json::Value {
         "epoch": daemon.journal.epoch(),
         "rebuilt": rebuilt(daemon),
         "sessions": core.live(),
+        "fuses": core.dir_fuses().count(),
         "deliveriesOwed": core.outbox().len(),
         "cgroups": daemon.places.words(now.mono),
     })

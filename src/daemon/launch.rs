@@ -13,33 +13,29 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::adapters::acp::{self, Plan};
 use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
-use crate::config::Config;
-use crate::config::target::{Place, Target, literal, place};
 use crate::core::Event;
 use crate::core::agent::Budget;
 use crate::core::fuse::{Evidence, LaunchError};
-use crate::core::hooks::{HookOf, Hooks};
-use crate::core::record::DeliveryId;
+use crate::core::hooks::{HiddenOf, HookOf, Hooks};
 use crate::core::resources::ResourceLimits;
-use crate::core::session::{HiddenText, Notify, Session, Spec};
+use crate::core::session::{Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
 use crate::sys::cgroup::scope::{Made, Manager};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, let_go, next_message};
 use crate::sys::{self, ProcessRef};
 use crate::wire::session_dir::{self, CreatedFile, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
-use crate::wire::{api, hex, session_dir::FileError};
+use crate::wire::{api, session_dir::FileError};
 use crate::{config, limits};
 
 use super::home::log_name;
 use super::perform::{self, Handles};
 use super::place::Chosen;
-use super::{Daemon, hooks};
+use super::{Daemon, fuses, hooks, notify};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
@@ -140,10 +136,11 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         native_id: adapter.imposes_id().then_some(own_id),
         hooks,
         hook_of: None,
+        fuse_of: None,
         budget: Budget { max_tokens: ask.max_tokens, max_cost: ask.max_cost },
         linger: api::optional_ms(ask.linger_ms, config.linger).filter(|_| reads),
         stuck,
-        notify: notify(&config, &ask.notify)?,
+        notify: notify::named(&config, &ask.notify)?,
         limits,
     };
     Ok((spec, parcel))
@@ -197,45 +194,6 @@ fn shown(task: &str, private: bool) -> Option<String> {
     (!private && !head.is_empty()).then_some(head)
 }
 
-/// Whom a launch names to be told of its end: endpoints by name, and URLs as far as they are allowed.
-fn notify(config: &Config, named: &[String]) -> Result<Vec<Notify>, String> {
-    if named.len() > limits::NOTIFY_MAX {
-        return Err(format!("notify: {} are more than {}", named.len(), limits::NOTIFY_MAX));
-    }
-    let mut all: Vec<Notify> = Vec::new();
-    for text in named {
-        let target = if text.contains(DeliveryId::AD_HOC_MARK) {
-            let target = Target::parse(text).map_err(|why| format!("notify: {why}"))?;
-            let private = target.socket().is_some()
-                || target.uri().host().is_some_and(|host| {
-                    host == "localhost"
-                        || literal(host).is_some_and(|address| place(address) != Place::Public)
-                });
-            if private && !config.notify_allow_private {
-                let shown = target.shown();
-                return Err(format!(
-                    "notify: {shown} is on this host or its networks; name an endpoint of the configuration, or set notify_allow_private there"
-                ));
-            }
-            // The digest tells apart what is not shown, and is the same for the same URL.
-            let digest = Sha256::digest(text.as_bytes());
-            let endpoint = format!("{}#{}", target.shown(), hex(&digest[..4]));
-            Notify { endpoint, url: Some(HiddenText(text.clone())) }
-        } else {
-            if config.webhook(text).is_none() {
-                let near = config::nearest(text, config.webhooks.iter().map(|webhook| webhook.name.as_str()));
-                let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-                return Err(format!("notify: no endpoint is named \"{text}\", and it is no URL{hint}"));
-            }
-            Notify { endpoint: text.clone(), url: None }
-        };
-        if !all.contains(&target) {
-            all.push(target);
-        }
-    }
-    Ok(all)
-}
-
 fn adapter(daemon: &Daemon, name: &str, acp: bool) -> Result<Known, String> {
     let declared = &daemon.config.borrow().adapters;
     let known = Known::find(name, declared).ok_or_else(|| {
@@ -278,12 +236,7 @@ pub(super) fn check_words(ask: &api::Launch) -> Result<(), String> {
     }
     for (what, script) in [("onCreate", &ask.on_create), ("onComplete", &ask.on_complete)] {
         let Some(script) = script else { continue };
-        if script.trim().is_empty() || script.contains('\0') || script.len() > limits::HOOK_BYTES_MAX {
-            let most = limits::HOOK_BYTES_MAX;
-            return Err(format!(
-                "the script {what} is empty, holds a NUL byte, or is longer than {most} bytes"
-            ));
-        }
+        check_script(what, script)?;
     }
     for (what, word) in [("name", &ask.name), ("group", &ask.group)] {
         let Some(word) = word else { continue };
@@ -295,6 +248,14 @@ pub(super) fn check_words(ask: &api::Launch) -> Result<(), String> {
         {
             return Err(format!("the {what} \"{word}\" may hold letters, digits and . _ - only"));
         }
+    }
+    Ok(())
+}
+
+pub(super) fn check_script(what: &str, script: &str) -> Result<(), String> {
+    let most = limits::HOOK_BYTES_MAX;
+    if script.trim().is_empty() || script.contains('\0') || script.len() > most {
+        return Err(format!("the script {what} is empty, holds a NUL byte, or is longer than {most} bytes"));
     }
     Ok(())
 }
@@ -342,15 +303,16 @@ fn environment(
         env.insert(key.to_owned(), value);
     }
     env.insert("AGENTCTL_SESSION_ID".into(), id.to_string());
-    let bytes = env
-        .iter()
-        .flat_map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes(), b"\0"].concat())
-        .collect();
-    Ok((bytes, adapter.first_start(&look)))
+    Ok((environ(&env), adapter.first_start(&look)))
+}
+
+/// Variables as the shim takes them.
+pub(super) fn environ(env: &BTreeMap<String, String>) -> Vec<u8> {
+    env.iter().flat_map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes(), b"\0"].concat()).collect()
 }
 
 /// What a launch without an environment gets, from the daemon's own.
-fn minimal_environment() -> BTreeMap<String, String> {
+pub(super) fn minimal_environment() -> BTreeMap<String, String> {
     let kept = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"];
     kept.into_iter().filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?))).collect()
 }
@@ -362,12 +324,12 @@ pub(super) fn daemon_home() -> PathBuf {
 /// Starts the shim of a run. Called once the record of the launch is durable.
 pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
     let parcel = daemon.parcels.borrow_mut().remove(&id);
-    let hook = hooks::hook_of(daemon, id.session);
+    let hidden = hooks::hidden_of(daemon, id.session);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let parcel = match (parcel, hook) {
+        let parcel = match (parcel, hidden) {
             (Some(parcel), _) => parcel,
-            (None, Some(of)) => match hook_parcel(&daemon, of).await {
+            (None, Some(of)) => match hidden_parcel(&daemon, of).await {
                 Ok(parcel) => parcel,
                 Err(why) => return withdraw(&daemon, id, why),
             },
@@ -389,21 +351,30 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
     });
 }
 
-/// What a hook needs: its script is in its record, its environment in the directory of its session.
-async fn hook_parcel(daemon: &Rc<Daemon>, of: HookOf) -> Result<Parcel, String> {
-    let argv = daemon.core.borrow().session(of.id()).map(|hook| hook.spec.command.clone());
-    let vars = hooks::variables(daemon, of);
-    let dir = daemon.home.session(of.run.session);
-    let env = spawn_blocking(move || hooks::environment(&dir, &vars)).await;
+/// What a hidden session needs: its script is in its record.
+async fn hidden_parcel(daemon: &Rc<Daemon>, of: HiddenOf) -> Result<Parcel, String> {
+    let (id, env) = match of {
+        HiddenOf::Hook(of) => (of.id(), hook_environment(daemon, of).await?),
+        HiddenOf::Fuse(fuse) => (fuse.script(), fuses::environment(daemon, fuse)),
+    };
+    let argv = daemon.core.borrow().session(id).map(|hidden| hidden.spec.command.clone());
     Ok(Parcel {
         argv: argv.ok_or("its record is gone")?,
-        env: env.map_err(|panicked| panicked.to_string())??,
+        env,
         prompt: None,
         umask: 0o077,
         nofile: daemon.nofile,
         first_start: None,
         for_hooks: false,
     })
+}
+
+/// Kept in the directory of the hook's session.
+async fn hook_environment(daemon: &Rc<Daemon>, of: HookOf) -> Result<Vec<u8>, String> {
+    let vars = hooks::variables(daemon, of);
+    let dir = daemon.home.session(of.run.session);
+    let env = spawn_blocking(move || hooks::environment(&dir, &vars)).await;
+    env.map_err(|panicked| panicked.to_string())?
 }
 
 async fn take_turn(daemon: &Rc<Daemon>, first: Option<&FirstStart>) -> Option<OwnedMutexGuard<()>> {
@@ -419,8 +390,11 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<(LaunchOrder, Re
     let core = daemon.core.borrow();
     let spec = &core.session(id.session)?.spec;
     let files = daemon.home.run_files(id);
-    let logs = match spec.hook_of {
-        Some(of) => [(); 2].map(|()| hooks::log_path(daemon, of).to_string_lossy().into_owned()),
+    let logs = match spec.hidden() {
+        Some(HiddenOf::Hook(of)) => {
+            [(); 2].map(|()| hooks::log_path(daemon, of).to_string_lossy().into_owned())
+        }
+        Some(HiddenOf::Fuse(_)) => [(); 2].map(|()| log_name(id.run, "stdout")),
         None => ["stdout", "stderr"].map(|stream| log_name(id.run, stream)),
     };
     let [stdout, stderr] = logs;

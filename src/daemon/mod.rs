@@ -12,6 +12,7 @@ mod doctor;
 mod exit_files;
 mod follow;
 mod found;
+mod fuses;
 mod home;
 mod hooks;
 mod http;
@@ -20,6 +21,7 @@ mod journal;
 mod launch;
 mod life;
 mod log_files;
+mod notify;
 mod perform;
 mod place;
 mod reach;
@@ -516,7 +518,7 @@ impl Daemon {
         let mut withdrawn = Vec::new();
         for pending in self.pending.borrow_mut().iter_mut() {
             // A hook is expected whenever its session's verdict can be told.
-            let is_spawn = |effect: &mut Effect| matches!(effect, Effect::Spawn(id) if hooks::hook_of(self, id.session).is_none());
+            let is_spawn = |effect: &mut Effect| matches!(effect, Effect::Spawn(id) if hooks::hidden_of(self, id.session).is_none());
             withdrawn.extend(pending.effects.extract_if(.., is_spawn));
         }
         for effect in withdrawn {

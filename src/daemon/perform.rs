@@ -223,7 +223,7 @@ impl TreeLook {
             shim: handles.and_then(|handles| handles.shim.clone()),
             leader: handles.and_then(|handles| handles.leader.clone()),
             cgroup: handles.and_then(|handles| handles.cgroup.clone()),
-            mark: match hooks::hook_of(daemon, id.session) {
+            mark: match hooks::hidden_of(daemon, id.session) {
                 Some(_) => Mark::Hook(id.session.to_string()),
                 None => Mark::Session(id.session.to_string()),
             },

@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 
+use serde_json::json;
+
 use crate::config::webhooks::Format;
+use crate::core::dir_fuses::{FuseId, FuseRecord};
 use crate::core::record::{DeliveryId, Record};
 use crate::core::vocab::{RunId, SessionId, Wall};
+use crate::wire::time::rfc3339;
 use crate::wire::webhook::Happening;
 use crate::wire::{api, webhook};
 
-use super::Daemon;
 use super::hub::Line;
 use super::journal::{Outgoing, Row};
+use super::{Daemon, fuses};
 
 /// What a step's records come to outside the core.
 pub(super) struct Rendered {
@@ -25,7 +29,7 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
     let rows = Vec::with_capacity(records.len());
     let mut rendered = Rendered { rows, events: Vec::new(), outgoing: HashMap::new() };
     // Deliveries follow the record of their event.
-    let mut event = Told { fires_at: None, body: String::new() };
+    let mut event = Told { fires_at: None, fuse: None, body: String::new() };
     for record in records {
         let row = match record {
             Record::Created { session, .. }
@@ -40,12 +44,15 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
             | Record::LateEvidence { run, .. }
             | Record::HookEnded { run, .. }
             | Record::TreeSettled { run, .. } => fact(run.session, record),
-            Record::Event { seq, kind, run, at, fires_at, endpoint } => {
+            Record::Event { seq, kind, run, at, fires_at, endpoint, fuse } => {
                 let view = run.and_then(|run| as_recorded(daemon, run));
                 let epoch = daemon.hub.epoch();
-                let body =
-                    api::event_body(epoch, *seq, *kind, *at, *fires_at, endpoint.as_deref(), view.as_ref());
-                event = Told { fires_at: *fires_at, body: body.clone() };
+                let fires = fires_at.map(|at| ("fires_at", json!(rfc3339(at))));
+                let endpoint = endpoint.as_ref().map(|endpoint| ("endpoint", json!(endpoint)));
+                let mut more: Vec<_> = fires.into_iter().chain(endpoint).collect();
+                more.extend(fuse.iter().flat_map(|fuse| fuses::told(daemon, *fuse)));
+                let body = api::event_body(epoch, *seq, *kind, *at, view.as_ref(), more);
+                event = Told { fires_at: *fires_at, fuse: *fuse, body: body.clone() };
                 rendered.events.push(Line::new(*seq, &body));
                 Row::Event { seq: *seq, at: *at, body }
             }
@@ -53,12 +60,17 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
                 let epoch = daemon.hub.epoch();
                 let fires_at = event.fires_at;
                 let happening = Happening { kind: *kind, run: *run, seq: id.seq, epoch, at: *at, fires_at };
-                let outgoing = outgoing(daemon, id, happening, &event.body);
+                let outgoing = outgoing(daemon, id, happening, &event);
                 if at_once.contains(&id) {
                     rendered.outgoing.insert(id.clone(), outgoing.clone());
                 }
                 Row::Owed { id: id.clone(), run: *run, kind: *kind, at: *at, outgoing }
             }
+            // Its rows are kept like a session's.
+            Record::Fuse(FuseRecord::Forgotten { fuse }) => {
+                Row::Forget { session: SessionId(fuse.0), events_before: events_before(daemon) }
+            }
+            Record::Fuse(change) => fact(SessionId(change.fuse().0), record),
             Record::Attempted { id, at, took_ms, status, error } => Row::Attempt {
                 id: id.clone(),
                 at: *at,
@@ -92,15 +104,20 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
 /// What was told of the event that deliveries are of.
 struct Told {
     fires_at: Option<Wall>,
+    fuse: Option<FuseId>,
     body: String,
 }
 
-fn outgoing(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &str) -> Outgoing {
+fn outgoing(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &Told) -> Outgoing {
     let config = daemon.config.borrow();
     let configured = config.webhook(&id.endpoint);
     let (content_type, body) = match configured.map_or(Format::Agentctl, |webhook| webhook.format) {
         Format::Agentctl => {
             let core = daemon.core.borrow();
+            if let Some(fuse) = told.fuse.and_then(|fuse| core.dir_fuses().get(fuse)) {
+                let body = crate::wire::fuses::webhook_body(fuse, event.at, &event.id());
+                return Outgoing { event_id: event.id(), content_type: webhook::JSON.to_owned(), body };
+            }
             let session = event.run.and_then(|run| core.session(run.session));
             let body =
                 session.and_then(|session| webhook::body(session, &daemon.view_of(session, true), event));
@@ -108,7 +125,7 @@ fn outgoing(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &str) 
             (webhook::JSON, body.unwrap_or_else(|| "{}".to_owned()))
         }
         Format::Cloudevents => {
-            let data = serde_json::from_str(told).unwrap_or_default();
+            let data = serde_json::from_str(&told.body).unwrap_or_default();
             (webhook::CLOUDEVENTS_JSON, webhook::cloudevent(event, &daemon.host_name, &data))
         }
     };

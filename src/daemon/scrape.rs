@@ -89,6 +89,7 @@ pub(super) async fn serve(daemon: &Rc<Daemon>) {
 struct Numbers {
     counters: Counters,
     live: usize,
+    fuses: usize,
     owed: usize,
     oldest_owed_s: f64,
     endpoints_paused: usize,
@@ -106,6 +107,7 @@ impl Numbers {
         Self {
             counters: core.counters().clone(),
             live: core.live(),
+            fuses: core.dir_fuses().count(),
             owed: core.outbox().len(),
             oldest_owed_s: oldest.map_or(0.0, |oldest| clock::now().wall.since(oldest).as_secs_f64()),
             endpoints_paused: core
@@ -134,6 +136,7 @@ impl Collector for Numbers {
                 self.lingering as f64,
             ),
             ("agentctl_sessions_stuck", "Sessions that show no sign of life", self.stuck as f64),
+            ("agentctl_fuses_active", "Directory fuses that burn", self.fuses as f64),
             ("agentctl_deliveries_pending", "Webhook deliveries that are owed", self.owed as f64),
             (
                 "agentctl_delivery_oldest_seconds",
@@ -179,6 +182,7 @@ impl Collector for Numbers {
                 "Ended sessions whose leader the kernel killed for want of memory",
                 c.oom_killed,
             ),
+            ("agentctl_fuses_expired", "Directory fuses that fired", c.fuses_expired),
             ("agentctl_webhook_deliveries", "Webhook deliveries entered", c.deliveries),
             ("agentctl_webhook_attempts", "Attempts made", c.attempts),
             ("agentctl_webhook_attempts_failed", "Attempts that were not accepted", c.attempts_failed),

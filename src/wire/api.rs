@@ -389,15 +389,14 @@ impl EvidenceView {
     }
 }
 
-/// The body of an event of the public stream, one line of JSON.
+/// The body of an event of the public stream, one line of JSON. `more`: keys that only some types have.
 pub fn event_body(
     epoch: &str,
     seq: u64,
     kind: EventKind,
     at: Wall,
-    fires_at: Option<Wall>,
-    endpoint: Option<&str>,
     session: Option<&SessionView>,
+    more: Vec<(&str, Value)>,
 ) -> String {
     let mut body = json!({
         "cursor": cursor(epoch, seq),
@@ -409,11 +408,8 @@ pub fn event_body(
         "timestamp": rfc3339(at),
         "session": session,
     });
-    if let (Some(fires_at), Some(object)) = (fires_at, body.as_object_mut()) {
-        object.insert("fires_at".into(), json!(rfc3339(fires_at)));
-    }
-    if let (Some(endpoint), Some(object)) = (endpoint, body.as_object_mut()) {
-        object.insert("endpoint".into(), json!(endpoint));
+    if let Some(object) = body.as_object_mut() {
+        object.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
     }
     body.to_string()
 }

@@ -67,6 +67,8 @@ pub fn message_id(kind: EventKind) -> &'static str {
         EventKind::Error => "3ceacbf8ace04cb4971c6e8c6136583c",
         EventKind::DeliveryDead => "be24ed0d0e234b6682ee9f05bbd1175a",
         EventKind::EndpointPaused => "1f33008ee3434527b2c55dd7c62442a5",
+        EventKind::FuseExpired => "1a53ba05994d463cbeba7fa5592b46d2",
+        EventKind::FuseCancelled => "e5f2b7dcff7a42fe8520b5948dfb6e48",
     }
 }
 
@@ -76,8 +78,9 @@ fn priority(kind: EventKind) -> u8 {
         | EventKind::Resumed
         | EventKind::Idle
         | EventKind::Active
+        | EventKind::FuseCancelled
         | EventKind::Stopped => 6,
-        EventKind::Timeout | EventKind::Stuck | EventKind::Lingering => 5,
+        EventKind::Timeout | EventKind::Stuck | EventKind::Lingering | EventKind::FuseExpired => 5,
         EventKind::Error | EventKind::DeliveryDead | EventKind::EndpointPaused => 4,
     }
 }
@@ -107,6 +110,8 @@ pub fn of_event(line: &[u8]) -> Option<Entry> {
         ("AGENTCTL_EXIT_STATUS", &session["exitStatus"]),
         ("AGENTCTL_FIRES_AT", &event["fires_at"]),
         ("AGENTCTL_ENDPOINT", &event["endpoint"]),
+        ("AGENTCTL_FUSE", &event["fuse"]["id"]),
+        ("AGENTCTL_DIRECTORY", &event["fuse"]["directory"]),
     ];
     for (name, value) in fields {
         match value {
@@ -146,6 +151,11 @@ fn sentence(kind: EventKind, event: &Value) -> String {
         }
         EventKind::EndpointPaused => {
             format!("nothing more is sent to the webhook endpoint {}", text(&event["endpoint"]))
+        }
+        EventKind::FuseExpired => format!("the fuse of {} expired", text(&event["fuse"]["directory"])),
+        EventKind::FuseCancelled => {
+            let fuse = &event["fuse"];
+            format!("the fuse of {} was cancelled: {}", text(&fuse["directory"]), text(&fuse["reason"]))
         }
     }
 }

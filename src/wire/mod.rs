@@ -7,6 +7,7 @@ pub mod api;
 pub mod deliveries;
 pub mod events;
 pub mod found;
+pub mod fuses; // of directories
 pub mod journald;
 pub mod route; // which request means what
 pub mod session_dir;

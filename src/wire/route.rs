@@ -4,6 +4,8 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::fuses::FuseRoute;
+
 /// A request that there is. Sessions are named as the client named them: id, prefix or name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -33,6 +35,7 @@ pub enum Route {
     Deliveries,
     Redeliver,
     Delivery(String),
+    Fuse(FuseRoute),
 }
 
 /// Why there is none.
@@ -73,7 +76,8 @@ impl Route {
             | Self::TestEndpoint(_)
             | Self::Deliveries
             | Self::Redeliver
-            | Self::Delivery(_) => None,
+            | Self::Delivery(_)
+            | Self::Fuse(_) => None,
         }
     }
 
@@ -109,6 +113,9 @@ impl Route {
             ("GET", ["v1", "deliveries"]) => Ok(Self::Deliveries),
             ("POST", ["v1", "deliveries", "redeliver"]) => Ok(Self::Redeliver),
             ("GET", ["v1", "deliveries", id]) => Ok(Self::Delivery((*id).into())),
+            (_, ["v1", "fuses", rest @ ..]) => {
+                FuseRoute::of(method, rest).map(Self::Fuse).ok_or(NoRoute::Unknown)
+            }
             _ => Err(NoRoute::Unknown),
         }
     }

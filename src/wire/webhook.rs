@@ -75,6 +75,8 @@ pub fn body(session: &Session, view: &SessionView, event: Happening<'_>) -> Opti
         | EventKind::Timeout
         | EventKind::DeliveryDead
         | EventKind::EndpointPaused
+        | EventKind::FuseExpired
+        | EventKind::FuseCancelled
         | EventKind::Resumed => return None,
     };
     let verdict = session.run.verdict.as_ref();

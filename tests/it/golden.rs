@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentctl::core::agent::{Budget, Spent, Tokens};
+use agentctl::core::dir_fuses::{CancelCause, FuseId, FuseRecord, FuseSpec, OnExpire};
 use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
 use agentctl::core::hooks::{HookKind, HookOf, Hooks};
 use agentctl::core::record::{
@@ -53,6 +54,7 @@ fn spec() -> Spec {
         native_id: None,
         hooks: Hooks::default(),
         hook_of: None,
+        fuse_of: None,
         budget: Budget { max_tokens: Some(1_000_000), max_cost: Some(2.5) },
         linger: None,
         stuck: None,
@@ -140,6 +142,7 @@ fn records() -> Vec<Record> {
             at: wall,
             fires_at: None,
             endpoint: None,
+            fuse: None,
         },
         Record::Event {
             seq: 4,
@@ -148,6 +151,7 @@ fn records() -> Vec<Record> {
             at: wall,
             fires_at: Some(wall),
             endpoint: Some("ci".into()),
+            fuse: None,
         },
         Record::DeliveryQueued { id: id.clone(), run: Some(run), kind: EventKind::Error, at: wall },
         Record::Attempted {
@@ -192,6 +196,7 @@ fn records() -> Vec<Record> {
             at: wall,
             fires_at: None,
             endpoint: None,
+            fuse: None,
         },
         Record::HookEnded { run, hook: HookKind::OnComplete, verdict: Box::new(verdict()) },
         Record::Created {
@@ -232,6 +237,49 @@ fn records() -> Vec<Record> {
         told(6, EventKind::Stuck),
         created(Spec { acp: true, ..spec() }),
     ]
+    .into_iter()
+    .chain(of_fuses())
+    .collect()
+}
+
+fn of_fuses() -> [Record; 8] {
+    let (id, at) = (FuseId(session().0), now().wall);
+    let fuse = FuseSpec {
+        id,
+        directory: "/home/dev/try".into(),
+        ttl: Duration::from_secs(600),
+        label: Some("try 1".into()),
+        setter: Some("0b0f7a52".into()),
+        on_expire: OnExpire {
+            script: Some("rm -rf .".into()),
+            webhook: Some(Notify {
+                endpoint: "https://x#00".into(),
+                url: Some(HiddenText("https://x/y".into())),
+            }),
+            event: Some("cleanup".into()),
+        },
+    };
+    let plain = FuseSpec { label: None, setter: None, on_expire: OnExpire::default(), ..fuse.clone() };
+    let set = |fuse| Record::Fuse(FuseRecord::Set { fuse: Box::new(fuse), at, expires: Wall(at.0 + 1) });
+    let cancelled = |why| Record::Fuse(FuseRecord::Cancelled { fuse: id, at, why });
+    [
+        set(fuse),
+        set(plain),
+        Record::Fuse(FuseRecord::Extended { fuse: id, at, ttl: Duration::from_secs(60), expires: at }),
+        Record::Fuse(FuseRecord::Fired { fuse: id, at }),
+        cancelled(CancelCause::Used { session: session() }),
+        Record::Fuse(FuseRecord::Forgotten { fuse: id }),
+        Record::Event {
+            seq: 7,
+            kind: EventKind::FuseExpired,
+            run: None,
+            at,
+            fires_at: None,
+            endpoint: None,
+            fuse: Some(id),
+        },
+        created(Spec { fuse_of: Some(id), ..spec() }),
+    ]
 }
 
 /// The record of a launch that asked for something of its own.
@@ -251,7 +299,7 @@ fn created(spec: Spec) -> Record {
 
 fn told(seq: u64, kind: EventKind) -> Record {
     let run = Some(RunId { session: session(), run: 1 });
-    Record::Event { seq, kind, run, at: now().wall, fires_at: None, endpoint: None }
+    Record::Event { seq, kind, run, at: now().wall, fires_at: None, endpoint: None, fuse: None }
 }
 
 #[test]

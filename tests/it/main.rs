@@ -20,6 +20,7 @@ mod environment;
 mod events;
 mod exit_files;
 mod found;
+mod fuses;
 mod golden;
 mod help;
 mod hooks;

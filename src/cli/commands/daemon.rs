@@ -193,6 +193,7 @@ async fn status(client: &Client, json: bool) -> Result<u8, Failure> {
         format!("  Version:         {version}"),
         format!("  Uptime:          {} s", text("uptimeSeconds")),
         format!("  Active sessions: {}", text("sessions")),
+        format!("  Active fuses:    {}", text("fuses")),
         format!("  Home:            {}", text("home")),
         format!("  Socket:          {}", client.socket().display()),
         format!("  Backend:         {} ({})", text("backend"), text("backendWhy")),

@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod events;
+pub(crate) mod fuses;
 mod launch;
 mod logs;
 mod select;
@@ -42,6 +43,8 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Stop(args) => stop::stop(args).await,
         Command::Extend(args) => extend(args).await,
         Command::Events(args) => events::events(args).await,
+        Command::Fuses(args) => fuses::fuses(args).await,
+        Command::Fuse(command) => fuses::fuse(command).await,
         Command::Prune(args) => prune(args.json).await,
         Command::Adapters(args) => adapters::adapters(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
@@ -102,6 +105,16 @@ fn view(record: Value) -> Result<SessionView, Failure> {
         Failure::new(
             1,
             format!("the daemon's record is not understood: {error}; run: agentctl daemon restart"),
+        )
+    })
+}
+
+/// An answer whose parts are known.
+fn understood<T: serde::de::DeserializeOwned>(found: Value) -> Result<T, Failure> {
+    serde_json::from_value(found).map_err(|error| {
+        Failure::new(
+            1,
+            format!("the daemon's answer is not understood: {error}; run: agentctl daemon restart"),
         )
     })
 }

@@ -16,7 +16,7 @@ use crate::wire::time::{parse_rfc3339, rfc3339};
 use super::super::client::{Client, segment};
 use super::super::render;
 use super::super::{Failure, WebhooksCommand};
-use super::NO_BODY;
+use super::{NO_BODY, understood};
 
 pub(super) async fn webhooks(command: WebhooksCommand) -> Result<u8, Failure> {
     match command {
@@ -197,13 +197,4 @@ async fn test(name: &str, json: bool) -> Result<u8, Failure> {
     } else {
         Err(Failure::new(1, line))
     }
-}
-
-fn understood<T: serde::de::DeserializeOwned>(found: Value) -> Result<T, Failure> {
-    serde_json::from_value(found).map_err(|error| {
-        Failure::new(
-            1,
-            format!("the daemon's answer is not understood: {error}; run: agentctl daemon restart"),
-        )
-    })
 }

@@ -1,0 +1,91 @@
+//! What is forgotten, and when: by request, by age, and where the files take too much of the disk.
+//!
+//! Refuses to forget what has not ended, what is not settled, and what still owes a delivery that is on its way.
+
+use std::time::Duration;
+
+use super::record::Record;
+use super::supervisor::Supervisor;
+use super::timers::Timer;
+use super::vocab::{Now, SessionId};
+use super::{Effect, Reply, ReplyTo, Step};
+
+impl Supervisor {
+    pub(super) fn prune(&mut self, now: Now, to: ReplyTo, out: &mut Step) {
+        let ended: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
+        let before = self.sessions.len();
+        for session in ended {
+            self.forget(now, session, out);
+        }
+        out.reply(to, Reply::Pruned(before - self.sessions.len()));
+    }
+
+    pub(super) fn sized(&mut self, now: Now, id: SessionId, bytes: u64, out: &mut Step) {
+        if !self.sessions.contains_key(&id) {
+            return;
+        }
+        let before = self.sizes.insert(id, bytes).unwrap_or(0);
+        self.bytes = self.bytes - before + bytes;
+        self.forget_hook(now, id, out);
+        self.forget_excess(now, out);
+    }
+
+    /// The oldest go first, until the rest fits. While all fits, the settled are not even looked through.
+    pub(super) fn forget_excess(&mut self, now: Now, out: &mut Step) {
+        if self.bytes <= self.settings.disk_max_bytes {
+            return;
+        }
+        let fuses: Vec<_> = self.dir_fuses().over().map(|fuse| fuse.spec.id).collect();
+        for fuse in fuses {
+            if self.bytes <= self.settings.disk_max_bytes {
+                return;
+            }
+            self.forget_fuse(now, fuse, out);
+        }
+        let oldest_first: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
+        for oldest in oldest_first {
+            if self.bytes <= self.settings.disk_max_bytes {
+                break;
+            }
+            self.forget(now, oldest, out);
+        }
+    }
+
+    pub(super) fn arm_retention(&mut self, now: Now) {
+        let Some((ended, _)) = self.settled.first() else { return };
+        let age = now.wall.since(*ended);
+        self.timers.set(Timer::Retention, now.mono.after(self.settings.retention.saturating_sub(age)));
+    }
+
+    pub(super) fn forget_old(&mut self, now: Now, out: &mut Step) {
+        self.forget_fuses(now, out);
+        let retention = self.settings.retention;
+        let old: Vec<_> =
+            self.settled.iter().take_while(|(ended, _)| now.wall.since(*ended) >= retention).collect();
+        let old: Vec<_> = old.into_iter().map(|(_, id)| *id).collect();
+        let mut kept = false;
+        for id in old {
+            kept |= !self.forget(now, id, out);
+        }
+        if kept {
+            // One that owes deliveries is looked at again tomorrow, not in a loop.
+            self.timers.set(Timer::Retention, now.mono.after(Duration::from_secs(24 * 3600)));
+        } else {
+            self.arm_retention(now);
+        }
+    }
+
+    /// Forgets a session that has ended, is settled and owes nothing that is on its way.
+    pub(super) fn forget(&mut self, now: Now, id: SessionId, out: &mut Step) -> bool {
+        let forgettable = self.sessions.get(&id).is_some_and(|session| {
+            let run = session.run_id();
+            session.is_settled() && self.may_tell(session) && !self.keeps(session.id) && !self.has_hook(run)
+        });
+        if forgettable {
+            self.drop_owed(now, id, out);
+            self.record(now, Record::Pruned { session: id }, out);
+            out.effects.push(Effect::Remove(id));
+        }
+        forgettable
+    }
+}
