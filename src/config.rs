@@ -35,7 +35,7 @@ struct RawConfig {
     adapter: Option<String>,
     model: Option<String>,
     cwd: Option<String>,
-    timeout: Option<Human>,
+    timeout: Option<MasterTimeout>,
     grace: Option<Human>,
     leftovers: Option<Leftovers>,
     linger: Option<Human>,
@@ -125,8 +125,14 @@ pub struct Config {
     pub discover: bool,
     /// Agents that the user declares.
     pub adapters: Vec<Arc<Declared>>,
+    /// The file has a `timeout` of the earlier tool's, which does not hold.
+    pub old_timeout: bool,
     origins: Origins,
 }
+
+/// What is said of such a `timeout`.
+pub const OLD_TIMEOUT: &str = "\"timeout\" is a number, as in an earlier agentctl, which never used it; it is not used here \
+                               either, and the default of 3h holds. To set one, give it a unit: \"timeout\": \"90m\"";
 
 /// Why a configuration cannot be used. Each message names the file and what to change.
 #[derive(Debug, Error)]
@@ -236,7 +242,8 @@ fn mean(
         let place = places::place_of(text, key, Some(1));
         ConfigError::Value { path: path.to_owned(), key, place, what }
     };
-    let in_file = serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(text).unwrap_or_default();
+    let mut in_file =
+        serde_json::from_str::<BTreeMap<String, serde::de::IgnoredAny>>(text).unwrap_or_default();
     let days = raw.retention_days.unwrap_or(7.0);
     let retention = Duration::try_from_secs_f64(days * 86_400.0)
         .map_err(|_| wrong("retention_days", format!("{days} is no number of days")))?;
@@ -250,8 +257,15 @@ fn mean(
         .grace
         .map_or(Ok(Duration::from_secs(10)), |text| text.parse())
         .map_err(|what| wrong("grace", what))?;
-    let timeout = raw
-        .timeout
+    let old_timeout = matches!(raw.timeout, Some(MasterTimeout::Old));
+    if old_timeout {
+        in_file.remove("timeout");
+    }
+    let timeout = match raw.timeout {
+        Some(MasterTimeout::Written(text)) => Some(text),
+        Some(MasterTimeout::Old) | None => None,
+    };
+    let timeout = timeout
         .map_or(Ok(Duration::from_secs(3 * 3600)), |text| text.parse())
         .map_err(|what| wrong("timeout", what))?;
     let optional = |text: Option<Human>| {
@@ -281,6 +295,7 @@ fn mean(
         sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
         discover: raw.discover.unwrap_or(true),
         adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
+        old_timeout,
         origins: Origins::of(&in_file.into_keys().collect(), env),
     })
 }
@@ -326,6 +341,28 @@ impl Human {
     }
 }
 
+/// The master timeout as written. The earlier tool had a number there, without a unit, that nobody read.
+#[derive(Clone, Debug)]
+enum MasterTimeout {
+    Written(Human),
+    Old,
+}
+
+impl<'de> Deserialize<'de> for MasterTimeout {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(from)? {
+            serde_json::Value::String(text) => Ok(Self::Written(Human(text))),
+            serde_json::Value::Number(_) => Ok(Self::Old),
+            other @ (serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Array(_)
+            | serde_json::Value::Object(_)) => {
+                Err(serde::de::Error::custom(format!("timeout: {other} is no duration such as \"90m\"")))
+            }
+        }
+    }
+}
+
 /// Reads `500ms`, `20s`, `3h` or `0`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
@@ -360,6 +397,22 @@ mod tests {
         let config = load(r#"{"linger": "30s", "stuck": "10m"}"#).unwrap();
         let seconds = |count| Some(Duration::from_secs(count));
         assert_eq!((config.linger, config.stuck), (seconds(30), seconds(600)));
+    }
+
+    #[test]
+    fn a_file_of_the_earlier_tool_is_taken_as_it_is() {
+        let text = r#"{"adapter": "opencode", "model": null, "cwd": "/w", "timeout": 7200, "webhook_url": "",
+                       "webhook_secret": ""}"#;
+        let config = load(text).unwrap();
+        assert_eq!((config.timeout, config.old_timeout), (Some(Duration::from_secs(10_800)), true));
+        assert_eq!(config.webhooks, [], "an empty URL was none there");
+        assert_eq!(config.adapter.as_deref(), Some("opencode"));
+        let settings = config.settings();
+        let timeout = settings.iter().find(|setting| setting.key == "timeout").unwrap();
+        assert_eq!(timeout.origin, show::Origin::Default);
+        let signed = load(r#"{"webhook_url": "http://x", "webhook_secret": ""}"#).unwrap();
+        assert!(signed.webhooks[0].secrets.is_empty(), "and an empty secret signed nothing");
+        assert!(load(r#"{"timeout": true}"#).unwrap_err().contains("true is no duration"));
     }
 
     #[test]

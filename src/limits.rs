@@ -16,6 +16,20 @@ pub const CONNECTIONS_MAX: usize = 1_024;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// And so long to send its body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A daemon of the earlier agentctl has so long to say that it is one.
+pub const OLD_DAEMON_TIMEOUT: Duration = Duration::from_secs(2);
+/// An answer that takes longer is worth the question whether it is one that was asked.
+pub const OLD_DAEMON_PATIENCE: Duration = Duration::from_secs(1);
+/// What is read of its answer.
+pub const OLD_DAEMON_ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// Sessions of the earlier agentctl that are taken over: the newest.
+pub const IMPORT_SESSIONS_MAX: usize = 10_000;
+/// Its largest file that is read.
+pub const IMPORT_BYTES_MAX: u64 = 64 << 20;
+/// Its largest file about one session that is read.
+pub const IMPORT_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Lines in which it is said what was taken over.
+pub const IMPORT_LINES_MAX: usize = 20;
 /// Requests waiting for the core.
 pub const REQUESTS_MAX: usize = 2_048;
 /// Launches whose shim is being started at once.

@@ -25,6 +25,7 @@ mod pi;
 mod pi_rust;
 mod qwen;
 mod readable;
+pub mod retired;
 mod stream;
 
 use std::ffi::OsString;

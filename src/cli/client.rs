@@ -17,15 +17,20 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::Home;
+use crate::daemon::OldDaemon;
 use crate::limits;
 use crate::wire::api::{Problem, SERVER_NAME};
 
 use super::{Failure, render, units};
+
+/// The earlier agentctl did without a daemon then. Here it only keeps one from being started.
+const NO_DAEMON: &str = "AGENTCTL_NO_DAEMON";
 
 /// Where the daemon is asked.
 #[derive(Clone, Debug)]
@@ -54,7 +59,8 @@ impl Client {
     pub(crate) fn find() -> Result<Self, Failure> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let inside = set("AGENTCTL_SESSION_ID").is_some();
-        let forbidden = set("AGENTCTL_NO_AUTOSTART").is_some_and(|value| value == "1");
+        let is_on = |name| set(name).is_some_and(|value| value == "1");
+        let forbidden = is_on("AGENTCTL_NO_AUTOSTART") || is_on(NO_DAEMON);
         if let Some(socket) = set("AGENTCTL_SOCKET") {
             return Ok(Self { socket: socket.into(), home: None, autostart: false, tells_versions: true });
         }
@@ -163,7 +169,17 @@ impl Client {
         }
         let request = request.body(Full::new(body.unwrap_or_default()));
         let request = request.map_err(|error| Unanswered::Broken(error.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(broken)?;
+        let answering = sender.send_request(request);
+        tokio::pin!(answering);
+        let answer = match timeout(limits::OLD_DAEMON_PATIENCE, &mut answering).await {
+            Ok(answer) => answer,
+            // An earlier agentctl's daemon never answers what it does not understand.
+            Err(_) => match self.old_daemon().await {
+                Some(old) => return Err(Unanswered::Refused(spoken_to_in_vain(&old))),
+                None => answering.await,
+            },
+        };
+        let answer = answer.map_err(broken)?;
         if self.tells_versions {
             compare_versions(&answer);
         }
@@ -177,6 +193,22 @@ impl Client {
             status: status.as_u16(),
             detail: String::from_utf8_lossy(&bytes).into_owned(),
         })))
+    }
+
+    /// Once, by whoever started the daemon: what it took over from an earlier agentctl.
+    async fn say_what_was_taken_over(&self) {
+        let Ok(answer) = self.send_once(&Method::GET, "/v1/health", None, None).await else { return };
+        let health = whole(answer).await.ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let lines = health.as_ref().and_then(|health| health["imported"].as_array());
+        for line in lines.into_iter().flatten().filter_map(Value::as_str) {
+            render::say(&format!("agentctl: {line}"));
+        }
+    }
+
+    /// The daemon of the earlier tool, if it is one that has this home.
+    pub(crate) async fn old_daemon(&self) -> Option<OldDaemon> {
+        let home = self.home.clone().filter(Home::had_old_daemon)?;
+        spawn_blocking(move || home.old_daemon()).await.ok().flatten()
     }
 
     /// A request whose answer is JSON.
@@ -207,6 +239,15 @@ impl Client {
                      would end with it; outside, run: agentctl daemon start"
                 ),
             ),
+            Unanswered::Nobody(error) if self.home.is_some() && std::env::var_os(NO_DAEMON).is_some() => {
+                Failure::new(
+                    3,
+                    format!(
+                        "no daemon answers at {socket} ({error}), and {NO_DAEMON}=1 keeps this command from starting one; \
+                     nothing works without a daemon here. Unset it, or run: agentctl daemon start"
+                    ),
+                )
+            }
             Unanswered::Nobody(error) => Failure::new(
                 3,
                 format!("no daemon answers at {socket} ({error}); run: agentctl daemon start"),
@@ -224,7 +265,11 @@ impl Client {
             None => start_daemon(&home),
         });
         match timeout(limits::DAEMON_START_TIMEOUT, started).await {
-            Ok(Ok(result)) => result,
+            Ok(Ok(Ok(pid))) => {
+                self.say_what_was_taken_over().await;
+                Ok(pid)
+            }
+            Ok(Ok(Err(why))) => Err(why),
             Ok(Err(panicked)) => Err(panicked.to_string()),
             Err(_) => {
                 Err(format!("the daemon did not answer within {} s", limits::DAEMON_START_TIMEOUT.as_secs()))
@@ -267,6 +312,14 @@ fn start_daemon(home: &Home) -> Result<u32, String> {
         "ready" => Ok(pid),
         "" => Err(format!("the daemon ended at once; see {}", home.path().join("daemon.log").display())),
         why => Err(why.to_owned()),
+    }
+}
+
+fn spoken_to_in_vain(old: &OldDaemon) -> Problem {
+    Problem {
+        title: "an earlier agentctl".into(),
+        status: StatusCode::HTTP_VERSION_NOT_SUPPORTED.as_u16(),
+        detail: old.to_string(),
     }
 }
 

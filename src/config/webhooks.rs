@@ -140,6 +140,9 @@ pub(super) fn webhooks(
     env: &BTreeMap<String, String>,
 ) -> Result<Vec<Webhook>, (&'static str, String)> {
     let from_env = |key: &str| env.get(key).filter(|value| !value.is_empty()).cloned();
+    // Empty ones meant none to the earlier tool, whose keys these are.
+    let url = url.filter(|url| !url.is_empty());
+    let secret = secret.filter(|secret| !secret.reveal().is_empty());
     let secret = from_env("AGENTCTL_WEBHOOK_SECRET").map(Secret).or(secret);
     let mut all = Vec::new();
     let in_env = from_env("AGENTCTL_WEBHOOK_URL");

@@ -34,9 +34,9 @@ impl Run {
     }
 }
 
-/// Whether the record of a launch is that of an adoption; later runs of the session are launched.
+/// Whether the record of a launch is that of a run that somebody else had started; later runs of the session are launched.
 pub fn is_adoption(origin: Origin, run: u32) -> bool {
-    origin == Origin::Adopted && run == 1
+    matches!(origin, Origin::Adopted | Origin::Imported) && run == 1
 }
 
 impl Supervisor {

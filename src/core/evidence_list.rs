@@ -3,6 +3,7 @@
 //! Refuses to conclude anything from it; that is the fuse's business.
 
 use super::fuse::{Evidence, ExitHow, Prong, Taken};
+use super::import::exit_file_says;
 use super::session::{EvidenceEntry, LeftoverCount, Run};
 use super::vocab::Wall;
 
@@ -65,6 +66,9 @@ fn describe(evidence: &Evidence) -> Option<(Prong, String)> {
                 Some(count) => format!(", the kernel killed {count} processes for want of memory"),
             };
             Some((Prong::ExitFile, format!("{what}{by}{killed}")))
+        }
+        Evidence::KernelStatus(Some(status), Prong::ExitFile) => {
+            Some((Prong::ExitFile, exit_file_says(status.code().unwrap_or_default())))
         }
         Evidence::KernelStatus(Some(status), via) => Some((*via, format!("wait status {:#06x}", status.0))),
         Evidence::KernelStatus(None, via) => Some((*via, "the kernel does not say".into())),

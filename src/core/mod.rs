@@ -14,6 +14,7 @@ pub mod dir_fuses;
 mod evidence_list;
 pub mod fuse;
 pub mod hooks;
+pub mod import;
 mod launches;
 pub mod outbox;
 pub mod reattach;
@@ -79,7 +80,7 @@ pub enum Event {
     Durable(u64),
     /// The journal cannot be written, or can be again.
     Journal(JournalHealth),
-    /// At a start, before anything else: the records of sessions that the journal did not know (rebuild.rs).
+    /// At a start, before anything else: the records of sessions that the journal did not know (rebuild.rs, import.rs).
     Rebuilt(Vec<Record>),
     /// After a start: everything that was left by an earlier life has been looked at.
     Recovered,

@@ -95,6 +95,8 @@ pub enum Record {
     EndpointHealth { endpoint: String, health: Health },
     /// The journal had lost the session, or its end, and it was rebuilt from its files; what is not known any more.
     Rebuilt { session: SessionId, at: Wall, note: String },
+    /// A file of the earlier agentctl was taken over, and is not looked at again.
+    Imported { at: Wall, file: String, taken: u32, left_out: u32 },
     /// The session was forgotten: by retention, or by request.
     Pruned { session: SessionId },
 }

@@ -12,6 +12,7 @@ use super::counters::Counters;
 use super::dir_fuses::DirFuses;
 use super::fuse::Outcome;
 use super::hooks::{HiddenOf, HookState};
+use super::import::TakenOver;
 use super::outbox::{Endpoint, Outbox};
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
@@ -66,6 +67,8 @@ pub struct Supervisor {
     pub(super) bytes: u64,
     pub(super) live: usize,
     pub(super) counters: Counters,
+    /// Files of the earlier agentctl that were taken over.
+    imported: BTreeMap<String, TakenOver>,
 }
 
 /// Somebody who waits for something about a session.
@@ -104,6 +107,7 @@ impl Supervisor {
             bytes: 0,
             live: 0,
             counters: Counters::default(),
+            imported: BTreeMap::new(),
         }
     }
 
@@ -340,6 +344,10 @@ impl Supervisor {
                     session.rebuilt = Some(note.clone());
                 }
             }
+            Record::Imported { at, file, taken, left_out } => {
+                let taken = TakenOver { at: *at, taken: *taken, left_out: *left_out };
+                self.imported.insert(file.clone(), taken);
+            }
             Record::Pruned { session } => self.apply_pruned(*session),
         }
     }
@@ -449,6 +457,7 @@ impl Supervisor {
             | Record::EndpointHealth { .. }
             | Record::Fuse(_)
             | Record::Rebuilt { .. }
+            | Record::Imported { .. }
             | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
         }
     }
@@ -541,6 +550,11 @@ impl Supervisor {
         let (live, ended): (Vec<_>, Vec<_>) = named.partition(|session| session.run.verdict.is_none());
         let chosen = if live.is_empty() { ended } else { live };
         chosen.into_iter().map(|session| session.id).collect()
+    }
+
+    /// Files of the earlier agentctl that were taken over.
+    pub fn imported(&self) -> &BTreeMap<String, TakenOver> {
+        &self.imported
     }
 
     /// Deliveries that are owed.

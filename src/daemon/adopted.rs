@@ -10,7 +10,7 @@ use std::rc::Rc;
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::core::fuse::Evidence;
-use crate::core::vocab::{RunId, SessionId};
+use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::sys::ProcessRef;
 use crate::sys::tree::{self, Tree};
 use crate::wire::session_dir::{LeaderIdentity, Version};
@@ -30,6 +30,15 @@ pub(super) fn is_adopted(daemon: &Daemon, id: RunId) -> bool {
 pub(super) fn hold(daemon: &Rc<Daemon>, id: RunId) {
     let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
     let Some(process) = known else { return };
+    keep_leader(daemon, id, process);
+    match perform::leader_of(daemon, id) {
+        Some(leader) => perform::watch_leader(daemon, id, &leader),
+        None => perform::adopt_leader(daemon, id, &process),
+    }
+}
+
+/// Writes down who the leader is.
+pub(super) fn keep_leader(daemon: &Daemon, id: RunId, process: ProcessId) {
     let identity = LeaderIdentity {
         v: Version,
         session: id.session,
@@ -39,10 +48,6 @@ pub(super) fn hold(daemon: &Rc<Daemon>, id: RunId) {
     };
     if let Err(error) = daemon.home.run_files(id).write_leader(&identity) {
         tracing::error!(session = %id.session, "write down the leader of an adopted run: {error}");
-    }
-    match perform::leader_of(daemon, id) {
-        Some(leader) => perform::watch_leader(daemon, id, &leader),
-        None => perform::adopt_leader(daemon, id, &process),
     }
 }
 

@@ -9,12 +9,14 @@ use tokio::task::spawn_blocking;
 
 use crate::config::Durability;
 use crate::config::webhooks::Webhook;
+use crate::core::import::TakenOver;
 use crate::core::record::{PauseReason, is_ad_hoc};
 use crate::core::session::{LeftoverCount, Session};
 use crate::core::vocab::{Now, Wall};
 use crate::core::{JournalHealth, Supervisor};
 use crate::sys::{self, Backend};
 use crate::wire::api::{Check, CheckState};
+use crate::wire::time::rfc3339;
 use crate::{doctor, limits};
 
 use super::Daemon;
@@ -40,6 +42,7 @@ pub(super) async fn answer(daemon: &Rc<Daemon>) -> Response<Answer> {
     checks.push(logs(daemon));
     checks.push(exit_files(daemon));
     let core = daemon.core.borrow();
+    checks.extend(taken_over(&core));
     let config = daemon.config.borrow();
     let now = sys::clock::now();
     checks.push(outbox(&core, now));
@@ -82,6 +85,24 @@ fn journal(daemon: &Daemon) -> Check {
             ),
         },
     }
+}
+
+/// What was taken over from an earlier agentctl, where there was one.
+fn taken_over(core: &Supervisor) -> Option<Check> {
+    let files = core.imported().iter().map(|(file, taken)| {
+        let TakenOver { at, taken, left_out } = taken;
+        format!("{file} on {}: {taken} taken, {left_out} left out", rfc3339(*at))
+    });
+    let files: Vec<_> = files.collect();
+    let left_out = core.imported().values().any(|taken| taken.left_out > 0);
+    let found = (!files.is_empty()).then(|| files.join("; "))?;
+    let check =
+        Check::new("earlier agentctl", if left_out { CheckState::Note } else { CheckState::Ok }, found);
+    Some(if left_out {
+        check.advise("the log of that start names what was left out; see docs/migration.md")
+    } else {
+        check
+    })
 }
 
 /// Reads the whole file, beside everybody else.

@@ -148,6 +148,7 @@ impl Home {
     /// process number, for whoever finds the home taken, and below it the host.
     pub fn prepare(&self, line: &str, host: &HostId) -> Result<HomeLock, HomeError> {
         private_dir(&self.path)?;
+        self.tighten()?;
         check_owner(&self.path)?;
         check_local(&self.path)?;
         let length = self.socket().as_os_str().len();
@@ -184,6 +185,24 @@ impl Home {
             fs::remove_file(&path).map_err(noted("remove"))?;
         }
         Ok(left.filter(|left| *left != host.pid_ns))
+    }
+
+    /// The earlier agentctl left its home open to whoever may read. That it is ours is not said by the name alone: a
+    /// directory that was named by mistake keeps its mode.
+    fn tighten(&self) -> Result<(), HomeError> {
+        let failed = |what| move |source| HomeError::Io { what, path: self.path.clone(), source };
+        let found = fs::metadata(&self.path).map_err(failed("look at"))?;
+        let mode = found.permissions().mode() & 0o777;
+        let ours = found.uid() == rustix::process::geteuid().as_raw();
+        if mode & 0o077 == 0 || !ours || !self.was_of_old_tool() {
+            return Ok(());
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o700)).map_err(failed("protect"))?;
+        tracing::warn!(
+            "{} could be entered by other users (mode {mode:03o}, as an earlier agentctl left it); now it is yours alone",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// Whether no daemon owns it at this moment.

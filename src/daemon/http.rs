@@ -447,6 +447,7 @@ fn health(daemon: &Daemon) -> serde_json::Value {
         "journalPath": daemon.journal.path(),
         "epoch": daemon.journal.epoch(),
         "rebuilt": rebuilt(daemon),
+        "imported": *daemon.imported.borrow(),
         "sessions": core.live(),
         "fuses": core.dir_fuses().count(),
         "deliveriesOwed": core.outbox().len(),
@@ -536,9 +537,16 @@ fn printing_run(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, 
         daemon.core.borrow().session(id).is_some_and(|session| is_adoption(session.origin, run.run));
     if adopted {
         let short = id.short();
-        let detail = format!(
-            "session {short} has no log: it was adopted, and what it prints goes where it was started, not to agentctl"
-        );
+        let core = daemon.core.borrow();
+        let old_log = core.session(id).and_then(|session| session.spec.meta.get("oldLog"));
+        let detail = match old_log {
+            Some(log) => {
+                format!("session {short} has no log here: it was launched by an earlier agentctl, into {log}")
+            }
+            None => format!(
+                "session {short} has no log: it was adopted, and what it prints goes where it was started, not to agentctl"
+            ),
+        };
         return Err(Fault::new(StatusCode::CONFLICT, detail));
     }
     Ok(run)

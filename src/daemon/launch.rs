@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::adapters::acp::{self, Plan};
+use crate::adapters::retired::instead_of;
 use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
 use crate::core::Event;
 use crate::core::agent::Budget;
@@ -197,6 +198,9 @@ fn shown(task: &str, private: bool) -> Option<String> {
 fn adapter(daemon: &Daemon, name: &str, acp: bool) -> Result<Known, String> {
     let declared = &daemon.config.borrow().adapters;
     let known = Known::find(name, declared).ok_or_else(|| {
+        if let Some(why) = instead_of(name) {
+            return why.to_owned();
+        }
         let all: Vec<_> = Known::all(declared).map(|known| known.name().to_owned()).collect();
         let near = config::nearest(name, all.iter().map(String::as_str));
         let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();

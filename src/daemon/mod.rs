@@ -22,6 +22,7 @@ mod launch;
 mod life;
 mod log_files;
 mod notify;
+mod old_tool;
 mod perform;
 mod place;
 mod reach;
@@ -47,10 +48,11 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 pub use home::{Home, HomeError};
 pub use journal::Schema;
+pub use old_tool::OldDaemon;
 
 use crate::adapters;
 use crate::config::webhooks::Webhook;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, OLD_TIMEOUT};
 use crate::core::fuse::{Evidence, LaunchError, Outcome};
 use crate::core::outbox::Endpoint;
 use crate::core::record::{DeliveryId, Record};
@@ -74,6 +76,8 @@ pub enum DaemonError {
     Home(#[from] HomeError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("{0}")]
+    OldDaemon(OldDaemon),
     #[error("{0}")]
     Journal(String),
     #[error(transparent)]
@@ -159,6 +163,8 @@ pub(crate) struct Daemon {
     pub(crate) scans: found::Scans,
     /// What this start had to rebuild.
     pub(crate) rebuilt: RefCell<rebuild::Rebuilt>,
+    /// What this start took over from the earlier agentctl, line by line.
+    pub(crate) imported: RefCell<Vec<String>>,
     pub(crate) stop: Notify,
     /// The systemd journal, when we log there.
     entries: Option<Arc<Journald>>,
@@ -220,7 +226,13 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     let managed = matches!(options.starter, Starter::Manager(_));
     let host = sys::host_id().map_err(StartError::Host)?;
     let lock = takeover::prepare(&options.home, options.starter.line(), &host, managed)?;
+    if let Some(old) = options.home.old_daemon() {
+        return Err(DaemonError::OldDaemon(old));
+    }
     let config = Config::load(&options.home.config(), &environment())?;
+    if config.old_timeout {
+        tracing::warn!("{}: {OLD_TIMEOUT}", options.home.config().display());
+    }
     let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
     let nofile = sys::raise_nofile().before;
     if let Err(error) = sys::become_subreaper() {
@@ -253,6 +265,7 @@ async fn live(
     let daemon = Rc::new(daemon);
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
     rebuild::rebuild(&daemon, loaded.fresh);
+    old_tool::import::import(&daemon);
     // Armed first, scanned second, deadlines last.
     let arm = Rc::clone(&daemon);
     let timer = daemon.sys.timer(move || arm.send(Event::Timer));
@@ -359,6 +372,7 @@ impl Daemon {
             started: now,
             scans: found::Scans::default(),
             rebuilt: RefCell::default(),
+            imported: RefCell::default(),
             stop: Notify::new(),
             entries: None,
             ended_container: None,

@@ -22,6 +22,7 @@ use crate::sys::{Found, ProcessRef, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::journal::Outgoing;
+use super::old_tool::import::status_left;
 use super::reach::Reach;
 use super::{Daemon, adopted, deliver, exit_files, follow, hooks, launch, life, reach};
 
@@ -335,6 +336,10 @@ pub(super) fn adopt_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessId) {
 /// The status from the kernel: ours to reap, or reaped by another, or hidden for ever.
 fn ask_kernel(daemon: &Rc<Daemon>, id: RunId) {
     look_for_oom_kills(daemon, id);
+    if let Some(status) = status_left(daemon, id) {
+        daemon.evidence(id, Evidence::KernelStatus(Some(status), Prong::ExitFile));
+        return;
+    }
     let Some(leader) = leader_of(daemon, id) else {
         daemon.evidence(id, Evidence::KernelStatus(None, Prong::PidfdInfo));
         return;

@@ -9,12 +9,13 @@ use std::rc::Rc;
 use tokio::task::spawn_local;
 
 use crate::core::Event;
-use crate::core::fuse::Evidence;
+use crate::core::fuse::{Evidence, Prong};
 use crate::core::reattach::{Found, OrderFound, Seen, ShimFound};
 use crate::core::vocab::{HostId, ProcessId, RunId};
 use crate::sys::{Backend, ProcessRef};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
+use super::old_tool::import::status_left;
 use super::perform::{self, Handles};
 use super::reach::Reach;
 use super::{Daemon, adopted, exit_files, follow, hooks, launch};
@@ -87,6 +88,11 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
         perform::watch_shim(daemon, id, shim);
     }
     daemon.handles.borrow_mut().insert(id, handles);
+    // Of an earlier agentctl's wrapper, which ends with that: also of one that ended before the host did.
+    let left = if found.seen == Seen::Alive { None } else { status_left(daemon, id) };
+    if let Some(status) = left {
+        daemon.take(Event::Evidence(id, Evidence::KernelStatus(Some(status), Prong::ExitFile)));
+    }
     for evidence in found.evidence() {
         daemon.take(Event::Evidence(id, evidence));
     }

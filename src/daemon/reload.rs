@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, OLD_TIMEOUT};
 use crate::core::Event;
 use crate::sys::service::ServiceManager;
 
@@ -32,6 +32,9 @@ pub(super) fn reload(daemon: &Rc<Daemon>) -> Result<Reloaded, String> {
         }
     };
     *daemon.config_refused.borrow_mut() = None;
+    if new.old_timeout {
+        tracing::warn!("{}: {OLD_TIMEOUT}", daemon.home.config().display());
+    }
     let at_restart = daemon.config.borrow_mut().renew(new);
     let host = daemon.sys.host().clone();
     daemon.mailer.borrow_mut().forget();

@@ -35,6 +35,8 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
             Record::Created { session, .. }
             | Record::NativeId { session, .. }
             | Record::Rebuilt { session, .. } => fact(*session, record),
+            // Of no session: none has this id.
+            Record::Imported { .. } => fact(SessionId(uuid::Uuid::nil()), record),
             Record::Started { run, .. }
             | Record::Resumed { run, .. }
             | Record::DeadlineSet { run, .. }

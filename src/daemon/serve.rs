@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::RecvFlags;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ use tokio::time::timeout;
 
 use crate::limits;
 use crate::sys::service::{ServiceManager, inherited_listener};
+use crate::wire::old_tool::{self, Told};
 
 use super::stream::BreakOff;
 use super::{Daemon, DaemonError, http, reload};
@@ -36,14 +37,6 @@ thread_local! {
     /// The socket file that this daemon made, with its inode, to be removed when it ends.
     static MADE: RefCell<Option<(PathBuf, u64)>> = const { RefCell::new(None) };
 }
-
-/// What an old client, which speaks lines of JSON, is told.
-const OLD_CLIENT: &str = concat!(
-    r#"{"id":null,"error":{"code":"ERR","message":"this is agentctl "#,
-    env!("CARGO_PKG_VERSION"),
-    r#", which speaks HTTP on this socket; update the client"}}"#,
-    "\n"
-);
 
 /// Makes the socket. One that answers is never taken away from whoever owns it.
 pub(super) fn listen(daemon: &Rc<Daemon>) -> Result<UnixListener, DaemonError> {
@@ -116,7 +109,10 @@ async fn connection(daemon: Rc<Daemon>, mut stream: UnixStream) {
     }
     match timeout(limits::HEAD_TIMEOUT, first_byte(&stream)).await {
         Ok(Ok(Some(b'{'))) => {
-            let _old_client_left = stream.write_all(OLD_CLIENT.as_bytes()).await;
+            // One that sends no end of its line is answered by what it has sent.
+            let line = timeout(limits::HEAD_TIMEOUT, first_line(&mut stream)).await;
+            let answer = old_tool::answer(&line.unwrap_or_default(), told_to_old_client(&daemon));
+            let _old_client_left = stream.write_all(answer.as_bytes()).await;
             return;
         }
         Ok(Ok(Some(_))) => {}
@@ -141,6 +137,24 @@ async fn connection(daemon: Rc<Daemon>, mut stream: UnixStream) {
     };
     if let Err(error) = served {
         tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// The first line of a client of the earlier tool, or its beginning.
+async fn first_line(stream: &mut UnixStream) -> Vec<u8> {
+    let mut line = Vec::new();
+    let mut reader = tokio::io::BufReader::new(stream).take(limits::HEAD_BYTES_MAX as u64);
+    // What a client that breaks off has sent is answered too; nobody reads it.
+    let _broke_off = reader.read_until(b'\n', &mut line).await;
+    line
+}
+
+fn told_to_old_client(daemon: &Daemon) -> Told {
+    let up = crate::sys::clock::now().mono.since(daemon.started.mono);
+    Told {
+        pid: std::process::id(),
+        uptime_ms: u64::try_from(up.as_millis()).unwrap_or(u64::MAX),
+        sessions: daemon.core.borrow().live(),
     }
 }
 

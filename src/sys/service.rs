@@ -61,6 +61,11 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
+/// Whether the manager listens at our socket already: whoever connects there speaks to nobody but us.
+pub fn passes_sockets() -> bool {
+    std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string())
+}
+
 /// The socket that the manager listens at in our place: the first that is a Unix stream socket. Later calls have none.
 pub fn inherited_listener() -> io::Result<Option<UnixListener>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);

@@ -9,6 +9,8 @@ pub mod events;
 pub mod found;
 pub mod fuses; // of directories
 pub mod journald;
+pub mod old_home; // the earlier agentctl's files
+pub mod old_tool; // and its protocol
 pub mod route; // which request means what
 pub mod session_dir;
 pub mod time;

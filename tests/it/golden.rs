@@ -180,6 +180,7 @@ fn records() -> Vec<Record> {
         },
         Record::Pruned { session: session() },
         Record::Rebuilt { session: session(), at: wall, note: "why".into() },
+        Record::Imported { at: wall, file: "state.json".into(), taken: 2, left_out: 1 },
         Record::Resumed {
             run: RunId { session: session(), run: 2 },
             at,

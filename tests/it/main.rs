@@ -43,6 +43,7 @@ mod resume;
 mod robustness;
 mod shim;
 mod support;
+mod switch;
 mod sys;
 mod tidy;
 mod tree;

@@ -28,6 +28,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
             "sys::host_limits",
             "sys::shim_file",
             "daemon::Home",
+            "daemon::OldDaemon",
             "core::vocab",
         ],
     ),

@@ -9,8 +9,8 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::config::Config;
 use crate::config::show::{AT_RESTART, Origin, Setting};
+use crate::config::{Config, OLD_TIMEOUT};
 use crate::daemon::Home;
 
 use super::super::client::{Client, Unanswered, decode, whole};
@@ -80,6 +80,9 @@ fn check(file: Option<PathBuf>) -> Result<u8, Failure> {
     let said = match read(&path)? {
         Some(text) => {
             let config = understood(&path, &text)?;
+            if config.old_timeout {
+                render::say(&format!("agentctl: {}: {OLD_TIMEOUT}", path.display()));
+            }
             let count = config.settings().iter().filter(|setting| setting.origin != Origin::Default).count();
             format!("{} can be used ({count} keys are not defaults)\n", path.display())
         }

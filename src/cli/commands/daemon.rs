@@ -80,7 +80,10 @@ async fn stop(client: &Client) -> Result<Stopped, Failure> {
     let not_running = || Failure::new(3, "Daemon not running. Start with: agentctl daemon start");
     // Asking could start one that is behind a service manager's socket.
     if client.home().is_some_and(Home::is_free) {
-        return Err(not_running());
+        return Err(match client.old_daemon().await {
+            Some(old) => Failure::new(1, old.to_string()),
+            None => not_running(),
+        });
     }
     let pid = match client.send(Method::GET, "/v1/health", None, None).await {
         Ok(answer) => pid_of(answer).await,
@@ -176,6 +179,11 @@ fn rebuilt(found: &Value) -> Vec<String> {
     lines
 }
 
+/// What the daemon's start took over from an earlier agentctl.
+fn imported(health: &Value) -> impl Iterator<Item = &str> {
+    health["imported"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
 async fn health(client: &Client) -> Result<Value, Failure> {
     client.json(Method::GET, "/v1/health", NO_BODY).await
 }
@@ -202,6 +210,7 @@ async fn status(client: &Client, json: bool) -> Result<u8, Failure> {
         format!("  Webhooks owed:   {}", text("deliveriesOwed")),
     ];
     lines.extend(rebuilt(&health["rebuilt"]));
+    lines.extend(imported(&health).map(|line| format!("  Earlier tool:    {line}")));
     if text("durability") == "normal" {
         lines.push("  Note:            with durability normal, power loss may undo the last seconds".into());
     }

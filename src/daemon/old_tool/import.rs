@@ -1,0 +1,390 @@
+//! At the first start in a home of the earlier agentctl: its files read, its processes looked at, and both handed to the
+//! core in one commit.
+//!
+//! Refuses to decide what becomes of a session (core/import.rs), to change a file of that tool, and to take a process for
+//! a session's by its number alone: a wrapper is known by its name, which holds the session's id; another agent by its
+//! program and the time of its start.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::adapters::Known;
+use crate::adapters::found::recognise;
+use crate::core::Event;
+use crate::core::import::{self, Here, Imported, OldExit, OldSession, Seen};
+use crate::core::record::Record;
+use crate::core::session::Origin;
+use crate::core::vocab::{ProcessId, RunId, SessionId, WaitStatus, Wall};
+use crate::limits;
+use crate::sys::shown::{self, Shown};
+use crate::sys::{Backend, clock};
+use crate::wire::found::id_of_conversation;
+use crate::wire::old_home::{self, Entries};
+
+use super::super::{Daemon, Home, adopted, launch};
+
+const STATE: &str = "state.json";
+/// Of opencode, whose agents it put a wrapper around.
+const WRAPPED: &str = "opencode";
+/// Where it wrote down what it launched, below the user's home.
+const LAUNCHED: [(&str, &str); 3] = [
+    (".claude/agentctl/sessions", "claude-code"),
+    (".codex/agentctl/sessions", "codex"),
+    (".pi/agentctl/sessions", "pi"),
+];
+/// Adapters whose sessions it called by the agent's own id.
+const NATIVE: [&str; 4] = ["claude-code", "codex", "pi", "pi-rust"];
+
+/// It wrote the time of a start down when the process ran; of some agents after it had waited for an id.
+const STARTED_BEFORE: Duration = Duration::from_secs(60);
+/// A clock that was adjusted, and the ticks in which the kernel counts.
+const STARTED_AFTER: Duration = Duration::from_secs(5);
+
+/// What is to be said of it.
+#[derive(Default)]
+struct Report {
+    taken: u32,
+    live: u32,
+    left_out: u32,
+    lines: Vec<String>,
+}
+
+impl Report {
+    fn leave_out(&mut self, line: String) {
+        self.left_out += 1;
+        self.lines.push(format!("left out: {line}"));
+    }
+
+    fn words(mut self) -> Vec<String> {
+        if self.taken > 0 {
+            let sessions =
+                if self.taken == 1 { "1 session".to_owned() } else { format!("{} sessions", self.taken) };
+            let live = if self.live == 0 { "none" } else { &self.live.to_string() };
+            self.lines.insert(
+                0,
+                format!("taken over from an earlier agentctl: {sessions}, {live} of them running; its files stay as they are"),
+            );
+        }
+        let more = self.lines.len().saturating_sub(limits::IMPORT_LINES_MAX);
+        if more > 0 {
+            self.lines.truncate(limits::IMPORT_LINES_MAX);
+            self.lines.push(format!("and {more} more"));
+        }
+        self.lines
+    }
+}
+
+/// Takes over what was not taken over before.
+pub(in crate::daemon) fn import(daemon: &Rc<Daemon>) {
+    if !daemon.home.was_of_old_tool() || daemon.core.borrow().imported().contains_key(STATE) {
+        return;
+    }
+    let mut report = Report::default();
+    let mut records = Vec::new();
+    let mut live = Vec::new();
+    match old_sessions(&daemon.home, &mut report) {
+        Ok(sessions) if sessions.is_empty() && report.left_out == 0 => return,
+        Ok(sessions) => {
+            for old in sessions {
+                take(daemon, &old, &mut report, &mut records, &mut live);
+            }
+            let at = clock::now().wall;
+            let (taken, left_out) = (report.taken, report.left_out);
+            records.push(Record::Imported { at, file: STATE.into(), taken, left_out });
+        }
+        Err(why) => {
+            report
+                .lines
+                .push(format!("{STATE} is not taken over: {why}; it is tried again at the next start"));
+        }
+    }
+    if !records.is_empty() {
+        daemon.take(Event::Rebuilt(records));
+    }
+    for (run, leader) in live {
+        launch::write_deadline(daemon, run, None);
+        adopted::keep_leader(daemon, run, leader);
+    }
+    let words = report.words();
+    for line in &words {
+        tracing::warn!("{line}");
+    }
+    *daemon.imported.borrow_mut() = words;
+}
+
+fn take(
+    daemon: &Daemon,
+    old: &OldSession,
+    report: &mut Report,
+    records: &mut Vec<Record>,
+    live: &mut Vec<(RunId, ProcessId)>,
+) {
+    let id = match old.id.parse::<SessionId>() {
+        Ok(id) if !id.0.is_nil() => id,
+        Ok(_) | Err(_) => id_of_conversation(&old.adapter, &old.id),
+    };
+    if daemon.core.borrow().session(id).is_some() {
+        // It was taken over before the journal was lost, and has files of ours by now.
+        report.taken += 1;
+        return;
+    }
+    let config = daemon.config.borrow();
+    let known: Vec<Known> = Known::all(&config.adapters).collect();
+    let reports = Known::find(&old.adapter, &config.adapters).is_some_and(|known| known.parser().is_some());
+    let by_number = daemon.sys.started().backend == Backend::Portable;
+    let seen = seen(&known, old, by_number);
+    let exit = match (old.adapter == WRAPPED).then(|| exit_file(&daemon.home, &old.id)) {
+        Some(Ok(exit)) => exit,
+        None => None,
+        Some(Err(error)) => {
+            report.leave_out(format!("{}: its exit file cannot be read: {error}", name(old)));
+            return;
+        }
+    };
+    let here = Here { host: daemon.sys.host(), now: clock::now(), grace: config.grace };
+    let resumes = NATIVE.contains(&old.adapter.as_str());
+    match import::import(old, id, &seen, exit, (resumes, reports), here) {
+        Imported::Live(more) => {
+            report.taken += 1;
+            report.live += 1;
+            if let Seen::Itself(leader, _) = seen {
+                live.push((RunId { session: id, run: 1 }, leader));
+            }
+            records.extend(more);
+        }
+        Imported::Ended(more) => {
+            report.taken += 1;
+            records.extend(more);
+        }
+        Imported::LeftOut(why) => {
+            let adopt =
+                old.pid.map(|pid| format!("; if it is, run: agentctl adopt {pid}")).unwrap_or_default();
+            report.leave_out(format!("{}: {why}{adopt}", name(old)));
+        }
+    }
+}
+
+/// How a session is called in a line.
+fn name(old: &OldSession) -> String {
+    format!("{} session {}", old.adapter, old.id)
+}
+
+/// All that the tool knew, the newest first, as many as are taken.
+fn old_sessions(home: &Home, report: &mut Report) -> Result<Vec<OldSession>, String> {
+    let mut found = BTreeMap::new();
+    match read(&home.path().join(STATE), limits::IMPORT_BYTES_MAX) {
+        Ok(bytes) => {
+            let Entries { read, skipped } = old_home::sessions(&bytes)?;
+            skipped.into_iter().for_each(|line| report.leave_out(line));
+            found.extend(read.into_iter().map(|session| (session.id.clone(), session)));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    for (dir, adapter) in launch_dirs(home) {
+        for launched in launched_in(&dir, adapter) {
+            merge(&mut found, launched);
+        }
+    }
+    let mut sessions: Vec<OldSession> = found.into_values().collect();
+    sessions.sort_by_key(|session| std::cmp::Reverse(session.started));
+    let most = limits::IMPORT_SESSIONS_MAX;
+    if sessions.len() > most {
+        let over = sessions.len() - most;
+        report.lines.push(format!("left out: {over} sessions that are older than the newest {most}"));
+        report.left_out += u32::try_from(over).unwrap_or(u32::MAX);
+        sessions.truncate(most);
+    }
+    Ok(sessions)
+}
+
+fn launch_dirs(home: &Home) -> Vec<(PathBuf, &'static str)> {
+    let mut dirs = vec![(home.path().join("opencode-sessions"), WRAPPED)];
+    if let Some(user) = std::env::var_os("HOME").map(PathBuf::from).filter(|user| user.is_absolute()) {
+        dirs.extend(LAUNCHED.map(|(dir, adapter)| (user.join(dir), adapter)));
+    }
+    dirs
+}
+
+/// Launches that the state may have lost: it was written a second late.
+fn launched_in(dir: &Path, adapter: &str) -> Vec<OldSession> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(limits::IMPORT_SESSIONS_MAX);
+    let files =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let read = files.filter_map(|path| read(&path, limits::IMPORT_FILE_BYTES_MAX).ok());
+    read.filter_map(|bytes| old_home::launched(&bytes, adapter)).collect()
+}
+
+fn merge(found: &mut BTreeMap<String, OldSession>, launched: OldSession) {
+    match found.get_mut(&launched.id) {
+        Some(known) => {
+            known.started = known.started.or(launched.started);
+            known.pid = known.pid.or(launched.pid);
+            known.log = known.log.take().or(launched.log);
+        }
+        None => {
+            found.insert(launched.id.clone(), launched);
+        }
+    }
+}
+
+/// The whole of a file that is no longer than that.
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is longer than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The exit file that a wrapper has written, right before it ended. `None`: there is none.
+fn exit_file(home: &Home, id: &str) -> io::Result<Option<OldExit>> {
+    if id.parse::<SessionId>().is_err() {
+        // Not of a wrapper's making; and no name of a file.
+        return Ok(None);
+    }
+    let path = home.path().join("opencode-sessions").join(format!("{id}.exit"));
+    let bytes = match read(&path, limits::IMPORT_FILE_BYTES_MAX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
+    };
+    let written = fs::metadata(&path)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = Wall(i64::try_from(written.as_micros()).unwrap_or(i64::MAX));
+    // One that holds no code was cut off, and tells nothing.
+    Ok(old_home::exit_code(&bytes).map(|code| OldExit { code, at }))
+}
+
+/// The status that a wrapper of the earlier tool left of a run that was taken over while it lived. To be asked once that
+/// wrapper has ended: then the file is there or never will be.
+pub(in crate::daemon) fn status_left(daemon: &Daemon, id: RunId) -> Option<WaitStatus> {
+    {
+        let core = daemon.core.borrow();
+        let session = core.session(id.session)?;
+        if session.origin != Origin::Imported || id.run != 1 || session.spec.adapter != WRAPPED {
+            return None;
+        }
+    }
+    match exit_file(&daemon.home, &id.session.to_string()) {
+        Ok(exit) => exit.map(|exit| WaitStatus::exited(exit.code)),
+        Err(error) => {
+            tracing::error!(session = %id.session, "the exit file of an earlier agentctl cannot be read: {error}");
+            None
+        }
+    }
+}
+
+fn seen(known: &[Known], old: &OldSession, by_number: bool) -> Seen {
+    let Some(pid) = old.pid else { return Seen::NoNumber };
+    match shown::look(pid, by_number) {
+        Ok(Some(shown)) => identify(known, old, &shown),
+        Ok(None) => Seen::Gone,
+        Err(error) => {
+            Seen::CannotTell(format!("whether it runs cannot be told: look at process {pid}: {error}"))
+        }
+    }
+}
+
+fn identify(known: &[Known], old: &OldSession, shown: &Shown) -> Seen {
+    let Shown { process, argv, exe, started, .. } = shown;
+    let is = match old.adapter == WRAPPED {
+        true => is_wrapper(argv, &old.id),
+        false => recognise(known, || exe.clone(), argv).is_some_and(|it| it.adapter.name() == old.adapter),
+    };
+    match likeness(is, old, *started) {
+        Likeness::Same => Seen::Itself(*process.id(), *started),
+        Likeness::Another => Seen::Gone,
+        Likeness::Unsure(why) => {
+            Seen::CannotTell(format!("whether it is process {} cannot be told: {why}", process.pid()))
+        }
+    }
+}
+
+/// `/bin/sh .../wrapper-<id>.sh`.
+fn is_wrapper(argv: &[String], id: &str) -> bool {
+    let name = argv.get(1).map(|path| path.rsplit('/').next().unwrap_or(path));
+    name == Some(format!("wrapper-{id}.sh").as_str())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Likeness {
+    Same,
+    /// It got the number later.
+    Another,
+    Unsure(&'static str),
+}
+
+/// `is`: whether the command line is the session's kind.
+fn likeness(is: bool, old: &OldSession, process_started: Wall) -> Likeness {
+    if is && old.adapter == WRAPPED {
+        return Likeness::Same;
+    }
+    let Some(started) = old.started else { return Likeness::Unsure("when it was started is not known") };
+    let later = process_started.since(started) > STARTED_AFTER;
+    let earlier = started.since(process_started) > STARTED_BEFORE;
+    match (is, later, earlier) {
+        (true, false, false) => Likeness::Same,
+        (true, true, _) => Likeness::Unsure("an agent of its kind has the number, and started later"),
+        (_, _, true) => Likeness::Unsure("the process is older than the session"),
+        (false, true, false) => Likeness::Another,
+        (false, false, false) => {
+            Likeness::Unsure("it started with the session, and is not known by its command line")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn old(adapter: &str) -> OldSession {
+        OldSession {
+            id: "d7b63b65-5f0e-4c1b-9a55-0f6b1c2d3e4f".into(),
+            adapter: adapter.into(),
+            started: Some(Wall(1_000_000_000)),
+            ..OldSession::default()
+        }
+    }
+
+    fn after(seconds: i64) -> Wall {
+        Wall(1_000_000_000 + seconds * 1_000_000)
+    }
+
+    #[test]
+    fn a_process_is_a_sessions_by_its_kind_and_its_start_or_by_the_id_in_its_name() {
+        assert_eq!(likeness(true, &old("codex"), after(-1)), Likeness::Same);
+        assert_eq!(likeness(true, &old("codex"), after(-15)), Likeness::Same, "its id came late");
+        assert_eq!(likeness(false, &old("codex"), after(600)), Likeness::Another);
+        for (is, seconds) in [(false, 0), (true, 600), (true, -600), (false, -600)] {
+            let found = likeness(is, &old("codex"), after(seconds));
+            assert!(matches!(found, Likeness::Unsure(_)), "{is} {seconds}: {found:?}");
+        }
+        let unknown = OldSession { started: None, ..old("codex") };
+        assert!(matches!(likeness(true, &unknown, after(0)), Likeness::Unsure(_)));
+
+        let argv = |name: &str| vec!["/bin/sh".to_owned(), format!("/h/opencode-sessions/{name}")];
+        let id = old("opencode").id;
+        assert!(is_wrapper(&argv(&format!("wrapper-{id}.sh")), &id));
+        assert!(!is_wrapper(&argv("wrapper-00000000-0000-4000-8000-000000000000.sh"), &id));
+        assert!(!is_wrapper(&["sh".to_owned()], &id));
+        assert_eq!(likeness(true, &old("opencode"), after(99)), Likeness::Same, "the name is proof enough");
+        assert_eq!(likeness(false, &old("opencode"), after(99)), Likeness::Another);
+    }
+
+    #[test]
+    fn what_is_said_is_bounded() {
+        let mut report = Report { taken: 2, ..Report::default() };
+        (0..50).for_each(|n| report.leave_out(format!("session {n}")));
+        let words = report.words();
+        assert_eq!(words.len(), limits::IMPORT_LINES_MAX + 1);
+        assert_eq!(
+            words[0],
+            "taken over from an earlier agentctl: 2 sessions, none of them running; its files stay as they are"
+        );
+        assert_eq!(words.last().map(String::as_str), Some("and 31 more"));
+    }
+}
