@@ -95,8 +95,14 @@ pub enum Command {
     Events(EventsArgs),
     /// List the fuses of directories
     Fuses(commands::fuses::FusesArgs),
-    /// Set, extend or cancel the fuse of a directory: a timer with a script, a webhook or an event
-    #[command(subcommand)]
+    /// Set, extend or cancel the fuse of a directory, a timer
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  agentctl fuse set . 3d --script 'rm -rf target'  unless it is used again
+  agentctl fuse extend . 3d                        three days from now
+  agentctl fuse cancel .                           not any more"
+    )]
     Fuse(commands::fuses::FuseCommand),
     /// Forget all ended sessions
     #[command(after_help = "Examples:

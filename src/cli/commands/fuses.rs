@@ -18,6 +18,9 @@ use super::super::render;
 use super::{NO_BODY, understood};
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl fuses     what burns, and for how long
+  agentctl fuses -a  what became of the others too")]
 pub struct FusesArgs {
     /// Those that expired or were cancelled too, and how their scripts went
     #[arg(short, long)]
@@ -30,22 +33,17 @@ pub struct FusesArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum FuseCommand {
     /// Set the fuse of a directory; it takes the place of another
-    #[command(
-        after_help = "It fires once, at that time by the wall clock; when the daemon was not there, at its next start.
-A session that starts in this very directory cancels it. It never ends a session: that is --timeout.
-The script has 120 s, and a minimal environment: PATH, HOME, USER, LOGNAME, SHELL and LANG of the
-daemon, AGENTCTL_HOME, AGENTCTL_FUSE_DIRECTORY, AGENTCTL_FUSE_LABEL and AGENTCTL_FUSE_SESSION_ID.
-Nothing of your environment is kept; its output is a file that `fuses --all` names.
-A webhook is tried again like any other, and signed with the secret of webhook_url, if there is one.
+    #[command(after_help = "Examples:
+  agentctl fuse set . 3d --script 'rm -rf target'         clean up, unless used
+  agentctl fuse set . 12h --webhook https://ci.example/x  tell a URL
+  agentctl fuse set /tmp/try 12h --label 'try 1'          only the event
 
-Examples:
-  agentctl fuse set /tmp/try 3d --script 'rm -rf /tmp/try' --label 'try 1'
-  agentctl fuse set . 12h --webhook https://ci.example/hook
-  agentctl fuse extend . 12h
-  agentctl fuse cancel ."
-    )]
+It fires once, by the wall clock, or at the daemon's next start. A session that starts in the directory cancels it; it never ends one (that is --timeout).")]
     Set(SetArgs),
     /// Let a fuse expire at another time
+    #[command(after_help = "Examples:
+  agentctl fuse extend . 12h  twelve hours from now
+  agentctl fuse extend .      as long from now as it was set for")]
     Extend {
         /// The directory
         directory: PathBuf,
@@ -57,6 +55,9 @@ Examples:
         json: bool,
     },
     /// Cancel the fuse of a directory
+    #[command(after_help = "Examples:
+  agentctl fuse cancel .         the fuse of this directory
+  agentctl fuse cancel /tmp/try  of one that may be gone by now")]
     Cancel {
         /// The directory; it may be gone
         directory: PathBuf,
@@ -74,9 +75,13 @@ pub struct SetArgs {
     #[arg(value_name = "TIME", value_parser = parse_duration)]
     pub time: Duration,
     /// Run this with /bin/sh in the directory
-    #[arg(long, value_name = "SCRIPT")]
+    #[arg(
+        long,
+        value_name = "SCRIPT",
+        long_help = "Run this with /bin/sh in the directory, at most once, for 120 s at most. It gets PATH, HOME, USER, LOGNAME, SHELL and LANG of the daemon, AGENTCTL_HOME, AGENTCTL_FUSE_DIRECTORY, AGENTCTL_FUSE_LABEL and AGENTCTL_FUSE_SESSION_ID, and nothing of your own environment"
+    )]
     pub script: Option<String>,
-    /// Tell this URL
+    /// Tell this URL, as often as it takes
     #[arg(long, value_name = "URL")]
     pub webhook: Option<String>,
     /// Give the event fuse.expired this `name`
