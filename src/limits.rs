@@ -105,6 +105,12 @@ pub const STORE_NOTE_BYTES_MAX: u64 = 64 << 10;
 pub const STORE_NAMES_MAX: usize = 20_000;
 /// Conversations of one directory that could be a process's; of more, none is guessed.
 pub const STORE_CANDIDATES_MAX: usize = 16;
+/// A question about one conversation is given up after so long.
+pub const STORE_QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// And no more of them are asked at once: each has a thread, which a store that hangs keeps.
+pub const STORE_QUESTIONS_MAX: usize = 8;
+/// Messages that are kept of an adopted run, all together.
+pub const SAID_BYTES_MAX: usize = 1 << 20;
 /// A busy database is waited for so long.
 pub const STORE_BUSY_TIMEOUT: Duration = Duration::from_millis(50);
 /// Things that could not be looked at, named in one answer.

@@ -6,10 +6,12 @@
 
 mod claude_code;
 mod codex;
+mod gemini;
 mod opencode;
 mod pi;
+mod qwen;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::json::words;
@@ -19,8 +21,10 @@ use crate::core::vocab::Wall;
 
 pub(super) use claude_code::CLAUDE_CODE;
 pub(super) use codex::CODEX;
+pub(super) use gemini::GEMINI;
 pub(super) use opencode::OPENCODE;
 pub(super) use pi::PI;
+pub(super) use qwen::QWEN;
 
 /// What is known of an agent that was not started by us.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +37,25 @@ pub struct Found {
     pub store: Option<Store>,
 }
 
+/// Messages of the assistant that are kept of a conversation.
+pub const SAID_MAX: usize = 100;
+
 /// Where conversations are kept.
 #[derive(Clone, Copy, Debug)]
 pub enum Store {
     /// A file of JSON lines each.
     Files(Files),
-    /// opencode's database, at this path.
-    Opencode(fn(&EnvLook<'_>) -> Option<PathBuf>),
+    /// opencode's.
+    Opencode(Opencode),
+}
+
+/// opencode's two stores.
+#[derive(Clone, Copy, Debug)]
+pub struct Opencode {
+    /// Its database; `None`: it keeps none.
+    pub database: fn(&EnvLook<'_>) -> Option<PathBuf>,
+    /// Where versions before the database keep a file for each thing.
+    pub storage: fn(&EnvLook<'_>) -> PathBuf,
 }
 
 /// Conversations that are files of JSON lines.
@@ -49,14 +65,25 @@ pub struct Files {
     pub registry: Option<Registry>,
     /// The directories where a conversation's file can be.
     pub dirs: fn(&EnvLook<'_>, &Search<'_>) -> Vec<PathBuf>,
-    /// A conversation whose id is known may also be in any directory in this one.
-    pub anywhere_in: Option<fn(&EnvLook<'_>) -> PathBuf>,
+    /// A conversation whose id is known may also be in any directory in this one; where `dirs` are none, any may.
+    pub anywhere_in: Option<Anywhere>,
     /// The id in the name of a conversation's file.
     pub id_of: fn(&str) -> Option<&str>,
+    /// That is only its beginning; all of it is in the file.
+    pub id_is_cut: bool,
     /// The id that a file which the process has open gives away.
     pub id_of_open: fn(&Path) -> Option<&str>,
     /// Adds what a line tells.
     pub read: fn(&[u8], &mut Told),
+}
+
+/// Directories of conversations, one of each project.
+#[derive(Clone, Copy, Debug)]
+pub struct Anywhere {
+    /// What the projects' directories are in.
+    pub projects: fn(&EnvLook<'_>) -> PathBuf,
+    /// Where in each the conversations are; empty: in itself.
+    pub below: &'static str,
 }
 
 /// Files that an agent keeps about its living processes.
@@ -95,8 +122,13 @@ pub struct Told {
     /// The first thing that the user said.
     pub prompt: Option<String>,
     pub cost_usd: Option<f64>,
+    /// The last messages of the assistant, oldest first.
+    pub said: VecDeque<String>,
+    /// The directory, as its SHA-256, where that is all that is told.
+    pub cwd_sha256: Option<String>,
     /// Lines that were understood.
     pub understood: usize,
+    last_said: Option<String>,
     counted: Counted,
 }
 
@@ -143,6 +175,22 @@ impl Told {
         let text = text.map(str::trim).filter(|text| !text.is_empty() && !text.starts_with('<'));
         if self.prompt.is_none() {
             self.prompt = text.map(str::to_owned);
+        }
+    }
+
+    /// A message of the assistant.
+    fn say(&mut self, text: Option<String>) {
+        self.said.extend(text);
+        while self.said.len() > SAID_MAX {
+            self.said.pop_front();
+        }
+    }
+
+    /// The same, of one that may be told again.
+    fn say_once(&mut self, id: &str, text: Option<String>) {
+        if self.last_said.as_deref() != Some(id) {
+            self.say(text);
+            self.last_said = Some(id.to_owned());
         }
     }
 

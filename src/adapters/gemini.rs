@@ -6,7 +6,8 @@
 
 use serde_json::Value;
 
-use super::found::{self, Found};
+use super::acp::{self, Acp};
+use super::found;
 use super::json::{count, native_id, tool_answered, tool_called, typed, words};
 use super::stream::bounded;
 use super::{Adapter, Ask, EnvChange, EnvLook, Program, PromptWay, resumed_by_id};
@@ -15,7 +16,7 @@ use crate::core::agent::{AgentEvent, Span, StepEnd, Tokens};
 pub(super) const GEMINI: Adapter = Adapter {
     name: "gemini",
     program: Program::Named("gemini"),
-    found: Found { packages: &["@google/gemini-cli"], id_in: found::id_of_session, store: None },
+    found: found::GEMINI,
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),
@@ -23,7 +24,8 @@ pub(super) const GEMINI: Adapter = Adapter {
     env,
     parse: Some(parse),
     first_start: None,
-    acp: None,
+    // What a turn used is beside the protocol's own words, and without what came from a cache.
+    acp: Some(Acp { argv: acp_argv, model_in_argv: true, parse: acp::parse }),
 };
 
 fn argv(ask: &Ask<'_>) -> Vec<String> {
@@ -43,6 +45,16 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
 
 fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
     resumed_by_id(argv, ask, native_id)
+}
+
+/// It asks for what it may do in the protocol; only a directory that nobody trusted would end it before that.
+fn acp_argv(ask: &Ask<'_>) -> Vec<String> {
+    let mut argv = vec!["--acp".to_owned()];
+    if !ask.safe {
+        argv.push("--skip-trust".to_owned());
+    }
+    argv.extend(ask.model.map(|model| format!("--model={model}")));
+    argv
 }
 
 fn env(_: &EnvLook<'_>) -> EnvChange {
@@ -100,5 +112,7 @@ mod tests {
         let all = Ask { model: Some("m"), session: Some("id"), safe: true, ..Ask::default() };
         assert_eq!(argv(&all).join(" "), "-o=stream-json --model=m --session-id=id");
         assert_eq!(resume(&all, "native").join(" "), "-o=stream-json --model=m --resume=native");
+        assert_eq!(acp_argv(&Ask::default()).join(" "), "--acp --skip-trust");
+        assert_eq!(acp_argv(&all).join(" "), "--acp --model=m");
     }
 }

@@ -65,10 +65,15 @@ pub(super) fn tool_answered(ok: bool, output: &Value) -> AgentEvent {
     AgentEvent::ToolAnswered { ok, output: bounded(&texts.collect::<Vec<_>>().join("\n"), FAILURE_MAX_CHARS) }
 }
 
-/// The text blocks of a message's `content`, one after the other: what the assistant said, without its tool calls.
+/// What the assistant said in a message.
 pub(super) fn said(content: &Value) -> Option<AgentEvent> {
+    texts(content).map(AgentEvent::Said)
+}
+
+/// The text blocks of a message's `content`, one after the other, without its tool calls.
+pub(super) fn texts(content: &Value) -> Option<String> {
     let blocks = content.as_array().map(Vec::as_slice).unwrap_or_default();
     let texts =
         blocks.iter().filter(|block| block["type"] == "text").filter_map(|block| block["text"].as_str());
-    message_text(&texts.collect::<Vec<_>>().join("\n")).map(AgentEvent::Said)
+    message_text(&texts.collect::<Vec<_>>().join("\n"))
 }

@@ -35,7 +35,8 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 fn parsers() -> impl Iterator<Item = Parse> {
-    ALL.iter().filter_map(|adapter| adapter.parse).chain([super::acp::parse as Parse])
+    let headless = ALL.iter().filter_map(|adapter| adapter.parse);
+    headless.chain(ALL.iter().filter_map(|adapter| Some(adapter.acp.as_ref()?.parse)))
 }
 
 fn possible(told: &AgentEvent) -> bool {

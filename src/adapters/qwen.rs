@@ -3,8 +3,9 @@
 //!
 //! By recorded output of 0.24.4. It prints Claude Code's events; what it used it tells over the whole conversation.
 
+use super::acp::{self, Acp};
 use super::claude_code;
-use super::found::{self, Found};
+use super::found;
 use super::json::{count, typed};
 use super::{Adapter, Ask, Program, PromptWay, env_unchanged, resumed_by_id};
 use crate::core::agent::{AgentEvent, Span, Tokens};
@@ -12,7 +13,7 @@ use crate::core::agent::{AgentEvent, Span, Tokens};
 pub(super) const QWEN: Adapter = Adapter {
     name: "qwen",
     program: Program::Named("qwen"),
-    found: Found { packages: &["@qwen-code/qwen-code"], id_in: found::id_of_session, store: None },
+    found: found::QWEN,
     prompt: PromptWay::Stdin,
     argv,
     resume: Some(resume),
@@ -20,7 +21,8 @@ pub(super) const QWEN: Adapter = Adapter {
     env: env_unchanged,
     parse: Some(parse),
     first_start: None,
-    acp: None,
+    // What each request used is in its messages, never what a turn did.
+    acp: Some(Acp { argv: acp_argv, model_in_argv: true, parse: acp::parse }),
 };
 
 fn argv(ask: &Ask<'_>) -> Vec<String> {
@@ -39,6 +41,12 @@ fn argv(ask: &Ask<'_>) -> Vec<String> {
 
 fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
     resumed_by_id(argv, ask, native_id)
+}
+
+/// It asks for what it may do in the protocol.
+fn acp_argv(ask: &Ask<'_>) -> Vec<String> {
+    let model = ask.model.map(|model| format!("--model={model}"));
+    ["--acp".to_owned()].into_iter().chain(model).collect()
 }
 
 /// `input_tokens` include what came from the cache.
@@ -69,5 +77,6 @@ mod tests {
         let all = Ask { model: Some("m"), session: Some("id"), safe: true, ..Ask::default() };
         assert_eq!(argv(&all).join(" "), "--output-format=stream-json --model=m --session-id=id");
         assert_eq!(resume(&all, "native").join(" "), "--output-format=stream-json --model=m --resume=native");
+        assert_eq!(acp_argv(&all).join(" "), "--acp --model=m");
     }
 }

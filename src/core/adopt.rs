@@ -92,6 +92,7 @@ impl Supervisor {
 mod tests {
     use std::time::Duration;
 
+    use super::super::agent::{AgentEvent, Span, Stored, Tokens};
     use super::super::fuse::{Evidence, ExitHow, ExitReport, LeaderSeen, Outcome, Prong, Reason, Rejection};
     use super::super::record::EventKind;
     use super::super::session::{LeftoverCount, Phase};
@@ -267,6 +268,45 @@ mod tests {
         assert_eq!(verdict(&supervisor), None, "one is left");
         see(&mut supervisor, 119, Evidence::TreeUnknown("adopted".into()));
         assert_eq!(verdict(&supervisor), Some((Outcome::Cancelled, Reason::StopRequested)));
+    }
+
+    /// What the second run is told to have used, when its agent says that the conversation used 150.
+    fn used_by_the_next(supervisor: &mut Supervisor, first: Option<u64>, stored: Option<u64>) -> Option<u64> {
+        let tokens = |out| Tokens { out, ..Tokens::default() };
+        let total = |span, out| AgentEvent::Total { span, tokens: Some(tokens(out)), cost_usd: None };
+        if let Some(first) = first {
+            supervisor.step(at(109), Event::Agent(run(), total(Span::Run, first)));
+        }
+        see(supervisor, 110, Evidence::LeaderEnded);
+        see(supervisor, 110, Evidence::KernelStatus(Some(WaitStatus::exited(0)), Prong::ProcStat));
+        see(supervisor, 110, Evidence::TreeUnknown("adopted".into()));
+        supervisor.step(at(111), Event::Durable(u64::MAX));
+        let stored = Box::new(Stored { tokens: stored.map(tokens), cost_usd: None });
+        let session = run().session;
+        let resume =
+            Request::Resume { session, host: host(), prompt: None, timeout: None, key: None, stored };
+        supervisor.step(at(120), Event::Request(ReplyTo(2), resume));
+        let next = RunId { session, run: 2 };
+        supervisor.step(at(121), Event::Agent(next, total(Span::Conversation, 150)));
+        let session = supervisor.session(session).expect("it is kept");
+        assert_eq!(session.run_id(), next, "it was resumed");
+        session.progress.tokens.map(|tokens| tokens.out)
+    }
+
+    #[test]
+    fn a_later_run_answers_for_what_it_used_itself() {
+        for (first, stored, expected) in [
+            (Some(100), Some(100), Some(50)),
+            // What the store says is newer than any verdict.
+            (Some(100), Some(120), Some(30)),
+            (None, Some(120), Some(30)),
+            (Some(100), None, Some(50)),
+            // Nobody knows: that is not told as if it were the run's own.
+            (None, None, None),
+        ] {
+            let told = used_by_the_next(&mut adopted(), first, stored);
+            assert_eq!(told, expected, "{first:?}, then {stored:?}");
+        }
     }
 
     #[test]

@@ -56,12 +56,32 @@ pub struct Budget {
     pub max_cost: Option<f64>,
 }
 
-/// What earlier runs of a session used, by their verdicts: where an agent's totals go on across runs, its own share of
-/// each run is what its total has grown by. (What a run used and never told comes with the next one's.)
+/// What earlier runs of a session used, by the agent's own store or else by their verdicts: where an agent's totals go on
+/// across runs, its own share of each run is what its total has grown by. (By verdicts, what a run used and never told
+/// comes with the next one's.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spent {
     pub tokens: Tokens,
     pub cost_usd: f64,
+    /// Somebody else's run came before and nobody knows what it used: what such totals say of a later run is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
+}
+
+/// What an agent's own store says that a conversation has used; `None` where it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+}
+
+impl Stored {
+    /// Nothing at all is said.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One thing that an agent's output stream tells.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::agent::Spent;
+use super::agent::{Spent, Stored};
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
 use super::session::{Deadline, Origin, Spec};
@@ -87,6 +87,7 @@ impl Supervisor {
         prompt: Option<String>,
         timeout: Option<Duration>,
         key: Option<RequestKey>,
+        stored: Stored,
         out: &mut Step,
     ) {
         if self.asked_before(to, key.as_ref(), out) {
@@ -111,7 +112,7 @@ impl Supervisor {
         let run = RunId { session: id, run: session.run.number + 1 };
         let deadline =
             timeout.map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
-        let record = Record::Resumed { run, at: now, host, prompt, timeout, deadline, request: key };
+        let record = Record::Resumed { run, at: now, host, prompt, timeout, deadline, request: key, stored };
         self.record(now, record, out);
         self.begin_launch(to, run, deadline, out);
     }

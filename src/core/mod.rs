@@ -48,7 +48,7 @@ use std::time::Duration;
 pub use supervisor::{Settings, Supervisor};
 
 use adopt::Adoption;
-use agent::AgentEvent;
+use agent::{AgentEvent, Stored};
 use deliveries::Again;
 use dir_fuses::{FuseId, FuseRequest};
 use fuse::{Evidence, Rejection};
@@ -176,6 +176,8 @@ pub enum Request {
         prompt: Option<String>,
         timeout: Option<Duration>,
         key: Option<RequestKey>,
+        /// What the agent's store says that its conversation has used.
+        stored: Box<Stored>,
     },
     /// Make a session of a process that somebody else started.
     Adopt(Box<Adoption>),

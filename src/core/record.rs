@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::agent::Spent;
+use super::agent::{Spent, Stored};
 use super::dir_fuses::{FuseId, FuseRecord};
 use super::fuse::{Outcome, Prong, StopCause};
 use super::hooks::HookKind;
@@ -46,6 +46,9 @@ pub enum Record {
         timeout: Option<Duration>,
         deadline: Option<Deadline>,
         request: Option<RequestKey>,
+        /// What its conversation had used by then.
+        #[serde(default, skip_serializing_if = "Stored::is_nothing")]
+        stored: Stored,
     },
     /// The leader runs.
     Started { run: RunId, leader: ProcessId, at: Now },

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::agent::{AgentEvent, AgentReport, Budget, Span, Spent, Tokens};
+use super::agent::{AgentEvent, AgentReport, Budget, Span, Spent, Stored, Tokens};
 use super::dir_fuses::FuseId;
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
@@ -390,6 +390,7 @@ impl Session {
                 self.progress.tokens = Some(self.progress.tokens.unwrap_or_default().plus(*tokens));
                 self.progress.cost_usd = Some(self.progress.cost_usd.unwrap_or(0.0) + cost_usd);
             }
+            AgentEvent::Total { span: Span::Conversation, .. } if self.spent.unknown => {}
             AgentEvent::Total { span, tokens, cost_usd } => {
                 let before = if *span == Span::Conversation { self.spent } else { Spent::default() };
                 let tokens = tokens.map(|tokens| tokens.minus(before.tokens));
@@ -419,11 +420,18 @@ impl Session {
         max_cost.is_some_and(over_cost).then_some(StopCause::MaxCost)
     }
 
-    /// Takes it up again with another run: what the last one used is spent, its words are forgotten.
-    pub fn take_up(&mut self, run: Run) {
+    /// Takes it up again with another run: what the last one used is spent, its words are forgotten. `stored`: what the
+    /// agent itself says was used by then, which also holds what was never told, and what others used.
+    pub fn take_up(&mut self, run: Run, stored: Stored) {
         if let Some(verdict) = &self.run.verdict {
-            self.spent.tokens = self.spent.tokens.plus(verdict.tokens.unwrap_or_default());
-            self.spent.cost_usd += verdict.cost_usd.unwrap_or(0.0);
+            let (tokens, cost_usd) = (verdict.tokens.unwrap_or_default(), verdict.cost_usd.unwrap_or(0.0));
+            let by_verdicts = self.spent;
+            self.spent = Spent {
+                tokens: stored.tokens.unwrap_or(by_verdicts.tokens.plus(tokens)),
+                cost_usd: stored.cost_usd.unwrap_or(by_verdicts.cost_usd + cost_usd),
+                unknown: stored.is_nothing()
+                    && (by_verdicts.unknown || (self.run.adopted && verdict.tokens.is_none())),
+            };
         }
         self.progress = Progress::default();
         self.run = run;

@@ -780,7 +780,8 @@ impl World {
         self.add_run(id, leftovers);
         let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
         let (to, host) = (self.reply_to(id), host(self.boot));
-        let request = Request::Resume { session: id.session, host, prompt: None, timeout, key: None };
+        let stored = Box::default();
+        let request = Request::Resume { session: id.session, host, prompt: None, timeout, key: None, stored };
         self.feed(Event::Request(to, request));
         self.forget_unknown();
     }

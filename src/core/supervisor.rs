@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::adopt::is_adoption;
-use super::agent::{AgentEvent, Spent};
+use super::agent::{AgentEvent, Spent, Stored};
 use super::counters::Counters;
 use super::dir_fuses::DirFuses;
 use super::fuse::Outcome;
@@ -185,8 +185,8 @@ impl Supervisor {
             Request::Launch { session, host, origin, spec, key } => {
                 self.launch(now, to, session, host, origin, spec, key, out);
             }
-            Request::Resume { session, host, prompt, timeout, key } => {
-                self.resume(now, to, session, host, prompt, timeout, key, out);
+            Request::Resume { session, host, prompt, timeout, key, stored } => {
+                self.resume(now, to, session, host, prompt, timeout, key, *stored, out);
             }
             Request::Adopt(adoption) => self.adopt(now, to, *adoption, out),
             Request::Stop { session, force } => self.stop(now, to, session, force, out),
@@ -297,8 +297,8 @@ impl Supervisor {
                 }
                 self.set_deadline(RunId { session: *session, run: *run }, *deadline);
             }
-            Record::Resumed { run, at, host, prompt, timeout, deadline, request } => {
-                self.apply_resumed(*run, *at, host, request.as_ref());
+            Record::Resumed { run, at, host, prompt, timeout, deadline, request, stored } => {
+                self.apply_resumed(*run, *at, host, request.as_ref(), *stored);
                 if let Some(session) = self.sessions.get_mut(&run.session) {
                     session.spec.prompt.clone_from(prompt);
                     session.spec.timeout = *timeout;
@@ -383,12 +383,19 @@ impl Supervisor {
         }
     }
 
-    fn apply_resumed(&mut self, id: RunId, at: Now, host: &HostId, request: Option<&RequestKey>) {
+    fn apply_resumed(
+        &mut self,
+        id: RunId,
+        at: Now,
+        host: &HostId,
+        request: Option<&RequestKey>,
+        stored: Stored,
+    ) {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         if let Some(verdict) = &session.run.verdict {
             self.settled.remove(&(verdict.decided.wall, id.session));
         }
-        session.take_up(Run::new(id.run, at, host.clone(), session.spec.wants_report));
+        session.take_up(Run::new(id.run, at, host.clone(), session.spec.wants_report), stored);
         session.request = request.cloned();
         self.live += 1;
         if let Some(request) = request {

@@ -5,16 +5,24 @@
 //! Refuses to signal anything of another session, or the daemon, wherever they descend from.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tokio::task::{spawn_blocking, spawn_local};
 
+use crate::core::Event;
+use crate::core::agent::{AgentEvent, Span};
 use crate::core::fuse::Evidence;
 use crate::core::vocab::{ProcessId, RunId, SessionId};
+use crate::limits;
 use crate::sys::ProcessRef;
 use crate::sys::tree::{self, Tree};
 use crate::wire::session_dir::{LeaderIdentity, Version};
 
+use super::found::told::{self, Env, Question};
 use super::{Daemon, found, perform};
 
 /// Why the tree of such a run cannot be told.
@@ -31,6 +39,7 @@ pub(super) fn hold(daemon: &Rc<Daemon>, id: RunId) {
     let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
     let Some(process) = known else { return };
     keep_leader(daemon, id, process);
+    look_at(daemon, id, process);
     match perform::leader_of(daemon, id) {
         Some(leader) => perform::watch_leader(daemon, id, &leader),
         None => perform::adopt_leader(daemon, id, &process),
@@ -49,6 +58,80 @@ pub(super) fn keep_leader(daemon: &Daemon, id: RunId, process: ProcessId) {
     if let Err(error) = daemon.home.run_files(id).write_leader(&identity) {
         tracing::error!(session = %id.session, "write down the leader of an adopted run: {error}");
     }
+}
+
+/// Keeps how the leader shows itself: where its conversation is kept cannot be seen any more once it has ended.
+pub(super) fn look_at(daemon: &Rc<Daemon>, id: RunId, process: ProcessId) {
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let seen = found::seen(&daemon, process).await;
+        if let Some(handles) = daemon.handles.borrow_mut().get_mut(&id) {
+            handles.seen = seen.or(handles.seen.take());
+        }
+    });
+}
+
+/// A question to the store of an agent that was adopted; `None`: which conversation is its is not known.
+pub(super) fn question(daemon: &Daemon, session: SessionId) -> Option<Question> {
+    let core = daemon.core.borrow();
+    let session = core.session(session)?;
+    let seen = daemon.handles.borrow().get(&session.run_id()).and_then(|handles| handles.seen.clone());
+    Question::of(session, seen.map_or(Env::Given(None), Env::Of))
+}
+
+/// The last word on an adopted run: how it ended, with what its conversation has used by then, if its store tells.
+pub(super) fn conclude(daemon: &Rc<Daemon>, id: RunId, how: Evidence) {
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        if let Some(question) = question(&daemon, id.session) {
+            let (told, warnings) = told::ask(&daemon, question).await;
+            for warning in warnings {
+                tracing::warn!(session = %id.session, "what an adopted run used is not known: {warning}");
+            }
+            if let Some(told) = told {
+                let (tokens, cost_usd) = (told.tokens, told.cost_usd);
+                daemon.send(Event::Agent(id, AgentEvent::Total { span: Span::Run, tokens, cost_usd }));
+                let path = said_path(&daemon, id);
+                let kept = spawn_blocking(move || keep_said(&path, told.said)).await;
+                if let Ok(Err(error)) = kept {
+                    tracing::warn!(session = %id.session, "keep the last messages of an adopted run: {error}");
+                }
+            }
+        }
+        daemon.evidence(id, how);
+    });
+}
+
+/// The last messages of an adopted run that has ended: its store may be nobody's to find any more, or hold later ones.
+fn said_path(daemon: &Daemon, id: RunId) -> PathBuf {
+    daemon.home.run_files(id).dir().join(format!("said.{}.json", id.run))
+}
+
+/// Keeps the last messages, as many as there is room for.
+fn keep_said(path: &Path, said: Vec<String>) -> io::Result<()> {
+    let mut room = limits::SAID_BYTES_MAX;
+    let fitting = said.iter().rev().take_while(|text| {
+        room = room.saturating_sub(text.len());
+        room > 0
+    });
+    let said = &said[said.len() - fitting.count()..];
+    let new = path.with_extension("new");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&serde_json::to_vec(said)?)?;
+    fs::rename(new, path)
+}
+
+/// The last messages of an adopted run that has ended, if they were kept.
+pub(super) async fn kept_said(daemon: &Daemon, id: RunId) -> Option<Vec<String>> {
+    let path = said_path(daemon, id);
+    let read = move || {
+        let mut bytes = Vec::new();
+        // JSON writes some characters as six.
+        let most = 6 * limits::SAID_BYTES_MAX as u64 + 1_000;
+        File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    };
+    spawn_blocking(read).await.ok().flatten()
 }
 
 /// What a blocking job needs to look at what descends from the leader.

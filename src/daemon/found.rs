@@ -7,7 +7,9 @@
 pub(super) mod adopt;
 mod files;
 mod opencode;
+mod opencode_files;
 mod scan;
+pub(super) mod told;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,20 +20,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::header::HeaderValue;
 use hyper::{Response, StatusCode};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::adapters::Known;
 use crate::core::fuse::ShimSeen;
 use crate::core::session::Session;
-use crate::core::vocab::SessionId;
+use crate::core::vocab::{ProcessId, SessionId};
 use crate::limits;
-use crate::sys::shown::{Ancestry, Numbered};
-use crate::sys::{Backend, ProcessRef, clock};
+use crate::sys::shown::{self, Ancestry, Numbered, Shown};
+use crate::sys::{Backend, ProcessRef};
 use crate::wire::api::SessionView;
 use crate::wire::found::{Found, WARNING_HEADER};
 
 use super::Daemon;
 use super::http::{Answer, Fault, Handled, Query, json_answer};
+use told::{Env, Question};
 
 /// What one look came to.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +69,8 @@ pub(crate) struct Scans {
     running: Arc<AtomicBool>,
     progress: Cell<Option<Arc<Mutex<scan::Progress>>>>,
     of_kernel: Arc<Mutex<HashSet<Numbered>>>,
+    /// About one conversation.
+    questions: told::Questions,
 }
 
 /// Looks once. Who asks while a look is under way gets the next one, since something may have started meanwhile.
@@ -162,9 +168,7 @@ fn job(daemon: &Daemon, progress: Arc<Mutex<scan::Progress>>) -> scan::Job {
         untold,
         host: daemon.sys.host().clone(),
         by_number: daemon.sys.started().backend == Backend::Portable,
-        passwd_home: super::launch::daemon_home(),
-        began: clock::now(),
-        progress,
+        look: scan::Look::new(limits::FOUND_TIMEOUT_OF_LOOK, progress),
     }
 }
 
@@ -271,11 +275,26 @@ pub(super) fn warn(answer: &mut Response<Answer>, warnings: &[String]) {
     }
 }
 
-/// What is said in place of "not found": the record of the agent that was meant, or that it must be adopted first.
-pub(super) async fn in_place_of(daemon: &Rc<Daemon>, fault: Fault, text: &str, is_question: bool) -> Handled {
+/// What may be asked about an agent that is only shown.
+pub(super) enum About {
+    /// Its record.
+    Itself,
+    /// So many of its last messages.
+    Said(usize),
+}
+
+/// What is said in place of "not found": what was asked of the agent that was meant, or that it must be adopted first.
+pub(super) async fn in_place_of(
+    daemon: &Rc<Daemon>,
+    fault: Fault,
+    text: &str,
+    asked: Option<About>,
+) -> Handled {
     let Ok(found) = named(daemon, text).await? else { return Err(fault) };
-    if is_question {
-        return Ok(json_answer(StatusCode::OK, &SessionView::of_found(&found)));
+    match asked {
+        Some(About::Itself) => return Ok(json_answer(StatusCode::OK, &SessionView::of_found(&found))),
+        Some(About::Said(count)) => return said(daemon, question(daemon, &found).await?, count).await,
+        None => {}
     }
     let id = found.id.short();
     Err(Fault::new(
@@ -284,6 +303,46 @@ pub(super) async fn in_place_of(daemon: &Rc<Daemon>, fault: Fault, text: &str, i
             "{id} was started outside and is only shown; to have it supervised, run: agentctl adopt {id}"
         ),
     ))
+}
+
+/// A question to the store of an agent that was found, which is looked at again for that.
+async fn question(daemon: &Rc<Daemon>, found: &Found) -> Result<Question, Fault> {
+    let short = found.id.short();
+    let unknown = || {
+        let why = format!("{short} was started outside, and which conversation is its is not known");
+        Fault::new(StatusCode::CONFLICT, why)
+    };
+    let id = found.native_id.clone().ok_or_else(unknown)?;
+    let shown = seen(daemon, found.process)
+        .await
+        .ok_or_else(|| Fault::new(StatusCode::NOT_FOUND, format!("{short} has ended meanwhile")))?;
+    let (adapter, cwd) = (found.adapter.clone(), found.cwd.clone());
+    Ok(Question { name: format!("{adapter} {short}"), adapter, cwd, env: Env::Of(shown), id })
+}
+
+/// A process as it shows itself now; `None`: it has ended, or cannot be looked at.
+pub(super) async fn seen(daemon: &Rc<Daemon>, process: ProcessId) -> Option<Arc<Shown>> {
+    let by_number = daemon.sys.started().backend == Backend::Portable;
+    let looked = spawn_blocking(move || shown::look(process.pid, by_number)).await;
+    let shown = looked.ok()?.ok()??;
+    shown.process.id().same(&process).then(|| Arc::new(shown))
+}
+
+/// The answer with the last messages that an agent's store holds.
+pub(super) async fn said(daemon: &Rc<Daemon>, question: Question, count: usize) -> Handled {
+    let (name, adapter) = (question.name.clone(), question.adapter.clone());
+    let (conversation, warnings) = told::ask(daemon, question).await;
+    let Some(conversation) = conversation else {
+        let why = warnings.first().map_or_else(
+            || format!("{name}: its conversation is in no store of {adapter} that is known here"),
+            |warning| format!("{name}: its messages cannot be read: {warning}"),
+        );
+        return Err(Fault::new(StatusCode::CONFLICT, why));
+    };
+    let said = &conversation.said[conversation.said.len().saturating_sub(count)..];
+    let mut answer = json_answer(StatusCode::OK, said);
+    warn(&mut answer, &warnings);
+    Ok(answer)
 }
 
 /// The agent started outside that `text` names: by its id, or a unique prefix of 4 or more characters. Else what could

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::adapters::{Known, PromptWay, Readable, Tail, last_messages};
 use crate::core::adopt::is_adoption;
+use crate::core::agent::Stored;
 use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
 use crate::core::session::{Origin, Session};
@@ -34,8 +35,9 @@ use crate::wire::api::{self, Problem};
 use crate::wire::hex;
 use crate::wire::route::{NoRoute, Route};
 
+use super::found::told::{self, Env, Question};
 use super::log_files::{self, Beginning, LogTail};
-use super::{Daemon, doctor, follow, found, fuses, launch, reload, scrape, stream, webhooks};
+use super::{Daemon, adopted, doctor, follow, found, fuses, launch, reload, scrape, stream, webhooks};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -107,12 +109,18 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
         }
     })?;
     let session = route.session().map(str::to_owned);
-    let is_question = matches!(route, Route::Session(_));
+    let question = if let Route::Session(_) = route {
+        Some(found::About::Itself)
+    } else if let Route::Messages(_) = route {
+        count_of(&Query::of(&request)).ok().map(found::About::Said)
+    } else {
+        None
+    };
     let answer = answer_to(daemon, route, request).await;
     match (answer, session) {
         // Not a session of ours; perhaps an agent that was started outside.
         (Err(fault), Some(text)) if fault.status == StatusCode::NOT_FOUND => {
-            found::in_place_of(daemon, fault, &text, is_question).await
+            found::in_place_of(daemon, fault, &text, question).await
         }
         (answer, _) => answer,
     }
@@ -371,6 +379,7 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
     if ending {
         ask(daemon, Ask::Stop { session: id, force: false }).await?;
     }
+    let stored = stored(daemon, id, &resume).await;
     let (run, prompt, parcel, timeout) = {
         let core = daemon.core.borrow();
         let session = core.session(id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
@@ -385,7 +394,8 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
         daemon.parcels.borrow_mut().insert(run, parcel);
     }
     let host = daemon.sys.host().clone();
-    let answer = ask(daemon, Ask::Resume { session: id, host, prompt, timeout, key }).await;
+    let answer =
+        ask(daemon, Ask::Resume { session: id, host, prompt, timeout, key, stored: Box::new(stored) }).await;
     let taken = daemon.core.borrow().session(id).is_some_and(|session| session.run.number >= run.run);
     if mine && !taken {
         daemon.parcels.borrow_mut().remove(&run);
@@ -399,6 +409,18 @@ fn advised(daemon: &Daemon, answer: Handled) -> Handled {
     let advice = daemon.places.advice(crate::sys::clock::now().mono);
     found::warn(&mut answer, advice.as_slice());
     Ok(answer)
+}
+
+/// What the agent's store says that the conversation has used, which is what its totals go on from.
+async fn stored(daemon: &Rc<Daemon>, id: SessionId, resume: &api::Resume) -> Stored {
+    let env = Env::Given(resume.env.clone());
+    let question = daemon.core.borrow().session(id).and_then(|session| Question::of(session, env));
+    let Some(question) = question else { return Stored::default() };
+    let (conversation, warnings) = told::ask(daemon, question).await;
+    for warning in warnings {
+        tracing::warn!(session = %id, "what was used before is not known from the agent's store: {warning}");
+    }
+    conversation.map_or_else(Stored::default, |told| Stored { tokens: told.tokens, cost_usd: told.cost_usd })
 }
 
 pub(super) fn view_answer(daemon: &Daemon, status: StatusCode, id: SessionId) -> Handled {
@@ -530,12 +552,15 @@ fn run_of(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, Fault>
     Ok(RunId { session: id, run })
 }
 
+fn is_adopted_run(daemon: &Daemon, run: RunId) -> bool {
+    let core = daemon.core.borrow();
+    core.session(run.session).is_some_and(|session| is_adoption(session.origin, run.run))
+}
+
 /// The same, refused where what it prints is not ours.
 fn printing_run(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, Fault> {
     let run = run_of(daemon, id, query)?;
-    let adopted =
-        daemon.core.borrow().session(id).is_some_and(|session| is_adoption(session.origin, run.run));
-    if adopted {
+    if is_adopted_run(daemon, run) {
         let short = id.short();
         let core = daemon.core.borrow();
         let old_log = core.session(id).and_then(|session| session.spec.meta.get("oldLog"));
@@ -552,9 +577,23 @@ fn printing_run(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, 
     Ok(run)
 }
 
-async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
+/// How many messages are asked for.
+fn count_of(query: &Query) -> Result<usize, Fault> {
     let count = query.get("n").map_or(Ok(20), str::parse::<usize>);
-    let count = count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))?;
+    count.map_err(|_| Fault::new(StatusCode::BAD_REQUEST, "`n` is a number of messages"))
+}
+
+async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {
+    let count = count_of(query)?;
+    let run = run_of(daemon, id, query)?;
+    if is_adopted_run(daemon, run) {
+        if let Some(said) = adopted::kept_said(daemon, run).await {
+            return Ok(json_answer(StatusCode::OK, &said[said.len().saturating_sub(count)..]));
+        }
+        if let Some(question) = adopted::question(daemon, id) {
+            return found::said(daemon, question, count).await;
+        }
+    }
     let parser = daemon.parser_of(id);
     let path = daemon.home.log(printing_run(daemon, id, query)?, "stdout");
     let LogTail { bytes, whole, dropped } = match log_files::tail(&path, limits::PEEK_TAIL_BYTES_MAX).await {

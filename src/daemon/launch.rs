@@ -566,7 +566,7 @@ fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<OwnedMutexG
         perform::watch_leader(daemon, id, leader);
     }
     let leader_id = leader.as_ref().map(|leader| *leader.id());
-    let handles = Handles { leader, shim: Some(shim), cgroup, turn, kin: Vec::new() };
+    let handles = Handles { leader, shim: Some(shim), cgroup, turn, ..Handles::default() };
     daemon.handles.borrow_mut().insert(id, handles);
     release_turn_later(daemon, id);
     if let Some(leader) = leader_id {

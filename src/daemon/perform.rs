@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::{spawn_blocking, spawn_local};
@@ -17,6 +18,7 @@ use crate::core::record::DeliveryId;
 use crate::core::session::Run;
 use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::core::{Effect, Event};
+use crate::sys::shown::Shown;
 use crate::sys::tree::{self, Mark, Tree};
 use crate::sys::{Found, ProcessRef, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
@@ -42,6 +44,8 @@ pub(crate) struct Handles {
     pub(super) cgroup: Option<PathBuf>,
     /// Of an adopted run: what was seen to descend from its leader.
     pub(super) kin: Vec<ProcessRef>,
+    /// The same, of its leader: how it showed itself while it lived.
+    pub(super) seen: Option<Arc<Shown>>,
     /// Keeps other first starts waiting.
     pub(super) turn: Option<OwnedMutexGuard<()>>,
 }
@@ -336,31 +340,40 @@ pub(super) fn adopt_leader(daemon: &Rc<Daemon>, id: RunId, leader: &ProcessId) {
 /// The status from the kernel: ours to reap, or reaped by another, or hidden for ever.
 fn ask_kernel(daemon: &Rc<Daemon>, id: RunId) {
     look_for_oom_kills(daemon, id);
+    // Taken before anything is waited for: a zombie shows it only until its parent reaps it.
+    let answer = move |daemon: &Rc<Daemon>, status, prong| {
+        let how = Evidence::KernelStatus(status, prong);
+        if adopted::is_adopted(daemon, id) {
+            adopted::conclude(daemon, id, how)
+        } else {
+            daemon.evidence(id, how)
+        }
+    };
     if let Some(status) = status_left(daemon, id) {
-        daemon.evidence(id, Evidence::KernelStatus(Some(status), Prong::ExitFile));
+        answer(daemon, Some(status), Prong::ExitFile);
         return;
     }
     let Some(leader) = leader_of(daemon, id) else {
-        daemon.evidence(id, Evidence::KernelStatus(None, Prong::PidfdInfo));
+        answer(daemon, None, Prong::PidfdInfo);
         return;
     };
     match leader.reap() {
         Ok(Some(status)) => {
-            daemon.evidence(id, Evidence::KernelStatus(Some(status), Prong::PidfdInfo));
+            answer(daemon, Some(status), Prong::PidfdInfo);
             return;
         }
         Ok(None) => {}
         Err(error) => tracing::warn!(session = %id.session, "reap an orphaned leader: {error}"),
     }
     if let Some(status) = leader.zombie_status() {
-        daemon.evidence(id, Evidence::KernelStatus(Some(status), Prong::ProcStat));
+        answer(daemon, Some(status), Prong::ProcStat);
         return;
     }
     let telling = Rc::clone(daemon);
     let reaped = leader.clone();
     daemon.sys.on_reaped(&leader, move |_told| {
         // Without news of the reap (an old kernel) the answer is what it is now.
-        telling.evidence(id, Evidence::KernelStatus(reaped.exit_status(), Prong::PidfdInfo));
+        answer(&telling, reaped.exit_status(), Prong::PidfdInfo);
     });
 }
 

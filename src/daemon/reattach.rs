@@ -105,8 +105,9 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     if reach == Reach::Here {
         launch::check_deadline(daemon, id);
     }
-    if !adopted::is_adopted(daemon, id) {
-        follow::parse(daemon, id);
+    match adopted_leader(daemon, id) {
+        Some(leader) => adopted::look_at(daemon, id, leader),
+        None => follow::parse(daemon, id),
     }
 }
 

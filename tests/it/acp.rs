@@ -340,7 +340,7 @@ fn declared_agents_speak_it_without_being_asked_and_others_say_that_they_do_not(
     }
     let list: Value = serde_json::from_slice(&stage.run(&["adapters", "--json"]).stdout).expect("a list");
     let speaks: Vec<_> = list.as_array().expect("rows").iter().filter(|row| row["acp"] == true).collect();
-    assert_eq!(speaks.len(), 2, "{speaks:?}");
+    assert_eq!(speaks.len(), 4, "{speaks:?}");
 }
 
 #[test]

@@ -76,13 +76,13 @@ fn an_adopted_agent_is_a_session_with_an_exit_code_an_event_and_a_webhook() {
     let mine: Vec<_> =
         listed.as_array().expect("an array").iter().filter(|it| it["pid"] == agent.pid()).collect();
     assert_eq!(mine.len(), 1, "it is listed once: {listed:#}");
-    for command in [&["logs", &id][..], &["peek", &id]] {
+    for (command, why) in [
+        (&["logs", "-f", &id][..], "it was adopted, and what it prints goes where it was started"),
+        (&["peek", &id], "its conversation is in no store of claude-code that is known here"),
+    ] {
         let output = outside.daemon.run(command);
         assert_eq!(output.status.code(), Some(1), "{command:?}");
-        assert!(
-            stderr(&output).contains("it was adopted, and what it prints goes where it was started"),
-            "{output:?}"
-        );
+        assert!(stderr(&output).contains(why), "{output:?}");
     }
     let again = outside.daemon.json(["adopt", &agent.pid().to_string(), "--json"]);
     assert_eq!(again["id"], json!(id), "asked again, it is the same");

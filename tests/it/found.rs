@@ -125,9 +125,13 @@ fn an_agent_started_outside_is_shown_with_what_its_store_tells_and_then_not_any_
 
     // It can be looked at, and nothing else.
     tells(&outside.daemon.status(&id[..8]), &json!({"id": id, "origin": "discovered"}));
-    for command in
-        [&["stop", &id][..], &["logs", &id], &["wait", &id], &["resume", &id, "x"], &["extend", &id, "1h"]]
-    {
+    for command in [
+        &["stop", &id][..],
+        &["logs", "-f", &id],
+        &["wait", &id],
+        &["resume", &id, "x"],
+        &["extend", &id, "1h"],
+    ] {
         let output = outside.daemon.run(command);
         assert_ne!(output.status.code(), Some(0), "{command:?}");
         assert!(stderr(&output).contains(&format!("agentctl adopt {}", &id[..8])), "{command:?}: {output:?}");

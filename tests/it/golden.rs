@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use agentctl::core::agent::{Budget, Spent, Tokens};
+use agentctl::core::agent::{Budget, Spent, Stored, Tokens};
 use agentctl::core::dir_fuses::{CancelCause, FuseId, FuseRecord, FuseSpec, OnExpire};
 use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
 use agentctl::core::hooks::{HookKind, HookOf, Hooks};
@@ -189,6 +189,7 @@ fn records() -> Vec<Record> {
             timeout: Some(Duration::from_secs(60)),
             deadline,
             request,
+            stored: Stored::default(),
         },
         Record::Event {
             seq: 4,
@@ -237,6 +238,19 @@ fn records() -> Vec<Record> {
         told(5, EventKind::Lingering),
         told(6, EventKind::Stuck),
         created(Spec { acp: true, ..spec() }),
+        Record::Resumed {
+            run: RunId { session: session(), run: 2 },
+            at,
+            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+            prompt: None,
+            timeout: None,
+            deadline: None,
+            request: None,
+            stored: Stored {
+                tokens: Some(Tokens { r#in: 1, out: 2, cache_read: 3, cache_write: 4 }),
+                cost_usd: Some(0.5),
+            },
+        },
     ]
     .into_iter()
     .chain(of_fuses())

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file per subject, the machinery in `support`.
 
 mod acp;
+mod acp_said;
 mod adapters;
 mod adopt;
 mod agent_output;
@@ -35,6 +36,7 @@ mod log_size;
 mod opencode;
 mod properties;
 mod real_acp;
+mod real_found;
 mod real_opencode;
 mod receivers;
 mod released;
@@ -42,6 +44,7 @@ mod reload;
 mod resume;
 mod robustness;
 mod shim;
+mod stores;
 mod support;
 mod switch;
 mod sys;

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::super::json::{count, dollars, typed};
+use super::super::json::{count, dollars, texts, typed};
 use super::{
-    EnvLook, Files, Found, Registered, Registry, Search, Store, Told, fit, id_of_session, no_open_file,
+    Anywhere, EnvLook, Files, Found, Registered, Registry, Search, Store, Told, fit, id_of_session,
+    no_open_file,
 };
 use crate::core::agent::Tokens;
 
@@ -20,8 +21,9 @@ pub(in crate::adapters) const CLAUDE_CODE: Found = Found {
             read: registered,
         }),
         dirs: |look, _: &Search<'_>| vec![config(look).join("projects").join(slug(look))],
-        anywhere_in: Some(|look| config(look).join("projects")),
+        anywhere_in: Some(Anywhere { projects: |look| config(look).join("projects"), below: "" }),
         id_of: |name| name.strip_suffix(".jsonl"),
+        id_is_cut: false,
         id_of_open: no_open_file,
         read,
     })),
@@ -63,6 +65,7 @@ fn read(line: &[u8], told: &mut Told) {
         "assistant" => {
             if event["isSidechain"] != true {
                 told.said_by(&message["model"]);
+                told.say(texts(&message["content"]));
             }
             if let Some(id) = message["id"].as_str() {
                 told.message(id, tokens(&message["usage"]));
@@ -102,7 +105,7 @@ mod tests {
             r#"{"type":"user","isMeta":true,"message":{"content":"caveat"},"cwd":"/w","sessionId":"s1"}"#,
             r#"{"type":"user","message":{"content":"<command-name>/clear</command-name>"}}"#,
             r#"{"type":"user","message":{"content":[{"type":"text","text":"fix it"}]}}"#,
-            r#"{"type":"assistant","message":{"id":"m1","model":"opus","usage":{"input_tokens":3,"output_tokens":1}}}"#,
+            r#"{"type":"assistant","message":{"id":"m1","model":"opus","content":[{"type":"text","text":"on it"}],"usage":{"input_tokens":3,"output_tokens":1}}}"#,
             r#"{"type":"assistant","message":{"id":"m1","model":"opus","usage":{"input_tokens":3,"output_tokens":5,"cache_read_input_tokens":7}}}"#,
             r#"{"type":"user","message":{"content":"and more"}}"#,
             r#"{"type":"cost-state","totalCostUSD":0.5}"#,
@@ -114,6 +117,7 @@ mod tests {
         assert_eq!((told.prompt.as_deref(), told.model.as_deref()), (Some("fix it"), Some("opus")));
         let expected = Tokens { r#in: 3, out: 5, cache_read: 7, cache_write: 0 };
         assert_eq!((told.tokens(true), told.cost_usd), (Some(expected), Some(0.5)));
+        assert_eq!(told.said, ["on it"]);
         assert_eq!(told.understood, lines.len() - 1);
     }
 }

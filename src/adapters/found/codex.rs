@@ -9,6 +9,7 @@ use jiff::{Timestamp, ToSpan};
 use uuid::Uuid;
 
 use super::super::json::{count, typed, words};
+use super::super::stream::message_text;
 use super::{EnvLook, Files, Found, Search, Store, Told, fit};
 use crate::core::agent::Tokens;
 use crate::core::vocab::Wall;
@@ -21,6 +22,7 @@ pub(in crate::adapters) const CODEX: Found = Found {
         dirs,
         anywhere_in: None,
         id_of: |name| id_at_end(name.strip_prefix("rollout-")?.strip_suffix(".jsonl")?),
+        id_is_cut: false,
         id_of_open,
         read,
     })),
@@ -96,6 +98,11 @@ fn read(line: &[u8], told: &mut Told) {
             let content = payload["content"].as_array();
             content.into_iter().flatten().for_each(|block| told.asked(block["text"].as_str()));
         }
+        "response_item" if payload["type"] == "message" && payload["role"] == "assistant" => {
+            let blocks = payload["content"].as_array().into_iter().flatten();
+            let texts: Vec<_> = blocks.filter_map(|block| block["text"].as_str()).collect();
+            told.say(message_text(&texts.join("\n")));
+        }
         "event_msg" if payload["type"] == "user_message" => told.asked(payload["message"].as_str()),
         "event_msg" if payload["type"] == "token_count" => {
             let total = &payload["info"]["total_token_usage"];
@@ -160,6 +167,8 @@ mod tests {
             r#"{"type":"turn_context","payload":{"model":"gpt-5"}}"#,
             r#"{"type":"response_item","payload":{"type":"message","role":"user","content":[{"text":"<environment_context>"}]}}"#,
             r#"{"type":"event_msg","payload":{"type":"user_message","message":"fix it"}}"#,
+            r#"{"type":"event_msg","payload":{"type":"agent_message","message":"on it"}}"#,
+            r#"{"type":"response_item","payload":{"type":"message","role":"assistant","content":[{"type":"output_text","text":"on it"}]}}"#,
             r#"{"type":"event_msg","payload":{"type":"token_count","info":null}}"#,
             r#"{"type":"event_msg","payload":{"type":"token_count","info":{"total_token_usage":{"input_tokens":10,"cached_input_tokens":4,"output_tokens":5}}}}"#,
         ];
@@ -167,6 +176,7 @@ mod tests {
         lines.iter().for_each(|line| read(line.as_bytes(), &mut told));
         assert_eq!((told.native_id.as_deref(), told.cwd.as_deref()), (Some(ID), Some("/w")));
         assert_eq!((told.prompt.as_deref(), told.model.as_deref()), (Some("fix it"), Some("gpt-5")));
+        assert_eq!(told.said, ["on it"]);
         let expected = Tokens { r#in: 6, out: 5, cache_read: 4, cache_write: 0 };
         assert_eq!(told.tokens(false), Some(expected), "totals need no whole file");
     }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::super::json::{count, dollars, typed, words};
-use super::{EnvLook, Files, Found, Search, Store, Told, fit, no_open_file, option};
+use super::super::json::{count, dollars, texts, typed, words};
+use super::{Anywhere, EnvLook, Files, Found, Search, Store, Told, fit, no_open_file, option};
 use crate::core::agent::Tokens;
 
 pub(in crate::adapters) const PI: Found = Found {
@@ -12,8 +12,9 @@ pub(in crate::adapters) const PI: Found = Found {
     store: Some(Store::Files(Files {
         registry: None,
         dirs: |look, _: &Search<'_>| vec![sessions(look).join(slug(look))],
-        anywhere_in: Some(sessions),
+        anywhere_in: Some(Anywhere { projects: sessions, below: "" }),
         id_of: |name| name.strip_suffix(".jsonl")?.rsplit_once('_').map(|(_, id)| id),
+        id_is_cut: false,
         id_of_open: no_open_file,
         read,
     })),
@@ -45,6 +46,7 @@ fn read(line: &[u8], told: &mut Told) {
         }
         "message" if message["role"] == "assistant" => {
             told.said_by(&message["model"]);
+            told.say(texts(&message["content"]));
             let usage = &message["usage"];
             let tokens = Tokens {
                 r#in: count(&usage["input"]),
@@ -71,13 +73,14 @@ mod tests {
             r#"{"type":"session","version":3,"id":"01a2-bb","cwd":"/w"}"#,
             r#"{"type":"model_change","id":"b","provider":"fake","modelId":"fake-1"}"#,
             r#"{"type":"message","id":"c","message":{"role":"user","content":[{"type":"text","text":"fix it"}]}}"#,
-            r#"{"type":"message","id":"d","message":{"role":"assistant","model":"fake-2","usage":{"input":9,"output":5,"cacheRead":1,"cost":{"total":0.25}}}}"#,
+            r#"{"type":"message","id":"d","message":{"role":"assistant","model":"fake-2","content":[{"type":"text","text":"on it"}],"usage":{"input":9,"output":5,"cacheRead":1,"cost":{"total":0.25}}}}"#,
             r#"{"type":"message","id":"e","message":{"role":"assistant","model":"fake-2","usage":{"input":9,"output":5,"cacheRead":1,"cost":{"total":0.25}}}}"#,
         ];
         let mut told = Told::default();
         lines.iter().for_each(|line| read(line.as_bytes(), &mut told));
         assert_eq!((told.native_id.as_deref(), told.cwd.as_deref()), (Some("01a2-bb"), Some("/w")));
         assert_eq!((told.prompt.as_deref(), told.model.as_deref()), (Some("fix it"), Some("fake-2")));
+        assert_eq!(told.said, ["on it"]);
         let expected = Tokens { r#in: 18, out: 10, cache_read: 2, cache_write: 0 };
         assert_eq!((told.tokens(true), told.cost_usd), (Some(expected), Some(0.5)));
     }

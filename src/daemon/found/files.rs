@@ -7,11 +7,15 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::adapters::found::{Files, Registered, Search, Told};
-use crate::core::vocab::Wall;
-use crate::limits;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use super::scan::{Agent, Conversation, Job};
+use crate::adapters::found::{Anywhere, Files, Registered, Registry, Search, Told};
+use crate::core::vocab::{ProcessId, Wall};
+use crate::limits;
+use crate::wire::hex;
+
+use super::scan::{Agent, Conversation, Look, Whose};
 
 /// File times and start times of processes are as exact as this.
 const SLACK_US: i64 = 1_000_000;
@@ -29,31 +33,45 @@ impl Default for Budget {
 }
 
 /// What the agent keeps about its living process.
-pub(super) fn registered(job: &Job, agent: &Agent, files: &Files, budget: &mut Budget) -> Option<Registered> {
+pub(super) fn registered(
+    look: &Look,
+    agent: &Agent,
+    files: &Files,
+    budget: &mut Budget,
+) -> Option<Registered> {
     let registry = files.registry?;
     if !agent.line[0].same_files {
         return None;
     }
-    for shown in &agent.line {
-        let id = shown.process.id();
-        let path = job.env(agent, |look| (registry.file)(look, id.pid));
-        job.doing(path.display());
-        let bytes = match open_regular(&path).and_then(|mut file| note(&mut file, budget)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                unread(job, agent, &path, &error);
-                continue;
-            }
-        };
-        match (registry.read)(&bytes) {
-            // One of an earlier process with this number is nobody's any more.
-            Some(told) if told.start_ticks.is_none_or(|ticks| ticks == id.start_ticks) => return Some(told),
-            Some(_) => {}
-            None => unread(job, agent, &path, &"it is not understood"),
+    agent.whose(|whose| {
+        agent.line.iter().find_map(|shown| noted(look, whose, &registry, shown.process.id(), budget))
+    })
+}
+
+/// The same of one process.
+fn noted(
+    look: &Look,
+    whose: &Whose<'_>,
+    registry: &Registry,
+    id: &ProcessId,
+    budget: &mut Budget,
+) -> Option<Registered> {
+    let path = look.env(whose, |env| (registry.file)(env, id.pid));
+    look.doing(path.display());
+    let bytes = match open_regular(&path).and_then(|mut file| note(&mut file, budget)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            unread(look, whose, &path, &error);
+            return None;
         }
+    };
+    let told = (registry.read)(&bytes);
+    if told.is_none() {
+        unread(look, whose, &path, &"it is not understood");
     }
-    None
+    // One of an earlier process with this number is nobody's any more.
+    told.filter(|told| told.start_ticks.is_none_or(|ticks| ticks == id.start_ticks))
 }
 
 fn note(file: &mut File, budget: &mut Budget) -> io::Result<Vec<u8>> {
@@ -71,44 +89,65 @@ pub(super) fn open(agent: &Agent, files: &Files) -> Option<String> {
 
 /// The conversation of an agent: the one of this id; or the only one in its directory that can be its.
 pub(super) fn conversation(
-    job: &Job,
-    agent: &Agent,
+    look: &Look,
+    whose: &Whose<'_>,
     files: &Files,
     id: Option<&str>,
     is_free: &dyn Fn(&str) -> bool,
     budget: &mut Budget,
 ) -> Option<Conversation> {
-    let search = Search { native_id: id, started: agent.found.started, now: job.began.wall };
-    let dirs = job.env(agent, |look| (files.dirs)(look, &search));
-    let Some(id) = id else { return only_one(job, agent, files, &dirs, is_free, budget) };
-    let mut path = in_dirs(job, agent, files, &dirs, id, budget);
-    if path.is_none()
-        && let Some(above) = files.anywhere_in
-    {
-        let above = job.env(agent, above);
-        let dirs = names(job, agent, &above, budget);
-        path = in_dirs(job, agent, files, &dirs, id, budget);
+    let search = Search { native_id: id, started: whose.started, now: look.began.wall };
+    let dirs = look.env(whose, |env| (files.dirs)(env, &search));
+    let elsewhere = |budget: &mut Budget| match files.anywhere_in {
+        Some(anywhere) => projects(look, whose, &anywhere, budget),
+        None => Vec::new(),
+    };
+    let Some(id) = id else {
+        let dirs = if dirs.is_empty() { elsewhere(budget) } else { dirs };
+        return only_one(look, whose, files, &dirs, is_free, budget);
+    };
+    let mut path = in_dirs(look, whose, files, &dirs, id, budget);
+    if path.is_none() {
+        let dirs = elsewhere(budget);
+        path = in_dirs(look, whose, files, &dirs, id, budget);
     }
-    let told = path.and_then(|path| read(job, agent, files, &path, budget));
+    let told = path.and_then(|path| read(look, whose, files, &path, budget));
+    // Of a name that holds only the beginning of the id, the file has the rest.
+    let told = told.filter(|(told, _)| !files.id_is_cut || told.native_id.as_deref() == Some(id));
     told.map(|(told, whole)| conversation_of(id.to_owned(), told, whole))
+}
+
+/// Where the conversations of each project are.
+fn projects(look: &Look, whose: &Whose<'_>, anywhere: &Anywhere, budget: &mut Budget) -> Vec<PathBuf> {
+    let all = look.env(whose, anywhere.projects);
+    names(look, whose, &all, budget).into_iter().map(|project| project.join(anywhere.below)).collect()
 }
 
 fn conversation_of(native_id: String, told: Told, whole: bool) -> Conversation {
     let tokens = told.tokens(whole);
     let cost_usd = told.cost_usd;
-    Conversation { native_id, model: told.model, prompt: told.prompt, tokens, cost_usd }
+    let said = told.said.into();
+    Conversation { native_id, model: told.model, prompt: told.prompt, tokens, cost_usd, said }
 }
 
 fn in_dirs(
-    job: &Job,
-    agent: &Agent,
+    look: &Look,
+    whose: &Whose<'_>,
     files: &Files,
     dirs: &[PathBuf],
     id: &str,
     budget: &mut Budget,
 ) -> Option<PathBuf> {
     dirs.iter().find_map(|dir| {
-        names(job, agent, dir, budget).into_iter().find(|path| id_of(files, path) == Some(id))
+        let is_it = |path: &PathBuf| match id_of(files, path) {
+            Some(named) if files.id_is_cut => !named.is_empty() && id.starts_with(named),
+            named => named == Some(id),
+        };
+        // One that was gone on with may be in several files, of which the last holds all.
+        names(look, whose, dir, budget)
+            .into_iter()
+            .filter(is_it)
+            .max_by_key(|path| modified(path).map(|at| at.0))
     })
 }
 
@@ -118,17 +157,17 @@ fn id_of<'a>(files: &Files, path: &'a Path) -> Option<&'a str> {
 
 /// Nothing names the conversation: it is the only one that was written to since the process started, or unknown.
 fn only_one(
-    job: &Job,
-    agent: &Agent,
+    look: &Look,
+    whose: &Whose<'_>,
     files: &Files,
     dirs: &[PathBuf],
     is_free: &dyn Fn(&str) -> bool,
     budget: &mut Budget,
 ) -> Option<Conversation> {
-    let since = agent.found.started.0 - SLACK_US;
-    let paths = dirs.iter().flat_map(|dir| names(job, agent, dir, budget)).collect::<Vec<_>>();
+    let paths = dirs.iter().flat_map(|dir| names(look, whose, dir, budget)).collect::<Vec<_>>();
     let candidates = paths.into_iter().filter(|path| {
-        id_of(files, path).is_some_and(is_free) && modified(path).is_some_and(|at| at.0 >= since)
+        id_of(files, path).is_some_and(|id| files.id_is_cut || is_free(id))
+            && modified_since(path, whose.started)
     });
     let candidates: Vec<_> = candidates.take(limits::STORE_CANDIDATES_MAX + 1).collect();
     if candidates.len() > limits::STORE_CANDIDATES_MAX {
@@ -136,16 +175,45 @@ fn only_one(
     }
     let mut found = None;
     for path in candidates {
-        let Some((told, whole)) = read(job, agent, files, &path, budget) else { continue };
-        if told.cwd.as_ref().is_some_and(|cwd| *cwd != agent.found.cwd) {
+        let Some((told, whole)) = read(look, whose, files, &path, budget) else { continue };
+        if told.cwd.as_ref().is_some_and(|cwd| cwd != whose.cwd) {
             continue;
         }
-        let id = id_of(files, &path)?.to_owned();
+        let elsewhere = |hash: &String| *hash != hex(&Sha256::digest(whose.cwd));
+        if told.cwd_sha256.as_ref().is_some_and(elsewhere) {
+            continue;
+        }
+        let named = id_of(files, &path).filter(|_| !files.id_is_cut).map(str::to_owned);
+        let Some(id) = named.or_else(|| told.native_id.clone()).filter(|id| is_free(id)) else { continue };
         if found.replace(conversation_of(id, told, whole)).is_some() {
             return None;
         }
     }
     found
+}
+
+/// Whether a file was written to since a process started.
+pub(super) fn modified_since(path: &Path, started: Wall) -> bool {
+    modified(path).is_some_and(|at| at.0 >= started.0 - SLACK_US)
+}
+
+/// A small file of JSON; `None`: it is not there any more, or cannot be read, which is said.
+pub(super) fn note_of(look: &Look, whose: &Whose<'_>, path: &Path, budget: &mut Budget) -> Option<Value> {
+    look.doing(path.display());
+    if budget.bytes == 0 {
+        unread(look, whose, path, &"too much was read already");
+        return None;
+    }
+    let read = open_regular(path).and_then(|mut file| note(&mut file, budget));
+    let told = read.and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other));
+    match told {
+        Ok(told) => Some(told),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            unread(look, whose, path, &error);
+            None
+        }
+    }
 }
 
 fn modified(path: &Path) -> Option<Wall> {
@@ -154,20 +222,23 @@ fn modified(path: &Path) -> Option<Wall> {
 }
 
 /// The paths in a directory; none where it is not there.
-fn names(job: &Job, agent: &Agent, dir: &Path, budget: &mut Budget) -> Vec<PathBuf> {
-    job.doing(dir.display());
+pub(super) fn names(look: &Look, whose: &Whose<'_>, dir: &Path, budget: &mut Budget) -> Vec<PathBuf> {
+    look.doing(dir.display());
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        // A file among directories is none.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Vec::new();
+        }
         Err(error) => {
-            unread(job, agent, dir, &error);
+            unread(look, whose, dir, &error);
             return Vec::new();
         }
     };
     let mut paths = Vec::new();
     for entry in entries.flatten() {
-        if budget.names == 0 || job.is_late() {
-            unread(job, agent, dir, &"there are too many names in it for one look");
+        if budget.names == 0 || look.is_late() {
+            unread(look, whose, dir, &"there are too many names in it for one look");
             break;
         }
         budget.names -= 1;
@@ -177,14 +248,20 @@ fn names(job: &Job, agent: &Agent, dir: &Path, budget: &mut Budget) -> Vec<PathB
 }
 
 /// What a conversation's file tells, and whether all of it was read.
-fn read(job: &Job, agent: &Agent, files: &Files, path: &Path, budget: &mut Budget) -> Option<(Told, bool)> {
-    job.doing(path.display());
+fn read(
+    look: &Look,
+    whose: &Whose<'_>,
+    files: &Files,
+    path: &Path,
+    budget: &mut Budget,
+) -> Option<(Told, bool)> {
+    look.doing(path.display());
     match contents(path, budget) {
         Ok((parts, whole)) => {
             let mut told = Told::default();
             for part in &parts {
                 for line in part.split(|byte| *byte == b'\n') {
-                    if job.is_late() {
+                    if look.is_late() {
                         return Some((told, false));
                     }
                     (files.read)(line, &mut told);
@@ -193,18 +270,18 @@ fn read(job: &Job, agent: &Agent, files: &Files, path: &Path, budget: &mut Budge
             if !whole {
                 let most = limits::STORE_FILE_BYTES_MAX >> 20;
                 unread(
-                    job,
-                    agent,
+                    look,
+                    whose,
                     path,
                     &format!("it is larger than {most} MB, or too much was read already"),
                 );
             } else if told.understood == 0 && parts.iter().any(|part| !part.is_empty()) {
-                unread(job, agent, path, &"nothing in it is understood");
+                unread(look, whose, path, &"nothing in it is understood");
             }
             Some((told, whole))
         }
         Err(error) => {
-            unread(job, agent, path, &error);
+            unread(look, whose, path, &error);
             None
         }
     }
@@ -235,11 +312,6 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
 }
 
 /// Says what could not be looked at, and what that costs.
-pub(super) fn unread(job: &Job, agent: &Agent, path: &Path, why: &dyn std::fmt::Display) {
-    job.warn(format!(
-        "{} (PID {}): {}: {why}; it is told incompletely",
-        agent.found.adapter,
-        agent.found.process.pid,
-        path.display()
-    ));
+pub(super) fn unread(look: &Look, whose: &Whose<'_>, path: &Path, why: &dyn std::fmt::Display) {
+    look.warn(format!("{}: {}: {why}; it is told incompletely", whose.name, path.display()));
 }

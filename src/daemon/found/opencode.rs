@@ -1,6 +1,6 @@
 //! opencode's database, asked read-only beside the agent that writes it.
 //!
-//! Owns three questions in SQL. Waits for nobody longer than a moment; a database that is locked, broken or of another
+//! Owns a few questions in SQL. Waits for nobody longer than a moment; a database that is locked, broken or of another
 //! shape is said to be that.
 
 use std::io;
@@ -9,13 +9,15 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde_json::Value;
 
+use crate::adapters::MESSAGE_MAX_BYTES;
+use crate::adapters::found::SAID_MAX;
 use crate::core::agent::Tokens;
 use crate::core::vocab::Mono;
 use crate::limits;
 use crate::sys::clock;
 
 use super::files::{open_regular, unread};
-use super::scan::{Agent, Conversation, Job};
+use super::scan::{Conversation, Look, Whose};
 
 /// How many steps SQLite makes between two looks at the time.
 const OPS_BETWEEN_LOOKS: i32 = 1_000;
@@ -25,34 +27,34 @@ const COLUMNS: &str =
 
 /// The conversation of an agent: the one of this id; or the only one of its directory that can be its.
 pub(super) fn conversation(
-    job: &Job,
-    agent: &Agent,
+    look: &Look,
+    whose: &Whose<'_>,
     path: &Path,
     id: Option<&str>,
     is_free: &dyn Fn(&str) -> bool,
 ) -> Option<Conversation> {
-    job.doing(path.display());
+    look.doing(path.display());
     // A pipe in its place would never answer.
     match open_regular(path) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
-            unread(job, agent, path, &error);
+            unread(look, whose, path, &error);
             return None;
         }
     }
-    match asked(job, agent, path, id, is_free) {
+    match asked(look, whose, path, id, is_free) {
         Ok(conversation) => conversation,
         Err(error) => {
-            unread(job, agent, path, &error);
+            unread(look, whose, path, &error);
             None
         }
     }
 }
 
 fn asked(
-    job: &Job,
-    agent: &Agent,
+    look: &Look,
+    whose: &Whose<'_>,
     path: &Path,
     id: Option<&str>,
     is_free: &dyn Fn(&str) -> bool,
@@ -60,7 +62,7 @@ fn asked(
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(limits::STORE_BUSY_TIMEOUT)?;
-    let over = job.began.mono.after(limits::FOUND_TIMEOUT_OF_LOOK);
+    let over = look.began.mono.after(look.most);
     let late = move || -> bool { now() > over };
     db.progress_handler(OPS_BETWEEN_LOOKS, Some(late))?;
     let found = match id {
@@ -73,10 +75,10 @@ fn asked(
                 "SELECT {COLUMNS} FROM session WHERE directory = ?1 AND parent_id IS NULL AND time_updated >= ?2 \
                  ORDER BY time_updated DESC LIMIT ?3"
             );
-            let since = agent.found.started.0 / 1_000 - 1_000;
+            let since = whose.started.0 / 1_000 - 1_000;
             let most = i64::try_from(limits::STORE_CANDIDATES_MAX).unwrap_or(i64::MAX);
             let mut asked = db.prepare(&question)?;
-            let rows = asked.query_map(params![agent.found.cwd, since, most], row)?;
+            let rows = asked.query_map(params![whose.cwd, since, most], row)?;
             let mut free = Vec::new();
             for conversation in rows {
                 free.extend(Some(conversation?).filter(|found| is_free(&found.native_id)));
@@ -87,6 +89,7 @@ fn asked(
     };
     let Some(mut found) = found else { return Ok(None) };
     found.prompt = prompt(&db, &found.native_id)?;
+    found.said = said(&db, &found.native_id)?;
     Ok(Some(found))
 }
 
@@ -108,6 +111,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Conversation> {
         prompt: None,
         tokens: Some(tokens),
         cost_usd: row.get(2)?,
+        said: Vec::new(),
     })
 }
 
@@ -124,11 +128,32 @@ fn prompt(db: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
          WHERE message.session_id = ?1 AND json_extract(message.data, '$.role') = 'user' \
          AND json_extract(part.data, '$.type') = 'text' ORDER BY message.time_created, part.id LIMIT 1";
     let text: Option<Option<String>> = db.query_row(QUESTION, params![id], |row| row.get(0)).optional()?;
-    // A prompt that came as an argument was given quotes.
-    Ok(text.flatten().map(|text| match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+    Ok(text.flatten().map(unquoted))
+}
+
+/// A prompt that came as an argument was given quotes.
+pub(super) fn unquoted(text: String) -> String {
+    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(bare) => bare.to_owned(),
         None => text,
-    }))
+    }
+}
+
+/// The last texts of the assistant, oldest first. Of one that is still being said there is nothing yet.
+fn said(db: &Connection, id: &str) -> rusqlite::Result<Vec<String>> {
+    const QUESTION: &str = "SELECT substr(json_extract(part.data, '$.text'), 1, ?2) FROM message JOIN part \
+         ON part.message_id = message.id WHERE message.session_id = ?1 \
+         AND json_extract(message.data, '$.role') = 'assistant' AND json_extract(part.data, '$.type') = 'text' \
+         ORDER BY message.time_created DESC, part.id DESC LIMIT ?3";
+    let mut asked = db.prepare(QUESTION)?;
+    let rows =
+        asked.query_map(params![id, MESSAGE_MAX_BYTES, SAID_MAX], |row| row.get::<_, Option<String>>(0))?;
+    let mut texts = Vec::new();
+    for text in rows {
+        texts.extend(text?.filter(|text| !text.trim().is_empty()));
+    }
+    texts.reverse();
+    Ok(texts)
 }
 
 #[cfg(test)]

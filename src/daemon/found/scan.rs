@@ -4,19 +4,21 @@
 //! Looks at its own time between any two reads.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::adapters::found::{self, Store};
 use crate::adapters::{EnvLook, Known};
 use crate::core::agent::Tokens;
-use crate::core::vocab::{HostId, Now, SessionId};
+use crate::core::vocab::{HostId, Now, SessionId, Wall};
 use crate::limits;
 use crate::sys::clock;
 use crate::sys::shown::{self, Ancestry, Crowd, Numbered, Shown};
 use crate::wire::found::{Found, id_of_conversation, id_of_process};
 
-use super::{files, locked, opencode};
+use super::{files, locked, opencode, opencode_files};
 
 /// What a look has to know of us.
 pub(super) struct Job {
@@ -36,9 +38,28 @@ pub(super) struct Job {
     pub(super) untold: HashMap<(String, String), usize>,
     pub(super) host: HostId,
     pub(super) by_number: bool,
+    pub(super) look: Look,
+}
+
+/// One look: since when, where it is, and what it came to.
+#[derive(Clone)]
+pub(super) struct Look {
     pub(super) passwd_home: PathBuf,
     pub(super) began: Now,
+    /// It gives up after so long.
+    pub(super) most: Duration,
     pub(super) progress: Arc<Mutex<Progress>>,
+}
+
+/// Whose conversation is looked for in a store: a process's, or a session's.
+pub(super) struct Whose<'a> {
+    /// As warnings name it.
+    pub(super) name: String,
+    pub(super) cwd: &'a str,
+    /// When the process started.
+    pub(super) started: Wall,
+    /// Its environment.
+    pub(super) vars: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
 /// What a look has come to so far.
@@ -61,19 +82,27 @@ pub(super) struct Agent {
 }
 
 /// What a store tells of an agent.
-#[derive(Debug, Default)]
-pub(super) struct Conversation {
-    pub(super) native_id: String,
-    pub(super) model: Option<String>,
-    pub(super) prompt: Option<String>,
-    pub(super) tokens: Option<Tokens>,
-    pub(super) cost_usd: Option<f64>,
+#[derive(Clone, Debug, Default)]
+pub(in crate::daemon) struct Conversation {
+    pub(in crate::daemon) native_id: String,
+    pub(in crate::daemon) model: Option<String>,
+    pub(in crate::daemon) prompt: Option<String>,
+    pub(in crate::daemon) tokens: Option<Tokens>,
+    pub(in crate::daemon) cost_usd: Option<f64>,
+    /// The last messages of the assistant, oldest first.
+    pub(in crate::daemon) said: Vec<String>,
 }
 
-impl Job {
+impl Look {
+    /// Begins now.
+    pub(super) fn new(most: Duration, progress: Arc<Mutex<Progress>>) -> Self {
+        let passwd_home = crate::daemon::launch::daemon_home();
+        Self { passwd_home, began: clock::now(), most, progress }
+    }
+
     /// Whether the time of the look is over.
     pub(super) fn is_late(&self) -> bool {
-        clock::now().mono.since(self.began.mono) > limits::FOUND_TIMEOUT_OF_LOOK
+        clock::now().mono.since(self.began.mono) > self.most
     }
 
     pub(super) fn doing(&self, what: impl std::fmt::Display) {
@@ -87,20 +116,31 @@ impl Job {
         }
     }
 
-    /// The environment that an agent runs in, as far as its adapter may look at it.
-    pub(super) fn env<'a, T>(&'a self, agent: &'a Agent, then: impl FnOnce(&EnvLook<'_>) -> T) -> T {
-        let shown = &agent.line[0];
-        let vars = |name: &str| shown.var(name);
+    /// The environment of whoever is looked at, as far as its adapter may look at it.
+    pub(super) fn env<T>(&self, whose: &Whose<'_>, then: impl FnOnce(&EnvLook<'_>) -> T) -> T {
         then(&EnvLook {
-            vars: &vars,
+            vars: whose.vars,
             exists: &|_| false,
             passwd_home: &self.passwd_home,
-            cwd: agent.found.cwd.as_ref(),
+            cwd: whose.cwd.as_ref(),
             root: false,
             safe: true,
         })
     }
+}
 
+impl Agent {
+    /// Lets `then` look for what is its.
+    pub(super) fn whose<T>(&self, then: impl FnOnce(&Whose<'_>) -> T) -> T {
+        let Found { adapter, process, cwd, started, .. } = &self.found;
+        let name = format!("{adapter} (PID {})", process.pid);
+        let shown = &self.line[0];
+        let vars = |name: &str| shown.var(name);
+        then(&Whose { name, cwd, started: *started, vars: &vars })
+    }
+}
+
+impl Job {
     /// Whether a conversation is one of our own sessions.
     pub(super) fn is_ours(&self, adapter: &str, native_id: &str) -> bool {
         self.told.contains(&(adapter.to_owned(), native_id.to_owned()))
@@ -109,15 +149,15 @@ impl Job {
 
 /// Looks once.
 pub(super) fn scan(job: &Job) {
-    job.doing("/proc");
+    job.look.doing("/proc");
     let agents = match processes(job) {
         Ok(agents) => agents,
         Err(error) => {
-            job.warn(format!("agents started outside are not listed: read /proc: {error}"));
+            job.look.warn(format!("agents started outside are not listed: read /proc: {error}"));
             return;
         }
     };
-    locked(&job.progress).found.clone_from(&agents);
+    locked(&job.look.progress).found.clone_from(&agents);
     let mut budget = files::Budget::default();
     let mut names: Vec<Name> = agents.iter().map(|agent| name(job, agent, &mut budget)).collect();
     let mut claimed: HashSet<(String, String)> = HashSet::new();
@@ -127,7 +167,7 @@ pub(super) fn scan(job: &Job) {
         }
     }
     for at in 0..agents.len() {
-        if job.is_late() {
+        if job.look.is_late() {
             late(job);
             return;
         }
@@ -143,9 +183,9 @@ pub(super) fn scan(job: &Job) {
 }
 
 fn late(job: &Job) {
-    let most = limits::FOUND_TIMEOUT_OF_LOOK.as_millis();
-    let doing = locked(&job.progress).doing.clone();
-    job.warn(format!(
+    let most = job.look.most.as_millis();
+    let doing = locked(&job.look.progress).doing.clone();
+    job.look.warn(format!(
         "the look for agents started outside was given up after {most} ms, at {doing}; some are told incompletely"
     ));
 }
@@ -168,7 +208,7 @@ fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
     let mut of_kernel = HashSet::new();
     for numbered in numbers {
         let pid = numbered.pid;
-        if job.is_late() {
+        if job.look.is_late() {
             late(job);
             break;
         }
@@ -198,7 +238,7 @@ fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
             continue;
         }
         if agents.len() == limits::FOUND_MAX {
-            job.warn(format!("more than {} agents run; the rest is not listed", limits::FOUND_MAX));
+            job.look.warn(format!("more than {} agents run; the rest is not listed", limits::FOUND_MAX));
             break;
         }
         agents.push(Agent {
@@ -257,8 +297,8 @@ fn name(job: &Job, agent: &Agent, budget: &mut files::Budget) -> Name {
     let Known::BuiltIn(adapter) = &agent.adapter else { return Name::default() };
     let in_arguments = (adapter.found.id_in)(&agent.arguments);
     match &adapter.found.store {
-        Some(Store::Files(files)) if !job.is_late() => {
-            let registered = files::registered(job, agent, files, budget);
+        Some(Store::Files(files)) if !job.look.is_late() => {
+            let registered = files::registered(&job.look, agent, files, budget);
             let idle = registered.as_ref().is_some_and(|registered| registered.idle);
             let open = || files::open(agent, files);
             let id = registered.map(|registered| registered.native_id).or(in_arguments).or_else(open);
@@ -296,17 +336,36 @@ fn conversation(
     };
     match &adapter.found.store {
         None => None,
-        Some(Store::Files(files)) => files::conversation(job, agent, files, id, &is_free, budget),
-        Some(Store::Opencode(database)) => {
-            let path = job.env(agent, *database)?;
-            opencode::conversation(job, agent, &path, id, &is_free)
+        Some(store) => agent.whose(|whose| in_store(&job.look, whose, store, id, &is_free, budget)),
+    }
+}
+
+/// What a store tells of the conversation of this id; or of the only one that can be meant.
+pub(super) fn in_store(
+    look: &Look,
+    whose: &Whose<'_>,
+    store: &Store,
+    id: Option<&str>,
+    is_free: &dyn Fn(&str) -> bool,
+    budget: &mut files::Budget,
+) -> Option<Conversation> {
+    match store {
+        Store::Files(files) => files::conversation(look, whose, files, id, is_free, budget),
+        Store::Opencode(store) => {
+            let database = look.env(whose, store.database);
+            let told = database.and_then(|path| opencode::conversation(look, whose, &path, id, is_free));
+            // A version that has the database has taken over what was in the files.
+            told.or_else(|| {
+                let storage = look.env(whose, store.storage);
+                opencode_files::conversation(look, whose, &storage, id, is_free, budget)
+            })
         }
     }
 }
 
 /// Adds to what is told of an agent.
 fn tell(job: &Job, at: usize, name: &Name, conversation: Option<Conversation>) {
-    let mut progress = locked(&job.progress);
+    let mut progress = locked(&job.look.progress);
     let same = |id: SessionId, progress: &Progress| {
         progress.found.iter().enumerate().any(|(other, agent)| other != at && agent.found.id == id)
     };

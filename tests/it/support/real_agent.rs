@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -81,6 +82,39 @@ impl RealAgent {
     /// The name of its adapter.
     pub(crate) fn adapter(&self) -> &'static str {
         self.agent.adapter()
+    }
+
+    /// As somebody starts it without us.
+    pub(crate) fn by_hand(&self, prompt: &str) -> Command {
+        let mut command = Command::new(self.bin.join(self.agent.program()));
+        let [model, _] = self.agent.models();
+        let arguments: &[&str] = match self.agent {
+            Agent::Opencode => &["run", "--format", "json", "-m", model, "--", prompt],
+            Agent::ClaudeCode => &[
+                "-p",
+                "--output-format",
+                "stream-json",
+                "--verbose",
+                "--dangerously-skip-permissions",
+                "--model",
+                model,
+                "--",
+                prompt,
+            ],
+            Agent::Codex => &[
+                "exec",
+                "--json",
+                "--skip-git-repo-check",
+                "--dangerously-bypass-approvals-and-sandbox",
+                "-m",
+                model,
+                "--",
+                prompt,
+            ],
+            Agent::Pi => &["--model", model, "-p", "--mode", "json", prompt],
+        };
+        command.args(arguments);
+        command
     }
 
     /// What one step of the scripted model is to it: tokens that came from no cache, and dollars, where it tells any.
