@@ -169,3 +169,11 @@ pub const DAEMON_START_TIMEOUT: Duration = Duration::from_secs(10);
 pub const RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A service manager that failed to make a scope is not asked again so long.
 pub const SCOPE_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Worktrees being made at once, of different repositories.
+pub const WORKTREES_AT_ONCE_MAX: usize = 4;
+/// Checking out a worktree may take so long.
+pub const WORKTREE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Any other git, fetching among them.
+pub const GIT_TIMEOUT: Duration = Duration::from_secs(120);
+/// What one git may say.
+pub const GIT_BYTES_MAX: usize = 16 << 20;

@@ -26,7 +26,9 @@ const COMMANDS: [(&str, &[&str]); 5] = [
 ];
 
 /// Flags of `launch` and `run` that `-h` leaves out.
-const FLAGS: [(&str, &[&str]); 4] = [
+const FLAGS: [(&str, &[&str]); 6] = [
+    ("What it is told", &["spec", "file", "max_file_size", "issue", "repo"]),
+    ("Where it works", &["worktree", "branch", "base_branch"]),
     (
         "Limits",
         &[
@@ -41,7 +43,7 @@ const FLAGS: [(&str, &[&str]); 4] = [
             "stuck",
         ],
     ),
-    ("How it runs", &["prompt_file", "env", "safe", "acp", "private"]),
+    ("How it runs", &["slot_adapter", "prompt_file", "env", "safe", "acp", "private"]),
     ("Who is told", &["notify", "callback_session", "callback_agent", "on_create", "on_complete"]),
     ("More", &["label"]),
 ];

@@ -10,6 +10,7 @@ use crate::config::parse_duration;
 use crate::wire::amounts::{parse_percent, parse_size};
 
 use super::key_value;
+use super::slots::Slots;
 
 /// What a session is launched with.
 #[derive(Clone, Debug, Args)]
@@ -22,12 +23,35 @@ pub struct LaunchArgs {
     /// Read the task from a file
     #[arg(long, value_name = "FILE")]
     pub prompt_file: Option<std::path::PathBuf>,
-    /// Working directory [default: this one]
+    /// Put a specification before the task, like --file; its path is in the record
+    #[arg(long, value_name = "FILE")]
+    pub spec: Option<std::path::PathBuf>,
+    /// Put a file before the task; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub file: Vec<std::path::PathBuf>,
+    /// The largest such file
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "51200")]
+    pub max_file_size: u64,
+    /// Put a GitHub issue before the task, read by gh
+    #[arg(long, value_name = "N")]
+    pub issue: Option<u64>,
+    /// Where the issue is [default: the origin of the working directory]
+    #[arg(long, value_name = "OWNER/REPO", requires = "issue")]
+    pub repo: Option<String>,
+    /// Working directory [default: the configured one, or this one]
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<std::path::PathBuf>,
-    /// Model, in the agent's own spelling
-    #[arg(short, long)]
-    pub model: Option<String>,
+    /// Work in a worktree of this repository, beside it: <REPO>-<BRANCH>; made, or used again
+    #[arg(long, value_name = "REPO")]
+    pub worktree: Option<std::path::PathBuf>,
+    /// The worktree's branch; made where there is none
+    #[arg(long, value_name = "BRANCH")]
+    pub branch: Option<String>,
+    /// Begin a new branch at this one of origin, fetched first [default: at what is checked out]
+    #[arg(long, value_name = "BRANCH")]
+    pub base_branch: Option<String>,
+    #[command(flatten)]
+    pub slots: Slots,
     /// A name to select the session by
     #[arg(short, long)]
     pub name: Option<String>,

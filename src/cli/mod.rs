@@ -2,12 +2,14 @@
 //!
 //! Data goes to stdout, words to stderr. Refuses to know the core: everything is asked over the socket.
 
+mod assembly;
 mod client;
 mod commands;
 mod generate;
 mod help;
 mod launch_args;
 mod render;
+mod slots;
 mod units;
 
 use std::ffi::OsString;
@@ -71,7 +73,8 @@ pub enum Command {
     #[command(after_help = "Examples:
   agentctl launch opencode -p 'fix it'        prints the id of its session
   agentctl launch -n build -- make -j8        any command, by a name
-  agentctl launch codex --timeout 1h -p - <x  the task comes from a file")]
+  agentctl launch codex --timeout 1h -p - <x  the task comes from a file
+  agentctl launch pi --worktree . --branch b -p 'fix it'  in a worktree")]
     Launch(LaunchArgs),
     /// Go on with an ended session, in the same conversation
     Resume(ResumeArgs),
@@ -138,6 +141,14 @@ Exit 1 when something is wrong.")]
   agentctl webhooks retry --failed  send now what failed"
     )]
     Webhooks(WebhooksCommand),
+    /// List and clean the git worktrees of sessions
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  agentctl worktree list                 those of the repository here
+  agentctl worktree clean ../app-fix-it  remove one that nobody needs"
+    )]
+    Worktree(commands::worktree::WorktreeCommand),
     /// Start, stop, show or install the daemon
     #[command(
         subcommand,

@@ -183,7 +183,8 @@ fn width() -> usize {
     rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |size| usize::from(size.ws_col).max(80))
 }
 
-fn short_home(path: &str) -> String {
+/// A path, with the home directory as `~`.
+pub(crate) fn short_home(path: &str) -> String {
     let home = std::env::var("HOME").unwrap_or_default();
     match path.strip_prefix(&home) {
         Some(rest) if !home.is_empty() && (rest.is_empty() || rest.starts_with('/')) => format!("~{rest}"),

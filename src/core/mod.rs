@@ -29,6 +29,7 @@ pub mod supervisor;
 pub mod timers;
 pub mod trouble;
 pub mod vocab;
+pub mod worktree;
 
 #[cfg(test)]
 mod clock_tests;

@@ -16,6 +16,7 @@ use super::record::{Record, RequestKey};
 use super::resources::ResourceLimits;
 use super::trouble::{Over, Quiet};
 use super::vocab::{HostId, Leftovers, Mono, Now, RunId, SessionId, Usage, WaitStatus, Wall, signal_name};
+use super::worktree::Worktree;
 
 /// What was asked for at launch, as far as it is kept. The environment and the whole prompt are not:
 /// they exist only as files until the leader runs.
@@ -84,6 +85,12 @@ pub struct Spec {
     /// What its processes may use together.
     #[serde(default, skip_serializing_if = "ResourceLimits::is_none")]
     pub limits: ResourceLimits,
+    /// The worktree that `cwd` is, where it was made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<Worktree>,
+    /// How much the agent is to think, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
 }
 
 /// Somebody whom a launch named to be told of the end.
@@ -144,6 +151,8 @@ impl Spec {
             fuse_of: None,
             notify: Vec::new(),
             limits: ResourceLimits::default(),
+            worktree: None,
+            thinking: None,
         }
     }
 }

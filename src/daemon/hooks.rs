@@ -56,7 +56,9 @@ pub(super) fn variables(daemon: &Daemon, of: HookOf) -> Vec<(&'static str, Strin
         ("AGENTCTL_CWD", session.spec.cwd.clone()),
         ("AGENTCTL_LOG", log.to_string_lossy().into_owned()),
     ];
+    let branch = session.spec.worktree.as_ref().map(|worktree| worktree.branch.clone());
     let optional = [
+        ("AGENTCTL_BRANCH", &branch),
         ("AGENTCTL_GROUP", &session.spec.group),
         ("AGENTCTL_MODEL", &session.spec.model),
         ("AGENTCTL_NAME", &session.spec.name),

@@ -36,7 +36,7 @@ use crate::{config, limits};
 use super::home::log_name;
 use super::perform::{self, Handles};
 use super::place::Chosen;
-use super::{Daemon, fuses, hooks, notify};
+use super::{Daemon, fuses, hooks, notify, worktrees};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
@@ -72,8 +72,12 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
     let adapter = adapter(daemon, &name, ask.acp)?;
     check_words(&ask)?;
-    let cwd =
-        ask.cwd.clone().or_else(|| config.cwd.clone()).ok_or("no cwd is given, and none is configured")?;
+    let worktree = ask.worktree.as_ref().map(worktrees::check).transpose()?;
+    let cwd = match &worktree {
+        Some(worktree) => Some(worktree.path()),
+        None => ask.cwd.clone().or_else(|| config.cwd.clone()).or_else(|| ask.here.clone()),
+    };
+    let cwd = cwd.ok_or("no cwd is given, and none is configured")?;
     if !Path::new(&cwd).is_absolute() || cwd.contains('\0') {
         return Err(format!("cwd \"{cwd}\" is not an absolute path"));
     }
@@ -143,6 +147,8 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         stuck,
         notify: notify::named(&config, &ask.notify)?,
         limits,
+        worktree,
+        thinking: ask.thinking,
     };
     Ok((spec, parcel))
 }
@@ -340,6 +346,9 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             // Only a start of the daemon finds no parcel, and there reattach.rs decides.
             (None, None) => return,
         };
+        if let Err(why) = worktree(&daemon, id, &parcel).await {
+            return withdraw(&daemon, id, why);
+        }
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
         let Ok(_place) = daemon.launches.acquire().await else { return };
         let Some((order, limits)) = order(&daemon, id, &parcel) else { return };
@@ -353,6 +362,21 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             Err(why) => withdraw(&daemon, id, why),
         }
     });
+}
+
+/// The session's own directory, where it is to have one: of its first run, for later ones find it or do not.
+async fn worktree(daemon: &Rc<Daemon>, id: RunId, parcel: &Parcel) -> Result<(), String> {
+    let of = |daemon: &Daemon| {
+        let core = daemon.core.borrow();
+        core.session(id.session)
+            .map(|session| (session.spec.worktree.clone(), session.run.fuse.stop.is_some()))
+    };
+    let Some((Some(worktree), _)) = of(daemon).filter(|_| id.run == 1) else { return Ok(()) };
+    worktrees::ensure(daemon, worktree, &parcel.env, parcel.umask).await?;
+    match of(daemon) {
+        Some((_, true)) => Err("it was stopped before its worktree was ready".into()),
+        Some((_, false)) | None => Ok(()),
+    }
 }
 
 /// What a hidden session needs: its script is in its record.

@@ -36,6 +36,7 @@ mod service;
 mod stream;
 mod takeover;
 mod webhooks;
+mod worktrees;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -154,6 +155,7 @@ pub(crate) struct Daemon {
     /// Bytes of request bodies that may still come into memory.
     pub(crate) bodies: Semaphore,
     pub(crate) first_starts: launch::Turns,
+    pub(crate) worktrees: worktrees::Turns,
     /// Runs whose exit file is being put away.
     pub(crate) archiving: RefCell<HashSet<RunId>>,
     /// Rung once, when the verdict of a session that somebody follows is durable.
@@ -367,6 +369,7 @@ impl Daemon {
             launches: Semaphore::new(limits::LAUNCHES_AT_ONCE_MAX),
             bodies: Semaphore::new(limits::BODIES_BYTES_MAX),
             first_starts: launch::Turns::default(),
+            worktrees: worktrees::Turns::default(),
             archiving: RefCell::default(),
             ends: RefCell::default(),
             started: now,

@@ -30,6 +30,8 @@ pub mod service;
 pub mod shim_file;
 pub mod shown;
 mod start;
+#[cfg(target_os = "linux")]
+pub mod tool;
 pub mod tree;
 #[cfg(target_os = "linux")]
 mod without;

@@ -39,7 +39,14 @@ pub struct Launch {
     #[serde(default)]
     pub command: Vec<String>,
     pub prompt: Option<String>,
+    /// Absent: the configured default, else `here`.
     pub cwd: Option<String>,
+    /// Where the caller is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub here: Option<String>,
+    /// In place of `cwd`: a worktree, made where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<Worktree>,
     /// The environment of the session. Absent: a minimal one (PATH, HOME, USER, LOGNAME, SHELL, LANG of
     /// the daemon).
     pub env: Option<BTreeMap<String, String>>,
@@ -84,6 +91,9 @@ pub struct Launch {
     /// Speak to the agent in ACP.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub acp: bool,
+    /// How much the agent is to think, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
     /// Text for `/bin/sh -c`, run once the leader runs.
     pub on_create: Option<String>,
     /// The same, once the verdict is durable.
@@ -210,6 +220,9 @@ impl Check {
 /// What the processes of a session may use together.
 pub type Limits = ResourceLimits;
 
+/// A directory of its own for a session.
+pub type Worktree = crate::core::worktree::Worktree;
+
 /// The session record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -243,6 +256,9 @@ pub struct SessionView {
     pub usage: Option<UsageView>,
     /// What its processes may use together; null: all there is.
     pub limits: Option<Limits>,
+    /// The worktree that `cwd` is; null where it was not made for it.
+    pub worktree: Option<Worktree>,
+    pub thinking: Option<String>,
     pub leftovers: Value,
     /// The number that `run` and `wait` exit with; null until the verdict.
     pub exit_status: Option<u8>,
@@ -318,6 +334,8 @@ impl SessionView {
             cost: verdict.and_then(|verdict| verdict.cost_usd).or(session.progress.cost_usd),
             usage: run.usage.map(UsageView::from),
             limits: Some(session.spec.limits).filter(|limits| !limits.is_none()),
+            worktree: session.spec.worktree.clone(),
+            thinking: session.spec.thinking.clone(),
             leftovers: match run.leftovers {
                 LeftoverCount::Known(count) => json!(count),
                 LeftoverCount::Unknown => json!("unknown"),

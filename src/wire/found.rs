@@ -81,6 +81,8 @@ impl SessionView {
             cost: found.cost_usd,
             usage: None,
             limits: None,
+            worktree: None,
+            thinking: None,
             leftovers: json!("unknown"),
             exit_status: None,
             meta: Map::<String, Value>::new(),

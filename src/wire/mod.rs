@@ -8,6 +8,7 @@ pub mod deliveries;
 pub mod events;
 pub mod found;
 pub mod fuses; // of directories
+pub mod git; // its list of worktrees
 pub mod journald;
 pub mod old_home; // the earlier agentctl's files
 pub mod old_tool; // and its protocol

@@ -21,6 +21,7 @@ use agentctl::core::session::{
 use agentctl::core::vocab::{
     GroupUsage, HostId, Leftovers, Mono, Now, PidHandle, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall,
 };
+use agentctl::core::worktree::Worktree;
 
 const GOLDEN: &str = "tests/fixtures/journal/v1/records.jsonl";
 
@@ -63,6 +64,8 @@ fn spec() -> Spec {
             Notify { endpoint: "https://x#00".into(), url: Some(HiddenText("https://x/y".into())) },
         ],
         limits: ResourceLimits::default(),
+        worktree: None,
+        thinking: None,
     }
 }
 
@@ -254,7 +257,15 @@ fn records() -> Vec<Record> {
     ]
     .into_iter()
     .chain(of_fuses())
+    .chain([of_a_worktree()])
     .collect()
+}
+
+fn of_a_worktree() -> Record {
+    let (repo, branch) = ("/home/dev/project".into(), "try/g-a1b2c3/cc".into());
+    let worktree = Some(Worktree { repo, branch, base: Some("main".into()) });
+    let (group, thinking) = (Some("g-a1b2c3".into()), Some("high".into()));
+    created(Spec { worktree, group, thinking, ..spec() })
 }
 
 fn of_fuses() -> [Record; 8] {

@@ -13,7 +13,7 @@ const SMALL: Screen = Screen { width: 80, height: 24 };
 const LAUNCH: Screen = Screen { width: 80, height: 30 };
 const LARGE: Screen = Screen { width: 100, height: 40 };
 /// The list of all commands, and the flags of a launch, are as long as they are.
-const LONG: Screen = Screen { width: 100, height: 70 };
+const LONG: Screen = Screen { width: 100, height: 110 };
 
 #[derive(Clone, Copy, Debug)]
 struct Screen {

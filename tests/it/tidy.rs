@@ -27,6 +27,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
             "sys::features",
             "sys::host_limits",
             "sys::shim_file",
+            "sys::tool",
             "daemon::Home",
             "daemon::OldDaemon",
             "core::vocab",

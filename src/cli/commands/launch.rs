@@ -1,7 +1,7 @@
 //! `launch` and `run`: what the user's shell would have given the command, sent along.
 
 use std::collections::BTreeMap;
-use std::io::{Read, stdin};
+use std::path::Path;
 use std::rc::Rc;
 
 use hyper::Method;
@@ -14,10 +14,12 @@ use uuid::Uuid;
 
 use crate::core::vocab::Leftovers;
 use crate::limits;
-use crate::wire::api::{Launch, Resume, SessionView, Stop};
+use crate::wire::api::{Launch, Resume, SessionView, Stop, Worktree};
 
+use super::super::assembly::{self, Parts};
 use super::super::client::{Client, RETRY_PAUSE, decode, encode, may_retry, segment, whole};
 use super::super::render;
+use super::super::slots::Slot;
 use super::super::{Failure, LaunchArgs, ResumeArgs, RunArgs};
 use super::{logs, say_warnings, view, wait};
 
@@ -27,7 +29,7 @@ const ITSELF: u8 = 125;
 pub(super) async fn launch(args: LaunchArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
     let json = args.json;
-    let record = send(&client, "/v1/sessions", &request(args)?).await?;
+    let record = send(&client, "/v1/sessions", &request(args, true)?).await?;
     told(record, json, "launched", "Launched")
 }
 
@@ -35,7 +37,7 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
     let path = format!("/v1/sessions/{}/resume", segment(&args.id));
     let request = Resume {
-        message: prompt(Some(args.message), None)?.unwrap_or_default(),
+        message: assembly::read_prompt(Some(&args.message), None)?.unwrap_or_default(),
         env: Some(environment(args.env)),
         umask: Some(current_umask()),
         nofile: getrlimit(Resource::Nofile).current,
@@ -56,6 +58,9 @@ fn told(record: Value, json: bool, done: &str, word: &str) -> Result<u8, Failure
         return Err(Failure::new(1, format!("session {} was not {done}: {why}", &session.id[..8])));
     }
     if !json {
+        if let Some(worktree) = session.worktree.as_ref().filter(|_| session.run == 1) {
+            render::out(&format!("Worktree created: {}\n", worktree.path()))?;
+        }
         let pid = session.pid.map_or("unknown".into(), |pid| pid.to_string());
         render::out(&format!("{word} session {} (PID: {pid})\n", &session.id[..8]))?;
     }
@@ -66,7 +71,7 @@ pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let itself = |failure: Failure| Failure::new(ITSELF, failure.message);
     let client = Client::find().map_err(itself)?;
     let json = args.launch.json;
-    let request = request(args.launch)?;
+    let request = request(args.launch, false)?;
     let record = send(&client, "/v1/sessions", &request).await.map_err(itself)?;
     drop(request);
     let session = view(record).map_err(itself)?;
@@ -152,23 +157,50 @@ async fn send<T: Serialize>(client: &Client, path: &str, request: &T) -> Result<
     Err(failed.unwrap_or_else(|| Failure::new(3, "the daemon does not answer")))
 }
 
-fn request(args: LaunchArgs) -> Result<Launch, Failure> {
+/// What is asked of the daemon. `may_default`: a directory that is not named may be the configured one.
+fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
     let usage = |message: String| Failure::new(2, message);
     let command: Vec<String> = args
         .command
         .into_iter()
         .map(|word| word.into_string().map_err(|word| usage(format!("the argument {word:?} is not UTF-8"))))
         .collect::<Result<_, _>>()?;
-    let adapter = args.adapter.or_else(|| (!command.is_empty()).then(|| "exec".to_owned()));
-    let cwd = match &args.cwd {
-        Some(cwd) => std::path::absolute(cwd),
-        None => std::env::current_dir(),
+    let mut slots = args.slots.0.into_iter();
+    let Slot { adapter, model } = slots.next().unwrap_or_default();
+    if slots.next().is_some() {
+        return Err(usage("several --adapter are several sessions; this command takes one".into()));
+    }
+    let adapter = match (args.adapter, adapter) {
+        (Some(one), Some(other)) => {
+            return Err(usage(format!(
+                "{one} and --adapter {other} are two adapters for one session; name one"
+            )));
+        }
+        (positional, flag) => positional.or(flag),
     };
-    let cwd = cwd.map_err(|error| usage(format!("find the working directory: {error}")))?;
-    let cwd = cwd
-        .into_os_string()
-        .into_string()
-        .map_err(|cwd| usage(format!("the directory {cwd:?} is not UTF-8")))?;
+    let adapter = adapter.or_else(|| (!command.is_empty()).then(|| "exec".to_owned()));
+    let here = std::env::current_dir();
+    let here = here.map_err(|error| usage(format!("find the working directory: {error}")))?;
+    let named = args.cwd.as_ref().map(|cwd| here.join(cwd));
+    let worktree = worktree(args.worktree.as_deref(), args.branch, args.base_branch, &here)?;
+    let parts = Parts {
+        prompt: args.prompt,
+        prompt_file: args.prompt_file,
+        spec: args.spec.clone(),
+        files: args.file,
+        file_bytes_max: args.max_file_size,
+        issue: args.issue,
+        repo: args.repo,
+    };
+    let prompt = assembly::assemble(&parts, named.as_deref().unwrap_or(&here))?;
+    if prompt.is_none() && command.is_empty() && adapter.as_ref().is_some_and(|name| name != "exec") {
+        return Err(usage("Missing required option: -p, --prompt <text>".into()));
+    }
+    let (cwd, here) = match named {
+        None if may_default => (None, Some(utf8(&here)?)),
+        None => (Some(utf8(&here)?), None),
+        Some(cwd) => (Some(utf8(&cwd)?), None),
+    };
     let mut meta = BTreeMap::new();
     for (key, value) in [
         ("openclaw_callback_session_key", args.callback_session),
@@ -180,15 +212,17 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
     Ok(Launch {
         adapter,
         command,
-        prompt: prompt(args.prompt, args.prompt_file)?,
-        cwd: Some(cwd),
+        prompt,
+        cwd,
+        here,
+        worktree,
         env: Some(environment(args.env)),
         umask: Some(current_umask()),
         nofile: getrlimit(Resource::Nofile).current,
-        model: args.model,
+        model,
         name: args.name,
         group: None,
-        spec: None,
+        spec: args.spec.as_deref().map(utf8).transpose()?,
         labels: args.label.into_iter().collect(),
         meta,
         timeout_ms: args.timeout.map(ms),
@@ -206,26 +240,35 @@ fn request(args: LaunchArgs) -> Result<Launch, Failure> {
         private: args.private,
         safe: args.safe,
         acp: args.acp,
+        thinking: None,
         on_create: args.on_create,
         on_complete: args.on_complete,
         notify: args.notify,
     })
 }
 
-fn prompt(text: Option<String>, file: Option<std::path::PathBuf>) -> Result<Option<String>, Failure> {
-    let failed = |what: String| move |error: std::io::Error| Failure::new(1, format!("read {what}: {error}"));
-    match (text, file) {
-        (Some(text), _) if text == "-" => {
-            let mut text = String::new();
-            stdin().read_to_string(&mut text).map_err(failed("the prompt from standard input".into()))?;
-            Ok(Some(text))
+fn worktree(
+    repo: Option<&Path>,
+    branch: Option<String>,
+    base: Option<String>,
+    here: &Path,
+) -> Result<Option<Worktree>, Failure> {
+    match (repo, branch) {
+        (Some(repo), Some(branch)) => Ok(Some(Worktree { repo: utf8(&here.join(repo))?, branch, base })),
+        (Some(_), None) => Err(Failure::new(2, "--branch is required when using --worktree")),
+        (None, Some(_)) => {
+            Err(Failure::new(2, "--branch is the branch of a --worktree; name the repository"))
         }
-        (Some(text), _) => Ok(Some(text)),
-        (None, Some(path)) => std::fs::read_to_string(&path)
-            .map(Some)
-            .map_err(failed(format!("the prompt from {}", path.display()))),
+        (None, None) if base.is_some() => {
+            Err(Failure::new(2, "--base-branch is where the --branch of a --worktree begins; name both"))
+        }
         (None, None) => Ok(None),
     }
+}
+
+fn utf8(path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::new(2, format!("the path {path:?} is not UTF-8")))
 }
 
 fn environment(extra: Vec<(String, String)>) -> BTreeMap<String, String> {

@@ -13,6 +13,7 @@ mod select;
 mod stop;
 mod wait;
 pub(crate) mod webhooks;
+pub(crate) mod worktree;
 
 use hyper::body::Incoming;
 use hyper::{Method, Response};
@@ -50,6 +51,7 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Config(command) => config::config(command).await,
         Command::Webhooks(command) => webhooks::webhooks(command).await,
+        Command::Worktree(command) => worktree::worktree(command).await,
         Command::Daemon(command) => daemon::daemon(command).await,
         Command::Completions { .. } | Command::Generate { .. } => unreachable!("answered without a runtime"),
     }

@@ -10,6 +10,7 @@ pub(crate) mod orgloop;
 pub(crate) mod outside;
 pub(crate) mod play;
 pub(crate) mod real_agent;
+pub(crate) mod repo;
 pub(crate) mod schema;
 pub(crate) mod stage;
 pub(crate) mod tls;
