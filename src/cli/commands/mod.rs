@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 pub(crate) mod fuses;
 mod launch;
+pub(crate) mod locks;
 mod logs;
 mod select;
 mod stop;
@@ -46,6 +47,9 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Events(args) => events::events(args).await,
         Command::Fuses(args) => fuses::fuses(args).await,
         Command::Fuse(command) => fuses::fuse(command).await,
+        Command::Lock(args) => locks::lock(args).await,
+        Command::Unlock(args) => locks::unlock(args).await,
+        Command::Locks(args) => locks::locks(args.json).await,
         Command::Prune(args) => prune(args.json).await,
         Command::Adapters(args) => adapters::adapters(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
