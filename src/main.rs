@@ -41,6 +41,7 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
         return Err((1, format!("leave the terminal: {error}")));
     }
     let journal = Journald::find().map(Arc::new);
+    let logs_to_journal = journal.is_some();
     logging::start(journal.clone());
     abort_on_panic();
     let starter = match ServiceManager::find() {
@@ -57,7 +58,9 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
             if detach {
                 tell_parent(&error.to_string());
             }
-            Err((1, format!("agentctl daemon: {error}")))
+            // A priority, where journald reads what it is told on stderr (sd-daemon(3)).
+            let priority = if logs_to_journal { "<3>" } else { "" };
+            Err((1, format!("{priority}agentctl daemon: {error}")))
         }
     }
 }

@@ -32,6 +32,9 @@ use super::{Failure, render, units};
 /// The earlier agentctl did without a daemon then. Here it only keeps one from being started.
 const NO_DAEMON: &str = "AGENTCTL_NO_DAEMON";
 
+/// Where instances of the system's template listen, each in a directory of its user's name.
+const SYSTEM_SOCKETS: &str = "/run/agentctl";
+
 /// Where the daemon is asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -67,7 +70,7 @@ impl Client {
         if set("AGENTCTL_HOME").is_none()
             && let Some(user) = set("USER")
         {
-            let system = Path::new("/run/agentctl").join(user).join("agentctl.sock");
+            let system = Path::new(SYSTEM_SOCKETS).join(user).join("agentctl.sock");
             if system.exists() {
                 return Ok(Self { socket: system, home: None, autostart: false, tells_versions: true });
             }
@@ -248,11 +251,19 @@ impl Client {
                     ),
                 )
             }
-            Unanswered::Nobody(error) => Failure::new(
-                3,
-                format!("no daemon answers at {socket} ({error}); run: agentctl daemon start"),
-            ),
+            Unanswered::Nobody(error) => {
+                let run = self.system_instance().map_or("agentctl daemon start".to_owned(), |user| {
+                    format!("sudo systemctl start agentctl@{user}.socket")
+                });
+                Failure::new(3, format!("no daemon answers at {socket} ({error}); run: {run}"))
+            }
         }
+    }
+
+    /// Whose instance of the system's template the socket is of.
+    fn system_instance(&self) -> Option<&str> {
+        let rest = self.socket.strip_prefix(SYSTEM_SOCKETS).ok()?;
+        self.home.is_none().then(|| rest.parent()?.to_str()).flatten()
     }
 
     /// Starts a daemon of this home and waits until it answers.

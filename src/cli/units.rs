@@ -3,6 +3,7 @@
 //! Owns the unit files that `daemon install` wrote, told by their first line; refuses to touch any other. Everything is
 //! asked of `systemctl`, whose own words are passed on when it refuses.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ impl Scope {
     }
 
     /// `systemctl` with these words; its stdout, or what it complained of.
-    fn systemctl(&self, words: &[&str]) -> Result<String, String> {
+    fn systemctl<W: AsRef<OsStr>>(&self, words: &[W]) -> Result<String, String> {
         let mut command = Command::new("systemctl");
         if matches!(self, Self::User) {
             command.arg("--user");
@@ -74,8 +75,23 @@ impl Scope {
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         } else {
             let said = String::from_utf8_lossy(&output.stderr);
+            let words: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy()).collect();
             Err(format!("systemctl {}: {}", words.join(" "), said.trim()))
         }
+    }
+
+    /// The units are there, and one would not start: what the manager keeps of that, and the usual reason.
+    fn not_started(&self, unit: &str, why: &str) -> Failure {
+        let (whose, check) = match self {
+            Self::User => ("--user ", ", and: agentctl config check".to_owned()),
+            Self::System(user) => {
+                ("", format!(", and, as {user}: agentctl config check /var/lib/agentctl/{user}/config.json"))
+            }
+        };
+        // More of it is where that points.
+        let why = why.lines().next().unwrap_or_default();
+        let show = format!("systemctl {whose}status {unit}");
+        Failure::new(1, format!("{unit} is installed and does not start: {why}; see: {show}{check}"))
     }
 
     fn refused(&self, why: String) -> Failure {
@@ -91,6 +107,7 @@ impl Scope {
 pub(crate) fn install(scope: &Scope, now: bool) -> Result<Vec<String>, Failure> {
     if let Scope::System(user) = scope {
         check_user(user)?;
+        check_is_known(user)?;
     } else if std::env::var_os("AGENTCTL_HOME").is_some_and(|home| !home.is_empty()) {
         let why = "AGENTCTL_HOME is set, and the user unit serves ~/.agentctl; unset it, or run: agentctl daemon start";
         return Err(Failure::new(1, why));
@@ -111,14 +128,18 @@ pub(crate) fn install(scope: &Scope, now: bool) -> Result<Vec<String>, Failure> 
     }
     scope.systemctl(&["daemon-reload"]).map_err(|why| scope.refused(why))?;
     let units = scope.units();
-    let verb: &[&str] = if now { &["enable", "--now"] } else { &["enable"] };
-    let words: Vec<_> = verb.iter().copied().chain(units.iter().map(String::as_str)).collect();
+    let words: Vec<_> = ["enable", "--quiet"].into_iter().chain(units.iter().map(String::as_str)).collect();
     scope.systemctl(&words).map_err(|why| scope.refused(why))?;
     said.push(format!("Enabled {}", units.join(" and ")));
     if now {
         for unit in &units {
-            let state = scope.systemctl(&["is-active", unit]).map_err(|why| scope.refused(why))?;
-            said.push(format!("{unit} is {state}"));
+            // Both are answered when they are up: the service once requests are answered.
+            scope.systemctl(&["start", unit]).map_err(|why| scope.not_started(unit, &why))?;
+            let state = scope.systemctl(&["show", "--value", "-p", "ActiveState", unit]);
+            match state.map_err(|why| scope.refused(why))?.as_str() {
+                "active" => said.push(format!("{unit} is active")),
+                state => return Err(scope.not_started(unit, &format!("it is {state}"))),
+            }
         }
     }
     said.extend(lingering(scope));
@@ -137,8 +158,12 @@ pub(crate) fn uninstall(scope: &Scope) -> Result<Vec<String>, Failure> {
         ));
     }
     let units = scope.units();
-    let words: Vec<_> = ["disable", "--now"].into_iter().chain(units.iter().map(String::as_str)).collect();
-    scope.systemctl(&words).map_err(|why| scope.refused(why))?;
+    let words = |first: &[&'static str]| -> Vec<String> {
+        first.iter().map(|word| (*word).to_owned()).chain(units.iter().cloned()).collect()
+    };
+    scope.systemctl(&words(&["disable", "--quiet", "--now"])).map_err(|why| scope.refused(why))?;
+    // One that failed would be remembered as that.
+    let _never_failed = scope.systemctl(&words(&["reset-failed"]));
     let mut said = vec![format!("Disabled {}; sessions live on", units.join(" and "))];
     // Other users' instances need the template.
     let others = matches!(scope, Scope::System(_)) && instances_left(scope)?;
@@ -150,9 +175,31 @@ pub(crate) fn uninstall(scope: &Scope) -> Result<Vec<String>, Failure> {
     Ok(said)
 }
 
+/// Of others: running, or to be started with the host.
 fn instances_left(scope: &Scope) -> Result<bool, Failure> {
-    let listed = scope.systemctl(&["list-units", "--all", "--plain", "--no-legend", "agentctl@*"]);
-    listed.map(|text| text.contains("agentctl@")).map_err(|why| scope.refused(why))
+    let running =
+        ["list-units", "--state=active,activating,reloading", "--plain", "--no-legend", "agentctl@*"];
+    if scope.systemctl(&running).map_err(|why| scope.refused(why))?.contains("agentctl@") {
+        return Ok(true);
+    }
+    // No list of systemctl has instances that are enabled and never ran.
+    let directory = scope.directory()?;
+    let names = |path: &Path| -> io::Result<Vec<String>> {
+        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    let unread = |path: &Path| {
+        let path = path.to_owned();
+        move |error: io::Error| at(&path, "read", &error)
+    };
+    for name in names(&directory).map_err(unread(&directory))? {
+        let wants = directory.join(&name);
+        if name.ends_with(".wants")
+            && names(&wants).map_err(unread(&wants))?.iter().any(|unit| unit.starts_with("agentctl@"))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Starts the user's daemon through the manager when a unit of it is enabled there; its process number. `None`: there
@@ -168,6 +215,7 @@ pub(crate) fn start_enabled() -> Option<Result<u32, String>> {
         scope.systemctl(&["is-enabled", &socket]).or_else(|_| scope.systemctl(&["is-enabled", &service]));
     enabled.ok()?;
     let started = scope.systemctl(&["start", &socket, &service]);
+    let started = started.map_err(|why| scope.not_started(&service, &why).message);
     let pid = started.and_then(|_| scope.systemctl(&["show", "--value", "-p", "MainPID", &service]));
     Some(pid.and_then(|pid| pid.parse().map_err(|_| format!("systemctl shows no process of {service}"))))
 }
@@ -205,6 +253,16 @@ fn check_user(user: &str) -> Result<(), Failure> {
         return Err(Failure::new(2, format!("\"{user}\" is no user name")));
     }
     Ok(())
+}
+
+/// The manager would enable a unit for nobody, and fail at each start of it.
+fn check_is_known(user: &str) -> Result<(), Failure> {
+    let asked = Command::new("id").args(["-u", "--", user]).stdin(Stdio::null()).output();
+    match asked {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(_) => Err(Failure::new(1, format!("there is no user {user}; nothing was installed"))),
+        Err(error) => Err(Failure::new(1, format!("ask id for the user {user}: {error}"))),
+    }
 }
 
 /// The unit with our own path in place of the packaged one, quoted as systemd.syntax(7) and systemd.unit(5) ask.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -273,6 +273,21 @@ fn a_file_in_place_of_the_home_is_an_error_that_names_it() {
     let file = home.path().join("file");
     fs::write(&file, "").expect("a file");
     assert!(refusal(&file).contains(file.to_str().expect("a text")));
+}
+
+#[test]
+fn a_socket_that_answers_is_left_to_whoever_listens_there() {
+    let mut daemon = Daemon::new();
+    daemon.terminate();
+    let socket = daemon.socket();
+    let other = UnixListener::bind(&socket).expect("a socket");
+    let said = refusal(daemon.home());
+    assert!(said.contains(&format!("another daemon answers at {}", socket.display())), "{said}");
+    UnixStream::connect(&socket).expect("it is still the other's");
+    drop(other);
+    // Now it is a file that nobody listens at.
+    daemon.start();
+    daemon.is_well();
 }
 
 #[test]

@@ -205,6 +205,9 @@ fn torment(guest: &Guest, kind: Kind, fleet: &BTreeSet<String>) {
     // The socket still listens, and the next command starts the daemon.
     all_live(guest, fleet, "a stop and a command");
     assert_eq!(guest.shows(kind, "ActiveState"), "active");
+    guest.systemctl(kind, &format!("stop {}", kind.service));
+    guest.systemctl(kind, &format!("start {}", kind.service));
+    all_live(guest, fleet, "a stop and a start");
     connections_during_restarts(guest, kind);
     all_live(guest, fleet, "restarts with clients");
 }
@@ -368,9 +371,21 @@ fn units_are_installed_for_where_the_program_is_and_leave_sessions_alone_when_re
     // The daemon that a command now starts finds it again.
     let listed = guest.user("agentctl list --json; agentctl stop --all --force >/dev/null");
     assert!(listed.contains(&id), "{listed}");
+    // A start that fails says so, with what to look at; the same command goes on once that is mended.
+    guest.user("echo '{\"grace\": \"soon\"}' >~/.agentctl/config.json");
+    let refused = guest.user("agentctl daemon install --now 2>&1; test $? = 1");
+    assert!(refused.contains("agentctl.service is installed and does not start"), "{refused}");
+    assert!(refused.contains("agentctl config check"), "{refused}");
+    guest.user("rm ~/.agentctl/config.json; agentctl daemon install --now && agentctl daemon uninstall");
+    // Servers: for a user that there is, and one after the other.
+    let refused = guest.root("agentctl daemon install --system nobody2 --now 2>&1; test $? = 1");
+    assert_eq!(refused, "there is no user nobody2; nothing was installed\n");
+    guest.root("! ls /etc/systemd/system/agentctl@* 2>/dev/null; useradd -m dev2");
     let system = guest.root("agentctl daemon install --system dev1 --now");
     assert!(system.contains("agentctl@dev1.service is active"), "{system}");
-    guest.root("agentctl daemon uninstall --system dev1; ! ls /etc/systemd/system/agentctl@* 2>/dev/null");
+    guest.root("agentctl daemon install --system dev2 && agentctl daemon uninstall --system dev1");
+    guest.root("ls /etc/systemd/system/agentctl@.service; agentctl daemon uninstall --system dev2");
+    guest.root("! ls -d /etc/systemd/system/agentctl@* /etc/systemd/system/*.wants/agentctl* 2>/dev/null");
 }
 
 #[test]
