@@ -107,17 +107,12 @@ pub enum Command {
   agentctl fuse cancel .                           not any more"
     )]
     Fuse(commands::fuses::FuseCommand),
-    /// Lock a directory by hand: no session is launched there until it is unlocked
-    Lock(commands::locks::LockArgs),
-    /// Release a lock that was set by hand
-    Unlock(commands::locks::UnlockArgs),
-    /// List directories that are taken, by sessions or by hand
-    Locks(JsonFlag),
-    /// Forget all ended sessions
-    #[command(after_help = "Examples:
-  agentctl prune         forget what has ended
-  agentctl prune --json  how many, for programs")]
-    Prune(JsonFlag),
+    /// Send a signal to sessions
+    Kill(commands::again::KillArgs),
+    /// Launch the same once more, as a new session
+    Rerun(commands::again::RerunArgs),
+    /// Forget ended sessions
+    Prune(commands::again::PruneArgs),
     /// Look for what is wrong with host, daemon, journal or webhooks
     #[command(after_help = "Examples:
   agentctl doctor         everything, with the next step
@@ -192,9 +187,6 @@ pub struct ResumeArgs {
     /// Set a variable of the session's environment
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     pub env: Vec<(String, String)>,
-    /// Go on although somebody else has the directory; who is there is not disturbed
-    #[arg(long)]
-    pub force: bool,
     /// Accepted for compatibility: a session knows its adapter
     #[arg(long, hide = true)]
     pub adapter: Option<String>,

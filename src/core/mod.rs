@@ -11,21 +11,20 @@ pub mod agent;
 pub mod counters;
 pub mod deliveries;
 pub mod dir_fuses;
-pub mod directory;
 mod evidence_list;
 pub mod fuse;
 pub mod hooks;
 pub mod import;
 mod launches;
-pub mod locks;
 pub mod outbox;
 pub mod reattach;
 pub mod rebuild;
 pub mod record;
 pub mod refusal;
 pub mod resources;
-mod retention;
+pub mod retention;
 pub mod session;
+mod signalled;
 mod steps;
 pub mod supervisor;
 pub mod timers;
@@ -55,10 +54,10 @@ use agent::{AgentEvent, Stored};
 use deliveries::Again;
 use dir_fuses::{FuseId, FuseRequest};
 use fuse::{Evidence, Rejection};
-use locks::{Claim, LockRequest, ManualLock};
 use outbox::Attempt;
 use record::{DeliveryId, Record, RequestKey};
 use refusal::Refusal;
+use retention::Pruned;
 use session::{Origin, Spec};
 use trouble::Sample;
 use vocab::{HostId, Mono, RunId, SessionId};
@@ -179,7 +178,6 @@ pub enum Request {
         host: HostId,
         prompt: Option<String>,
         timeout: Option<Duration>,
-        claim: Box<Claim>,
         key: Option<RequestKey>,
         /// What the agent's store says that its conversation has used.
         stored: Box<Stored>,
@@ -202,8 +200,11 @@ pub enum Request {
     },
     /// About the fuse of a directory.
     Fuse(FuseRequest),
-    /// Forget all ended sessions that owe nothing.
-    Prune,
+    /// Forget all ended sessions that owe nothing, or only those that ended so long ago. `dry_run`: only say which.
+    Prune {
+        older_than: Option<Duration>,
+        dry_run: bool,
+    },
     /// Send these deliveries now, also those that are over.
     Redeliver(Vec<Again>),
     /// Send nothing to an endpoint any more, or again.
@@ -211,8 +212,6 @@ pub enum Request {
         endpoint: String,
         paused: bool,
     },
-    /// Set or release a lock by hand.
-    Lock(LockRequest),
 }
 
 /// The answers.
@@ -228,16 +227,14 @@ pub enum Reply {
     NotYetStopped(SessionId),
     /// The deadline is set.
     Extended(SessionId),
-    /// So many sessions were forgotten.
-    Pruned(usize),
+    /// These sessions were forgotten, or would be.
+    Pruned(Pruned),
     /// So many deliveries are on their way.
     Redelivered(usize),
     /// The fuse is as asked.
     Fuse(FuseId),
     /// The endpoint is as asked.
     Endpoint(String),
-    /// The lock that was set, or released.
-    Lock(Box<ManualLock>),
     /// A correct no.
     Refused(Refusal),
 }

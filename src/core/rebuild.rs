@@ -171,7 +171,6 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
         request: None,
         run: traces.run.run,
         spent: Spent::default(),
-        warnings: Vec::new(),
     })
 }
 
@@ -297,7 +296,6 @@ mod tests {
             request: None,
             run: 1,
             spent: Spent::default(),
-            warnings: Vec::new(),
         }
     }
 

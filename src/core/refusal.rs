@@ -19,6 +19,10 @@ pub enum Refusal {
     KeyReused,
     #[error("session {0} has ended; there is nothing to extend")]
     AlreadyEnded(SessionId),
+    #[error("session {0} has not started yet; try again in a moment")]
+    NotStarted(SessionId),
+    #[error("session {0} has ended; there is nobody to signal")]
+    NobodyToSignal(SessionId),
     #[error("session {0} is still running; wait for its end, or stop it, before it is resumed")]
     StillRuns(SessionId),
     #[error("processes of the last run of session {0} are still being ended; try again in a moment")]
@@ -31,16 +35,6 @@ pub enum Refusal {
     Recovering,
     #[error("the daemon already supervises {0} sessions, its limit; stop one first, or raise sessions_max")]
     TooMany(usize),
-    #[error("Directory in use by session {}. Use --force to override.", .0.short())]
-    InUse(SessionId),
-    #[error("Directory locked by {}. Use --force to override.", with_reason(by, reason.as_deref()))]
-    Locked { by: String, reason: Option<String> },
-    #[error("Already manually locked by {}", with_reason(by, reason.as_deref()))]
-    AlreadyLocked { by: String, reason: Option<String> },
-    #[error("No manual lock on {0}; agentctl locks lists all")]
-    NotLocked(String),
-    #[error("there are {0} locks by hand already, the most that are kept; release some first")]
-    TooManyLocks(usize),
     #[error("no endpoint is named {0}; agentctl webhooks endpoints lists them")]
     NoEndpoint(String),
     #[error("No active fuse for directory: {0}")]
@@ -49,8 +43,4 @@ pub enum Refusal {
     TooManyFuses(usize),
     #[error("the configuration pauses the endpoint {0}; set paused to false there, and restart the daemon")]
     PausedByConfiguration(String),
-}
-
-fn with_reason(by: &str, reason: Option<&str>) -> String {
-    reason.map_or_else(|| by.to_owned(), |reason| format!("{by}: {reason}"))
 }

@@ -7,17 +7,35 @@ use std::time::Duration;
 use super::record::Record;
 use super::supervisor::Supervisor;
 use super::timers::Timer;
-use super::vocab::{Now, SessionId};
+use super::vocab::{Now, SessionId, Wall};
 use super::{Effect, Reply, ReplyTo, Step};
 
+/// What a request to forget came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pruned {
+    pub sessions: Vec<SessionId>,
+    /// Ended, and still needed.
+    pub kept: usize,
+    /// Nothing was forgotten.
+    pub dry_run: bool,
+}
+
 impl Supervisor {
-    pub(super) fn prune(&mut self, now: Now, to: ReplyTo, out: &mut Step) {
-        let ended: Vec<_> = self.settled.iter().map(|(_, id)| *id).collect();
-        let before = self.sessions.len();
-        for session in ended {
-            self.forget(now, session, out);
+    pub(super) fn prune(
+        &mut self,
+        now: Now,
+        to: ReplyTo,
+        older_than: Option<Duration>,
+        dry_run: bool,
+        out: &mut Step,
+    ) {
+        let old = |ended: Wall| older_than.is_none_or(|age| now.wall.since(ended) >= age);
+        let ended = self.settled.iter().filter(|(ended, _)| old(*ended)).map(|(_, id)| *id);
+        let (sessions, kept): (Vec<_>, Vec<_>) = ended.partition(|id| self.may_forget(*id));
+        for session in sessions.iter().filter(|_| !dry_run) {
+            self.forget(now, *session, out);
         }
-        out.reply(to, Reply::Pruned(before - self.sessions.len()));
+        out.reply(to, Reply::Pruned(Pruned { sessions, kept: kept.len(), dry_run }));
     }
 
     pub(super) fn sized(&mut self, now: Now, id: SessionId, bytes: u64, out: &mut Step) {
@@ -77,15 +95,20 @@ impl Supervisor {
 
     /// Forgets a session that has ended, is settled and owes nothing that is on its way.
     pub(super) fn forget(&mut self, now: Now, id: SessionId, out: &mut Step) -> bool {
-        let forgettable = self.sessions.get(&id).is_some_and(|session| {
-            let run = session.run_id();
-            session.is_settled() && self.may_tell(session) && !self.keeps(session.id) && !self.has_hook(run)
-        });
+        let forgettable = self.may_forget(id);
         if forgettable {
             self.drop_owed(now, id, out);
             self.record(now, Record::Pruned { session: id }, out);
             out.effects.push(Effect::Remove(id));
         }
         forgettable
+    }
+
+    /// Whether nothing is on its way that needs it.
+    fn may_forget(&self, id: SessionId) -> bool {
+        self.sessions.get(&id).is_some_and(|session| {
+            let run = session.run_id();
+            session.is_settled() && self.may_tell(session) && !self.keeps(session.id) && !self.has_hook(run)
+        })
     }
 }

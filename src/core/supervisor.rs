@@ -13,7 +13,6 @@ use super::dir_fuses::DirFuses;
 use super::fuse::Outcome;
 use super::hooks::{HiddenOf, HookState};
 use super::import::TakenOver;
-use super::locks::Locks;
 use super::outbox::{Endpoint, Outbox};
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
@@ -67,7 +66,6 @@ pub struct Supervisor {
     pub(super) sizes: HashMap<SessionId, u64>,
     pub(super) bytes: u64,
     pub(super) live: usize,
-    pub(super) locks: Locks,
     pub(super) counters: Counters,
     /// Files of the earlier agentctl that were taken over.
     imported: BTreeMap<String, TakenOver>,
@@ -108,7 +106,6 @@ impl Supervisor {
             sizes: HashMap::new(),
             bytes: 0,
             live: 0,
-            locks: Locks::default(),
             counters: Counters::default(),
             imported: BTreeMap::new(),
         }
@@ -188,18 +185,17 @@ impl Supervisor {
             Request::Launch { session, host, origin, spec, key } => {
                 self.launch(now, to, session, host, origin, spec, key, out);
             }
-            Request::Resume { session, host, prompt, timeout, claim, key, stored } => {
-                self.resume(now, to, session, host, prompt, timeout, *claim, key, *stored, out);
+            Request::Resume { session, host, prompt, timeout, key, stored } => {
+                self.resume(now, to, session, host, prompt, timeout, key, *stored, out);
             }
             Request::Adopt(adoption) => self.adopt(now, to, *adoption, out),
             Request::Stop { session, force } => self.stop(now, to, session, force, out),
             Request::Extend { session, by } => self.extend(now, to, session, by, out),
             Request::Wait { session } => self.wait(to, session, out),
             Request::Fuse(request) => self.fuse_request(now, to, request, out),
-            Request::Prune => self.prune(now, to, out),
+            Request::Prune { older_than, dry_run } => self.prune(now, to, older_than, dry_run, out),
             Request::Redeliver(all) => self.redeliver(now, to, all, out),
             Request::SetPaused { endpoint, paused } => self.set_paused(now, to, endpoint, paused, out),
-            Request::Lock(request) => self.lock_request(now, to, request, out),
         }
     }
 
@@ -290,9 +286,8 @@ impl Supervisor {
     /// The one mutator of durable state.
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
-            Record::Created { session, at, host, origin, spec, deadline, request, run, spent, warnings } => {
+            Record::Created { session, at, host, origin, spec, deadline, request, run, spent } => {
                 let mut first = Run::new(*run, *at, host.clone(), spec.wants_report);
-                first.warnings.clone_from(warnings);
                 if is_adoption(*origin, *run) {
                     first.without_shim();
                 }
@@ -301,29 +296,14 @@ impl Supervisor {
                     session.spent = *spent;
                 }
                 self.set_deadline(RunId { session: *session, run: *run }, *deadline);
-                self.follow_locks(*session);
             }
-            Record::Resumed {
-                run,
-                at,
-                host,
-                prompt,
-                timeout,
-                deadline,
-                request,
-                stored,
-                claim,
-                warnings,
-            } => {
+            Record::Resumed { run, at, host, prompt, timeout, deadline, request, stored } => {
                 self.apply_resumed(*run, *at, host, request.as_ref(), *stored);
                 if let Some(session) = self.sessions.get_mut(&run.session) {
                     session.spec.prompt.clone_from(prompt);
                     session.spec.timeout = *timeout;
-                    session.spec.claim.clone_from(claim);
-                    session.run.warnings.clone_from(warnings);
                 }
                 self.set_deadline(*run, *deadline);
-                self.follow_locks(run.session);
             }
             Record::DeadlineSet { run, deadline } => self.set_deadline(*run, *deadline),
             Record::NativeId { session, id } => {
@@ -336,10 +316,7 @@ impl Supervisor {
             | Record::StatusLearned { run, .. }
             | Record::Ended { run, .. }
             | Record::LateEvidence { run, .. }
-            | Record::TreeSettled { run, .. } => {
-                self.apply_to_run(*run, record);
-                self.follow_locks(run.session);
-            }
+            | Record::TreeSettled { run, .. } => self.apply_to_run(*run, record),
             Record::Event { seq, .. } => self.seq = *seq,
             Record::DeliveryQueued { id, run, kind, at } => {
                 self.counters.deliveries += 1;
@@ -371,12 +348,7 @@ impl Supervisor {
                 let taken = TakenOver { at: *at, taken: *taken, left_out: *left_out };
                 self.imported.insert(file.clone(), taken);
             }
-            Record::Pruned { session } => {
-                self.apply_pruned(*session);
-                self.follow_locks(*session);
-            }
-            Record::Locked { lock } => self.apply_lock(lock),
-            Record::Unlocked { directory, .. } => self.apply_unlock(directory),
+            Record::Pruned { session } => self.apply_pruned(*session),
         }
     }
 
@@ -493,8 +465,6 @@ impl Supervisor {
             | Record::Fuse(_)
             | Record::Rebuilt { .. }
             | Record::Imported { .. }
-            | Record::Locked { .. }
-            | Record::Unlocked { .. }
             | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
         }
     }

@@ -31,13 +31,14 @@ use crate::core::session::{Origin, Session};
 use crate::core::vocab::{RunId, SessionId};
 use crate::core::{JournalHealth, Reply, Request as Ask};
 use crate::limits;
+use crate::wire::again::{Prune, Pruned};
 use crate::wire::api::{self, Problem};
 use crate::wire::hex;
 use crate::wire::route::{NoRoute, Route};
 
 use super::found::told::{self, Env, Question};
 use super::log_files::{self, Beginning, LogTail};
-use super::{Daemon, adopted, doctor, follow, found, fuses, launch, locks, reload, scrape, stream, webhooks};
+use super::{Daemon, adopted, again, doctor, follow, found, fuses, launch, reload, scrape, stream, webhooks};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -147,7 +148,11 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
         Route::List => Ok(found::list(daemon, &Query::of(&request)).await),
         Route::Adapters => Ok(json_answer(StatusCode::OK, &known_adapters(daemon))),
         Route::Launch => launch_session(daemon, request).await,
-        Route::Prune => ask(daemon, Ask::Prune).await,
+        Route::Prune => {
+            let prune: Prune = read_json(daemon, request).await?.0;
+            let older_than = prune.older_than_ms.map(Duration::from_millis);
+            ask(daemon, Ask::Prune { older_than, dry_run: prune.dry_run }).await
+        }
         Route::Session(id) => view_answer(daemon, StatusCode::OK, resolve(daemon, &id)?),
         Route::Adopt(target) => found::adopt::adopt(daemon, &target, request).await,
         Route::Wait(id) => ask(daemon, Ask::Wait { session: resolve(daemon, &id)? }).await,
@@ -168,6 +173,8 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
             let by = (extend.by_ms > 0).then(|| Duration::from_millis(extend.by_ms));
             ask(daemon, Ask::Extend { session, by }).await
         }
+        Route::Signal(id) => again::signal(daemon, resolve(daemon, &id)?, request).await,
+        Route::Rerun(id) => again::rerun(daemon, resolve(daemon, &id)?, request).await,
         Route::Endpoints => Ok(webhooks::endpoints(daemon)),
         Route::PauseEndpoint(endpoint) => ask(daemon, Ask::SetPaused { endpoint, paused: true }).await,
         Route::ResumeEndpoint(endpoint) => ask(daemon, Ask::SetPaused { endpoint, paused: false }).await,
@@ -176,9 +183,6 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
         Route::Redeliver => webhooks::redeliver(daemon, request).await,
         Route::Delivery(id) => webhooks::show(daemon, &id).await,
         Route::Fuse(route) => fuses::answer(daemon, route, request).await,
-        Route::Locks => Ok(locks::list(daemon)),
-        Route::Lock => locks::acquire(daemon, request).await,
-        Route::Unlock(directory) => locks::release(daemon, directory).await,
     }
 }
 
@@ -260,25 +264,20 @@ pub(super) fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
 
 pub(super) fn refused(refusal: &Refusal) -> Fault {
     let status = match refusal {
-        Refusal::NotFound(_) | Refusal::NoEndpoint(_) | Refusal::NoFuse(_) | Refusal::NotLocked(_) => {
-            StatusCode::NOT_FOUND
-        }
-        Refusal::Locked { .. } => StatusCode::LOCKED,
+        Refusal::NotFound(_) | Refusal::NoEndpoint(_) | Refusal::NoFuse(_) => StatusCode::NOT_FOUND,
         Refusal::PausedByConfiguration(_)
         | Refusal::Ambiguous { .. }
         | Refusal::TooManyFuses(_)
         | Refusal::Supervised(_)
         | Refusal::AlreadyEnded(_)
+        | Refusal::NotStarted(_)
+        | Refusal::NobodyToSignal(_)
         | Refusal::StillRuns(_)
         | Refusal::StillEnding(_)
-        | Refusal::InUse(_)
-        | Refusal::AlreadyLocked { .. }
         | Refusal::Stopping(_) => StatusCode::CONFLICT,
         Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::JournalFailing(_) => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Recovering | Refusal::TooMany(_) | Refusal::TooManyLocks(_) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Refusal::Recovering | Refusal::TooMany(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     Fault::new(status, refusal.to_string())
 }
@@ -298,8 +297,11 @@ pub(super) async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
         }
         Reply::Fuse(id) => fuses::fuse(daemon, id),
         Reply::Endpoint(name) => webhooks::endpoint(daemon, &name),
-        Reply::Lock(lock) => Ok(locks::answer(&lock)),
-        Reply::Pruned(count) => Ok(json_answer(StatusCode::OK, &json!({"pruned": count}))),
+        Reply::Pruned(done) => {
+            let sessions: Vec<_> = done.sessions.iter().map(ToString::to_string).collect();
+            let (pruned, kept, dry_run) = (sessions.len(), done.kept, done.dry_run);
+            Ok(json_answer(StatusCode::OK, &Pruned { pruned, kept, sessions, dry_run }))
+        }
         Reply::Refused(refusal) => Err(refused(&refusal)),
     }
 }
@@ -334,7 +336,7 @@ fn unrecorded(daemon: &Daemon, id: SessionId) -> Option<String> {
 }
 
 /// The client's key for a request that it may repeat.
-fn idempotency_key(request: &Request<Incoming>) -> Result<Option<String>, Fault> {
+pub(super) fn idempotency_key(request: &Request<Incoming>) -> Result<Option<String>, Fault> {
     let key = request.headers().get("idempotency-key");
     let key = key.map(|value| value.to_str().unwrap_or_default().to_owned());
     if key.as_ref().is_some_and(|key| key.is_empty() || key.chars().count() > limits::KEY_CHARS_MAX) {
@@ -348,7 +350,7 @@ fn idempotency_key(request: &Request<Incoming>) -> Result<Option<String>, Fault>
 }
 
 /// The key with the digest of what was asked under it.
-fn request_key(key: Option<String>, asked: &[&[u8]]) -> Option<RequestKey> {
+pub(super) fn request_key(key: Option<String>, asked: &[&[u8]]) -> Option<RequestKey> {
     let key = key?;
     let mut digest = Sha256::new();
     asked.iter().for_each(|part| digest.update(part));
@@ -358,12 +360,21 @@ fn request_key(key: Option<String>, asked: &[&[u8]]) -> Option<RequestKey> {
 
 async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
     let key = idempotency_key(&request)?;
-    let (launch, body): (api::Launch, Bytes) = read_json(daemon, request).await?;
-    let session = SessionId(Uuid::new_v4());
-    let prepared = launch::prepare(daemon, session, launch);
-    let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
+    let (asked, body): (api::Launch, Bytes) = read_json(daemon, request).await?;
     let key = request_key(key, &[&body]);
     drop(body);
+    launch_asked(daemon, asked, key).await
+}
+
+/// Launches what is asked for, and answers with its record.
+pub(super) async fn launch_asked(
+    daemon: &Rc<Daemon>,
+    asked: api::Launch,
+    key: Option<RequestKey>,
+) -> Handled {
+    let session = SessionId(Uuid::new_v4());
+    let prepared = launch::prepare(daemon, session, asked);
+    let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let run = RunId { session, run: 1 };
     daemon.parcels.borrow_mut().insert(run, parcel);
     let host = daemon.sys.host().clone();
@@ -391,14 +402,13 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
         ask(daemon, Ask::Stop { session: id, force: false }).await?;
     }
     let stored = stored(daemon, id, &resume).await;
-    let (run, prompt, parcel, timeout, claim) = {
+    let (run, prompt, parcel, timeout) = {
         let core = daemon.core.borrow();
         let session = core.session(id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
         let prepared = launch::prepare_resume(daemon, session, &resume);
         let (prompt, parcel) = prepared.map_err(|why| Fault::new(StatusCode::CONFLICT, why))?;
         let timeout = api::optional_ms(resume.timeout_ms, session.spec.timeout);
-        let claim = Box::new(locks::claim_again(daemon, session, &resume));
-        (RunId { session: id, run: session.run.number + 1 }, prompt, parcel, timeout, claim)
+        (RunId { session: id, run: session.run.number + 1 }, prompt, parcel, timeout)
     };
     // Of two at once the second finds the first one's here, and must not replace it.
     let mine = !daemon.parcels.borrow().contains_key(&run);
@@ -406,8 +416,8 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
         daemon.parcels.borrow_mut().insert(run, parcel);
     }
     let host = daemon.sys.host().clone();
-    let stored = Box::new(stored);
-    let answer = ask(daemon, Ask::Resume { session: id, host, prompt, timeout, claim, key, stored }).await;
+    let answer =
+        ask(daemon, Ask::Resume { session: id, host, prompt, timeout, key, stored: Box::new(stored) }).await;
     let taken = daemon.core.borrow().session(id).is_some_and(|session| session.run.number >= run.run);
     if mine && !taken {
         daemon.parcels.borrow_mut().remove(&run);
@@ -484,7 +494,6 @@ fn health(daemon: &Daemon) -> serde_json::Value {
         "imported": *daemon.imported.borrow(),
         "sessions": core.live(),
         "fuses": core.dir_fuses().count(),
-        "locks": core.manual_locks().len() + core.holders().len(),
         "deliveriesOwed": core.outbox().len(),
         "cgroups": daemon.places.words(now.mono),
     })

@@ -6,6 +6,7 @@
 //! a step's effects wait for its records to be durable, and nothing terminal is told before.
 
 mod adopted;
+mod again;
 mod converse;
 mod deliver;
 mod doctor;
@@ -20,7 +21,6 @@ mod hub;
 mod journal;
 mod launch;
 mod life;
-mod locks;
 mod log_files;
 mod notify;
 mod old_tool;

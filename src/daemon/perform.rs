@@ -266,7 +266,7 @@ fn signal_tree(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
     });
 }
 
-fn signal_all(look: &TreeLook, signal: u8) -> Result<(), String> {
+pub(super) fn signal_all(look: &TreeLook, signal: u8) -> Result<(), String> {
     if signal == 9
         && let Some(cgroup) = &look.cgroup
         && let Err(error) = cgroup::kill(cgroup)

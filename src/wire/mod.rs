@@ -2,6 +2,7 @@
 //!
 //! Whatever is serialised is for ever: each format has a version and golden files in tests/fixtures.
 
+pub mod again; // rerun, signal, prune
 pub mod amounts; // sizes and percentages
 pub mod api;
 pub mod deliveries;
@@ -10,7 +11,6 @@ pub mod found;
 pub mod fuses; // of directories
 pub mod git; // its list of worktrees
 pub mod journald;
-pub mod locks;
 pub mod old_home; // the earlier agentctl's files
 pub mod old_tool; // and its protocol
 pub mod route; // which request means what

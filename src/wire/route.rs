@@ -28,6 +28,8 @@ pub enum Route {
     Resume(String),
     Stop(String),
     Extend(String),
+    Signal(String),
+    Rerun(String),
     Endpoints,
     PauseEndpoint(String),
     ResumeEndpoint(String),
@@ -36,9 +38,6 @@ pub enum Route {
     Redeliver,
     Delivery(String),
     Fuse(FuseRoute),
-    Locks,
-    Lock,
-    Unlock(String),
 }
 
 /// Why there is none.
@@ -60,7 +59,9 @@ impl Route {
             | Self::Messages(id)
             | Self::Resume(id)
             | Self::Stop(id)
-            | Self::Extend(id) => Some(id),
+            | Self::Extend(id)
+            | Self::Signal(id)
+            | Self::Rerun(id) => Some(id),
             Self::Metrics
             | Self::Health
             | Self::Doctor
@@ -80,10 +81,7 @@ impl Route {
             | Self::Deliveries
             | Self::Redeliver
             | Self::Delivery(_)
-            | Self::Fuse(_)
-            | Self::Locks
-            | Self::Lock
-            | Self::Unlock(_) => None,
+            | Self::Fuse(_) => None,
         }
     }
 
@@ -112,6 +110,8 @@ impl Route {
             ("POST", ["v1", "sessions", id, "resume"]) => Ok(Self::Resume((*id).into())),
             ("POST", ["v1", "sessions", id, "stop"]) => Ok(Self::Stop((*id).into())),
             ("POST", ["v1", "sessions", id, "extend"]) => Ok(Self::Extend((*id).into())),
+            ("POST", ["v1", "sessions", id, "signal"]) => Ok(Self::Signal((*id).into())),
+            ("POST", ["v1", "sessions", id, "rerun"]) => Ok(Self::Rerun((*id).into())),
             ("GET", ["v1", "webhooks"]) => Ok(Self::Endpoints),
             ("POST", ["v1", "webhooks", name, "pause"]) => Ok(Self::PauseEndpoint((*name).into())),
             ("POST", ["v1", "webhooks", name, "resume"]) => Ok(Self::ResumeEndpoint((*name).into())),
@@ -122,9 +122,6 @@ impl Route {
             (_, ["v1", "fuses", rest @ ..]) => {
                 FuseRoute::of(method, rest).map(Self::Fuse).ok_or(NoRoute::Unknown)
             }
-            ("GET", ["v1", "locks"]) => Ok(Self::Locks),
-            ("POST", ["v1", "locks"]) => Ok(Self::Lock),
-            ("DELETE", ["v1", "locks", directory]) => Ok(Self::Unlock((*directory).into())),
             _ => Err(NoRoute::Unknown),
         }
     }

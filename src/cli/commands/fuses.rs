@@ -15,7 +15,7 @@ use crate::wire::time::parse_rfc3339;
 use super::super::Failure;
 use super::super::client::{Client, segment};
 use super::super::render;
-use super::{NO_BODY, understood};
+use super::{NO_BODY, absolute, understood};
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
@@ -163,13 +163,6 @@ fn ms(time: Duration) -> Result<u64, Failure> {
         ));
     }
     Ok(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1))
-}
-
-fn absolute(directory: &Path) -> Result<String, Failure> {
-    let usage = |message: String| Failure::new(2, message);
-    let path = std::path::absolute(directory);
-    let path = path.map_err(|error| usage(format!("find {}: {error}", directory.display())))?;
-    path.into_os_string().into_string().map_err(|path| usage(format!("the directory {path:?} is not UTF-8")))
 }
 
 fn row(fuse: &FuseView) -> Vec<String> {

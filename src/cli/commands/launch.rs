@@ -42,19 +42,17 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
         umask: Some(current_umask()),
         nofile: getrlimit(Resource::Nofile).current,
         timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        force: args.force,
     };
     let record = send(&client, &path, &request).await?;
     told(record, args.json, "resumed", "Resumed")
 }
 
 /// Tells what came of a launch.
-fn told(record: Value, json: bool, done: &str, word: &str) -> Result<u8, Failure> {
+pub(super) fn told(record: Value, json: bool, done: &str, word: &str) -> Result<u8, Failure> {
     if json {
         render::json(&record)?;
     }
     let session = view(record)?;
-    warn(&session);
     if session.outcome.as_deref() == Some("launch_failed") {
         let why = session.meta.get("message").and_then(Value::as_str).unwrap_or("the launch failed");
         return Err(Failure::new(1, format!("session {} was not {done}: {why}", &session.id[..8])));
@@ -69,14 +67,6 @@ fn told(record: Value, json: bool, done: &str, word: &str) -> Result<u8, Failure
     Ok(0)
 }
 
-/// What the daemon wants known of the directories around.
-fn warn(session: &SessionView) {
-    let warnings = session.meta.get("warnings").and_then(Value::as_array).into_iter().flatten();
-    for warning in warnings.filter_map(Value::as_str) {
-        render::say(&format!("agentctl: warning: {warning}"));
-    }
-}
-
 pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let itself = |failure: Failure| Failure::new(ITSELF, failure.message);
     let client = Client::find().map_err(itself)?;
@@ -85,7 +75,6 @@ pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let record = send(&client, "/v1/sessions", &request).await.map_err(itself)?;
     drop(request);
     let session = view(record).map_err(itself)?;
-    warn(&session);
     let ended = follow(&client, &session).await.map_err(itself)?;
     render::say(&render::verdict_line(&ended));
     if json {
@@ -138,7 +127,7 @@ async fn stop_on_signals(client: &Client, id: &str) -> Failure {
 }
 
 /// Sends a launch or a resume. A lost answer is asked for again under the same key, so nothing is launched twice.
-async fn send<T: Serialize>(client: &Client, path: &str, request: &T) -> Result<Value, Failure> {
+pub(super) async fn send<T: Serialize>(client: &Client, path: &str, request: &T) -> Result<Value, Failure> {
     let body = encode(Some(request))?;
     let key = Uuid::new_v4().to_string();
     let tries = limits::RECONNECT_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();
@@ -255,7 +244,6 @@ fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
         on_create: args.on_create,
         on_complete: args.on_complete,
         notify: args.notify,
-        force: args.force,
     })
 }
 
@@ -278,12 +266,12 @@ fn worktree(
     }
 }
 
-fn utf8(path: &Path) -> Result<String, Failure> {
+pub(super) fn utf8(path: &Path) -> Result<String, Failure> {
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Failure::new(2, format!("the path {path:?} is not UTF-8")))
 }
 
-fn environment(extra: Vec<(String, String)>) -> BTreeMap<String, String> {
+pub(super) fn environment(extra: Vec<(String, String)>) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let mut skipped = Vec::new();
     for (key, value) in std::env::vars_os() {
@@ -303,7 +291,7 @@ fn environment(extra: Vec<(String, String)>) -> BTreeMap<String, String> {
 }
 
 /// The mask can only be read by setting it; nothing else runs in this process yet.
-fn current_umask() -> u32 {
+pub(super) fn current_umask() -> u32 {
     let mask = umask(Mode::from_raw_mode(0o077));
     umask(mask);
     mask.as_raw_mode()

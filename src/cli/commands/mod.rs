@@ -2,13 +2,13 @@
 
 mod adapters;
 mod adopt;
+pub(crate) mod again;
 mod config;
 mod daemon;
 mod doctor;
 mod events;
 pub(crate) mod fuses;
 mod launch;
-pub(crate) mod locks;
 mod logs;
 mod select;
 mod stop;
@@ -47,10 +47,9 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Events(args) => events::events(args).await,
         Command::Fuses(args) => fuses::fuses(args).await,
         Command::Fuse(command) => fuses::fuse(command).await,
-        Command::Lock(args) => locks::lock(args).await,
-        Command::Unlock(args) => locks::unlock(args).await,
-        Command::Locks(args) => locks::locks(args.json).await,
-        Command::Prune(args) => prune(args.json).await,
+        Command::Kill(args) => again::kill(args).await,
+        Command::Rerun(args) => again::rerun(args).await,
+        Command::Prune(args) => again::prune(args).await,
         Command::Adapters(args) => adapters::adapters(args).await,
         Command::Doctor(args) => doctor::doctor(args).await,
         Command::Config(command) => config::config(command).await,
@@ -115,6 +114,14 @@ fn view(record: Value) -> Result<SessionView, Failure> {
     })
 }
 
+/// A directory as the daemon understands it.
+fn absolute(directory: &std::path::Path) -> Result<String, Failure> {
+    let usage = |message: String| Failure::new(2, message);
+    let path = std::path::absolute(directory);
+    let path = path.map_err(|error| usage(format!("find {}: {error}", directory.display())))?;
+    path.into_os_string().into_string().map_err(|path| usage(format!("the directory {path:?} is not UTF-8")))
+}
+
 /// An answer whose parts are known.
 fn understood<T: serde::de::DeserializeOwned>(found: Value) -> Result<T, Failure> {
     serde_json::from_value(found).map_err(|error| {
@@ -152,15 +159,5 @@ async fn extend(args: ExtendArgs) -> Result<u8, Failure> {
     let session = view(record)?;
     let deadline = session.timeout_at.as_deref().unwrap_or("none");
     render::out(&format!("Deadline of session {}: {deadline}\n", &session.id[..8]))?;
-    Ok(0)
-}
-
-async fn prune(json: bool) -> Result<u8, Failure> {
-    let answer: Value = Client::find()?.json(Method::POST, "/v1/prune", NO_BODY).await?;
-    if json {
-        render::json(&answer)?;
-    } else {
-        render::out(&format!("Pruned {} dead/stale sessions\n", answer["pruned"]))?;
-    }
     Ok(0)
 }
