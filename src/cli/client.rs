@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{self, AtomicBool};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Client {
     autostart: bool,
     /// Whether a daemon of another version is worth a word.
     tells_versions: bool,
+    /// Whether somebody has listened: who is not there then is on his way back.
+    met: Arc<AtomicBool>,
 }
 
 /// Why a request has no answer to show.
@@ -65,19 +68,28 @@ impl Client {
         let is_on = |name| set(name).is_some_and(|value| value == "1");
         let forbidden = is_on("AGENTCTL_NO_AUTOSTART") || is_on(NO_DAEMON);
         if let Some(socket) = set("AGENTCTL_SOCKET") {
-            return Ok(Self { socket: socket.into(), home: None, autostart: false, tells_versions: true });
+            return Ok(Self::new(socket.into(), None, false));
         }
         if set("AGENTCTL_HOME").is_none()
             && let Some(user) = set("USER")
         {
             let system = Path::new(SYSTEM_SOCKETS).join(user).join("agentctl.sock");
             if system.exists() {
-                return Ok(Self { socket: system, home: None, autostart: false, tells_versions: true });
+                return Ok(Self::new(system, None, false));
             }
         }
         let home = Home::from_env().map_err(|error| Failure::new(1, error.to_string()))?;
         let autostart = !inside && !forbidden;
-        Ok(Self { socket: home.socket(), home: Some(home), autostart, tells_versions: true })
+        Ok(Self::new(home.socket(), Some(home), autostart))
+    }
+
+    fn new(socket: PathBuf, home: Option<Home>, autostart: bool) -> Self {
+        Self { socket, home, autostart, tells_versions: true, met: Arc::default() }
+    }
+
+    /// Whether a daemon has listened before.
+    pub(crate) fn has_met_one(&self) -> bool {
+        self.met.load(atomic::Ordering::Relaxed)
     }
 
     /// The socket, for messages.
@@ -163,6 +175,7 @@ impl Client {
         let stream = timeout(limits::CONNECT_TIMEOUT, UnixStream::connect(&self.socket)).await;
         let stream = stream.map_err(|_| Unanswered::Nobody(io::ErrorKind::TimedOut.into()))?;
         let stream = stream.map_err(Unanswered::Nobody)?;
+        self.met.store(true, atomic::Ordering::Relaxed);
         let broken = |error: hyper::Error| Unanswered::Broken(error.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
@@ -443,7 +456,7 @@ impl Patience {
     /// is an answer. While a connection holds, tries are not used up: a long session is no silent daemon.
     pub(crate) async fn after(&mut self, client: &Client, why: Unanswered) -> Result<(), Failure> {
         let nobody = matches!(why, Unanswered::Nobody(_));
-        if (self.first && nobody) || !may_retry(&why) || self.tries == 0 {
+        if (self.first && nobody && !client.has_met_one()) || !may_retry(&why) || self.tries == 0 {
             return Err(client.failure(why));
         }
         self.first = false;

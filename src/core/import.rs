@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::agent::{Spent, Tokens};
+use super::dir_fuses::{FuseRecord, FuseSpec};
 use super::fuse::{EndTime, Outcome, Prong, Reason};
 use super::record::Record;
 use super::session::{EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
@@ -133,6 +134,16 @@ pub fn import(
     }
 }
 
+/// A fuse that somebody set burns on, to the time that it had. One that was due before is not lit: what it does was meant for
+/// then, and switching over is nobody's word for it. `Err`: why it is left out, for people.
+pub fn fuse(spec: FuseSpec, expires: Wall, now: Now) -> Result<Record, &'static str> {
+    if expires <= now.wall {
+        return Err("it was due before, and what it does is not done now");
+    }
+    let set = Wall(expires.0.saturating_sub(i64::try_from(spec.ttl.as_micros()).unwrap_or(i64::MAX)));
+    Ok(Record::Fuse(FuseRecord::Set { fuse: Box::new(spec), at: set.min(now.wall), expires }))
+}
+
 impl Here<'_> {
     /// Both clocks at a time of this boot; before it, or in the future, as near as there is.
     fn at(&self, wall: Wall) -> Now {
@@ -229,6 +240,7 @@ pub(super) fn exit_file_says(code: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::agent::Tokens;
+    use super::super::dir_fuses::{FuseId, OnExpire};
     use super::super::record::EventKind;
     use super::super::session::{Phase, Status};
     use super::super::{Effect, Event, Settings, Supervisor};
@@ -381,6 +393,28 @@ mod tests {
         assert_eq!(evidence[0].0, Prong::Pidfd);
         assert_eq!(evidence[1], (Prong::ExitFile, "exit code 42, by the exit file of an earlier agentctl"));
         assert_eq!(session.run.verdict.as_ref().map(Verdict::number), Some(42));
+    }
+
+    #[test]
+    fn a_fuse_burns_on_and_one_that_was_due_is_not_lit() {
+        let id = FuseId(uuid::Uuid::from_u128(1));
+        let spec = || FuseSpec {
+            id,
+            directory: "/w".into(),
+            ttl: Duration::from_secs(600),
+            label: None,
+            setter: None,
+            on_expire: OnExpire { script: Some("rm -rf build".into()), ..OnExpire::default() },
+        };
+        let in_a_minute = Wall(NOW.wall.0 + 60_000_000);
+        let supervisor = after(vec![fuse(spec(), in_a_minute, NOW).unwrap()]);
+        let burning = supervisor.dir_fuses().get(id).unwrap();
+        assert_eq!((burning.expires, burning.end), (in_a_minute, None));
+        assert_eq!(burning.set, Wall(in_a_minute.0 - 600_000_000));
+        assert!(supervisor.next_deadline().is_some_and(|at| at <= NOW.mono.after(Duration::from_secs(60))));
+        for due in [NOW.wall, Wall(0)] {
+            assert!(fuse(spec(), due, NOW).is_err());
+        }
     }
 
     #[test]

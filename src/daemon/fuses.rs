@@ -119,7 +119,7 @@ fn ttl(ms: u64) -> Result<Duration, String> {
     Ok(ttl)
 }
 
-fn actions(daemon: &Daemon, wanted: Actions) -> Result<OnExpire, String> {
+pub(super) fn actions(daemon: &Daemon, wanted: Actions) -> Result<OnExpire, String> {
     let Actions { script, webhook, event } = wanted;
     if let Some(script) = &script {
         launch::check_script("of the fuse", script)?;

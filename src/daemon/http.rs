@@ -579,14 +579,17 @@ fn is_adopted_run(daemon: &Daemon, run: RunId) -> bool {
     core.session(run.session).is_some_and(|session| is_adoption(session.origin, run.run))
 }
 
+/// Where an earlier agentctl has put what a session prints.
+fn old_log(daemon: &Daemon, id: SessionId) -> Option<String> {
+    daemon.core.borrow().session(id)?.spec.meta.get("oldLog").cloned()
+}
+
 /// The same, refused where what it prints is not ours.
 fn printing_run(daemon: &Daemon, id: SessionId, query: &Query) -> Result<RunId, Fault> {
     let run = run_of(daemon, id, query)?;
     if is_adopted_run(daemon, run) {
         let short = id.short();
-        let core = daemon.core.borrow();
-        let old_log = core.session(id).and_then(|session| session.spec.meta.get("oldLog"));
-        let detail = match old_log {
+        let detail = match old_log(daemon, id) {
             Some(log) => {
                 format!("session {short} has no log here: it was launched by an earlier agentctl, into {log}")
             }
@@ -613,7 +616,14 @@ async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled 
             return Ok(json_answer(StatusCode::OK, &said[said.len().saturating_sub(count)..]));
         }
         if let Some(question) = adopted::question(daemon, id) {
-            return found::said(daemon, question, count).await;
+            let said = found::said(daemon, question, count).await;
+            return said.map_err(|fault| match old_log(daemon, id) {
+                Some(log) => Fault {
+                    detail: format!("{}; an earlier agentctl kept its log: {log}", fault.detail),
+                    ..fault
+                },
+                None => fault,
+            });
         }
     }
     let parser = daemon.parser_of(id);

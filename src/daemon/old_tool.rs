@@ -5,6 +5,7 @@
 //! be processes of that tool. Refuses to signal it: the user is told what runs, and the command that stops it.
 
 pub(super) mod import;
+mod kept;
 
 use std::fmt;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The files of the earlier agentctl, read entry by entry: `state.json`, and the files about launched sessions.
+//! The files of the earlier agentctl, read entry by entry: sessions, locks, fuses, and what it wrote about launches.
 //!
 //! They are foreign bytes: an entry that is not understood is skipped and named, every text is cut to its limit, and
 //! nothing in them is fatal. Refuses to judge what they say (core/import.rs).
@@ -67,6 +67,96 @@ fn session(key: &str, record: &Map<String, Value>) -> Option<OldSession> {
         log: meta.and_then(|meta| path(meta, "logPath")),
         meta: CALLBACKS.iter().filter_map(callback).collect::<BTreeMap<_, _>>(),
     })
+}
+
+/// A lock that somebody set by hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldLock {
+    pub directory: String,
+    pub by: Option<String>,
+    pub reason: Option<String>,
+    pub at: Option<Wall>,
+}
+
+/// The locks by hand in `locks.json`; those of sessions follow from sessions. The file of the tool before that one
+/// (`~/.openclaw/locks/locks.json`) has locks by hand only, and does not say so.
+pub fn locks(bytes: &[u8]) -> Result<Entries<OldLock>, String> {
+    let by_hand = |entry: &Map<String, Value>| entry.get("type").is_none_or(|kind| kind == "manual");
+    list(bytes, "lock", by_hand, |entry| {
+        Some(OldLock {
+            directory: path(entry, "directory")?,
+            by: word(entry, "lockedBy").or_else(|| word(entry, "by")),
+            reason: word(entry, "reason"),
+            at: time(entry, "lockedAt"),
+        })
+    })
+}
+
+/// A fuse that somebody set. No `Debug`: a script or a URL may hold secrets.
+#[derive(Clone, PartialEq)]
+pub struct OldFuse {
+    pub directory: String,
+    pub expires: Wall,
+    pub ttl_ms: Option<u64>,
+    pub setter: Option<String>,
+    pub label: Option<String>,
+    pub script: Option<String>,
+    pub webhook: Option<String>,
+    pub event: Option<String>,
+}
+
+/// The fuses of people in `fuses.json`; those that the tool lit for each of its sessions did nothing, and are none.
+pub fn fuses(bytes: &[u8]) -> Result<Entries<OldFuse>, String> {
+    let of_people = |entry: &Map<String, Value>| {
+        !word(entry, "label").is_some_and(|label| label.starts_with("lifecycle:"))
+    };
+    list(bytes, "fuse", of_people, |entry| {
+        // Of its first versions, which knew one action only, and named what that was done to.
+        if entry.contains_key("clusterName") {
+            return None;
+        }
+        let action = |key: &str| {
+            let text = entry.get("onExpire")?.as_object()?.get(key)?.as_str()?;
+            Some(text.to_owned()).filter(|text| !text.is_empty())
+        };
+        Some(OldFuse {
+            directory: path(entry, "directory")?,
+            expires: time(entry, "expiresAt")?,
+            ttl_ms: entry.get("ttlMs").and_then(Value::as_u64),
+            setter: word(entry, "sessionId"),
+            label: word(entry, "label"),
+            script: action("script"),
+            webhook: action("webhook"),
+            event: action("event").map(|event| cut(&event, WORD_CHARS_MAX)),
+        })
+    })
+}
+
+/// The entries of a list, as far as they are `wanted`; the last one of a directory counts.
+fn list<T>(
+    bytes: &[u8],
+    what: &str,
+    wanted: impl Fn(&Map<String, Value>) -> bool,
+    read: impl Fn(&Map<String, Value>) -> Option<T>,
+) -> Result<Entries<T>, String> {
+    let all: Value = serde_json::from_slice(bytes).map_err(|error| format!("it is no JSON: {error}"))?;
+    let all = all.as_array().ok_or_else(|| "it is no list".to_owned())?;
+    let mut entries = Entries { read: Vec::new(), skipped: Vec::new() };
+    for (at, entry) in all.iter().enumerate() {
+        let entry = entry.as_object();
+        if entry.is_some_and(|entry| !wanted(entry)) {
+            continue;
+        }
+        match entry.and_then(&read) {
+            Some(understood) => entries.read.push(understood),
+            None => {
+                let of = entry.and_then(|entry| path(entry, "directory"));
+                let of = of.unwrap_or_else(|| format!("number {}", at + 1));
+                entries.skipped.push(format!("{what} of {of}: it is not understood"));
+            }
+        }
+    }
+    Ok(entries)
 }
 
 /// What the tool wrote beside the state when it launched a session; `adapter`: whose directory it is in. `None`: it is no
@@ -166,6 +256,23 @@ mod tests {
         assert!(launched.started.is_some());
     }
 
+    #[test]
+    fn locks_and_fuses_are_those_of_people() {
+        let locks = locks(include_bytes!("../../tests/fixtures/oldhome/locks.json")).unwrap();
+        let by: Vec<_> =
+            locks.read.iter().map(|lock| (lock.directory.as_str(), lock.by.as_deref())).collect();
+        assert_eq!(by, [("/tmp", Some("ann")), ("/nowhere/at/all", None)]);
+        assert_eq!(locks.skipped, ["lock of number 4: it is not understood"]);
+        let fuses = fuses(include_bytes!("../../tests/fixtures/oldhome/fuses.json")).unwrap();
+        assert_eq!(fuses.read.len(), 2);
+        assert_eq!(fuses.read[0].script.as_deref(), Some("touch fired"));
+        assert_eq!(fuses.read[0].ttl_ms, Some(600_000));
+        assert_eq!(fuses.skipped, ["fuse of /home/dev/mono-x: it is not understood"]);
+        for (bytes, why) in [("{}", "no list"), ("[", "no JSON")] {
+            assert!(super::locks(bytes.as_bytes()).unwrap_err().contains(why));
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_fatal_and_no_text_is_longer_than_its_limit(at in 0..STATE.len(), noise in prop::collection::vec(any::<u8>(), 0..40)) {
@@ -179,6 +286,7 @@ mod tests {
                 }
             }
             let _none = launched(&bytes, "x");
+            let (_none, _none_either) = (locks(&bytes), fuses(&bytes));
             let _none = exit_code(&bytes);
         }
     }

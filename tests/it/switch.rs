@@ -263,12 +263,12 @@ fn its_history_is_taken_over_once_and_told_to_nobody() {
     let codex = daemon.status("01a20287-ab6b-7fa1-8031-1521fdc9368c");
     holds(&codex, &json!({"outcome": "lost", "nativeId": "01a20287-ab6b-7fa1-8031-1521fdc9368c"}));
     assert_eq!(codex["meta"]["oldStatus"], "completed");
-    let logs = daemon.run(["logs", "01a20287"]);
-    assert_eq!(logs.status.code(), Some(1));
-    assert!(
-        stderr(&logs).contains("/home/dev/.codex/agentctl/sessions/launch-1773223200000.log"),
-        "{logs:?}"
-    );
+    for how in [&["logs", "01a20287"][..], &["logs", "--raw", "01a20287"]] {
+        let logs = daemon.run(how);
+        assert_eq!(logs.status.code(), Some(1));
+        let said = stderr(&logs);
+        assert!(said.contains("/home/dev/.codex/agentctl/sessions/launch-1773223200000.log"), "{logs:?}");
+    }
     let all = daemon.json(["list", "-a", "--json"]);
     let openclaw = all.as_array().expect("an array").iter().find(|it| it["adapter"] == "openclaw");
     assert_eq!(openclaw.expect("it is listed")["meta"]["oldId"], "agent:main:main");
@@ -420,4 +420,55 @@ fn whoever_starts_the_daemon_says_once_what_it_took_over() {
     );
     assert_eq!(stderr(&list()), "");
     assert_eq!(home.run(["daemon", "stop"]).status.code(), Some(0));
+}
+
+/// Puts one of its files into a home, with these words in the place of those.
+fn lay_out(home: &Path, name: &str, words: &[(&str, &Path)]) {
+    let mut text = fs::read_to_string(format!("tests/fixtures/oldhome/{name}")).expect("a recorded file");
+    for (word, path) in words {
+        text = text.replace(word, path.to_str().expect("a text"));
+    }
+    fs::write(home.join(name), text).expect("a file");
+}
+
+#[test]
+fn its_fuses_burn_on_and_one_that_was_due_is_named_and_not_fired() {
+    let mut daemon = old_home();
+    let (later, overdue) = (daemon.home().join("later"), daemon.home().join("overdue"));
+    for dir in [&later, &overdue] {
+        fs::create_dir(dir).expect("a directory");
+    }
+    lay_out(daemon.home(), "fuses.json", &[("@LATER@", &later), ("@OVERDUE@", &overdue)]);
+    daemon.start();
+    let fuses = daemon.json(["fuses", "--json"]);
+    assert_eq!(fuses.as_array().map(Vec::len), Some(1), "{fuses:#}");
+    let real = fs::canonicalize(&later).expect("a directory");
+    holds(
+        &fuses[0],
+        &json!({"directory": real, "ttlMs": 600_000, "expiresAt": "2126-03-12T04:31:44.105Z", "label": "clean up"}),
+    );
+    assert_eq!(fuses[0]["onExpire"]["script"], "touch fired");
+    let status = stdout(&daemon.run(["daemon", "status"]));
+    assert!(status.contains("4 sessions, none of them running; 1 fuse; its files"), "{status}");
+    assert!(
+        status.contains("due 2026-03-12T04:31:44.105Z: it was due before, and what it does is not"),
+        "{status}"
+    );
+    assert!(status.contains("left out: fuse of /home/dev/mono-x: it is not understood"), "{status}");
+    assert_eq!(daemon.events(), Vec::<Value>::new(), "nothing was fired");
+
+    // What was cancelled here stays so, also when the journal is lost.
+    assert_eq!(daemon.code(&["fuse", "cancel", real.to_str().expect("a text")]), Some(0));
+    let id = daemon.launch(&[], "exit 0");
+    daemon.ended(&id);
+    until("the verdict to be written down", || daemon.file(&id, "verdict.1.json").exists().then_some(()));
+    daemon.terminate();
+    for name in ["journal.db", "journal.db-wal", "journal.db-shm"] {
+        let _absent = fs::remove_file(daemon.home().join(name));
+    }
+    daemon.start();
+    assert_eq!(daemon.json(["fuses", "--json"]), json!([]));
+    daemon.terminate();
+    daemon.start();
+    assert_eq!(daemon.json(["fuses", "--json"]), json!([]));
 }

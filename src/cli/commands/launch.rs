@@ -17,7 +17,7 @@ use crate::limits;
 use crate::wire::api::{Launch, Resume, SessionView, Stop, Worktree};
 
 use super::super::assembly::{self, Parts};
-use super::super::client::{Client, RETRY_PAUSE, decode, encode, may_retry, segment, whole};
+use super::super::client::{Client, RETRY_PAUSE, Unanswered, decode, encode, may_retry, segment, whole};
 use super::super::render;
 use super::super::slots::Slot;
 use super::super::{Failure, LaunchArgs, ResumeArgs, RunArgs};
@@ -144,7 +144,7 @@ pub(super) async fn send<T: Serialize>(client: &Client, path: &str, request: &T)
         match answer {
             Ok(bytes) => return decode(&bytes),
             // Nobody was there to begin with: that is an answer.
-            Err(why) if failed.is_none() && matches!(why, super::super::client::Unanswered::Nobody(_)) => {
+            Err(why @ Unanswered::Nobody(_)) if failed.is_none() && !client.has_met_one() => {
                 return Err(client.failure(why));
             }
             Err(why) if may_retry(&why) => {

@@ -26,6 +26,7 @@ use crate::wire::found::id_of_conversation;
 use crate::wire::old_home::{self, Entries};
 
 use super::super::{Daemon, Home, adopted, launch};
+use super::kept;
 
 const STATE: &str = "state.json";
 /// Of opencode, whose agents it put a wrapper around.
@@ -44,92 +45,146 @@ const STARTED_BEFORE: Duration = Duration::from_secs(60);
 /// A clock that was adjusted, and the ticks in which the kernel counts.
 const STARTED_AFTER: Duration = Duration::from_secs(5);
 
-/// What is to be said of it.
+/// What it came to, and what is to be said of it.
 #[derive(Default)]
-struct Report {
-    taken: u32,
+pub(super) struct Report {
+    sessions: u32,
     live: u32,
+    fuses: u32,
     left_out: u32,
     lines: Vec<String>,
+    records: Vec<Record>,
+    /// Those that run, to be held.
+    leaders: Vec<(RunId, ProcessId)>,
 }
 
 impl Report {
-    fn leave_out(&mut self, line: String) {
+    pub(super) fn leave_out(&mut self, line: String) {
         self.left_out += 1;
         self.lines.push(format!("left out: {line}"));
     }
 
-    fn words(mut self) -> Vec<String> {
-        if self.taken > 0 {
-            let sessions =
-                if self.taken == 1 { "1 session".to_owned() } else { format!("{} sessions", self.taken) };
-            let live = if self.live == 0 { "none" } else { &self.live.to_string() };
-            self.lines.insert(
+    pub(super) fn take_fuse(&mut self, record: Record) {
+        self.fuses += 1;
+        self.records.push(record);
+    }
+
+    fn taken(&self) -> u32 {
+        self.sessions + self.fuses
+    }
+
+    fn words(&mut self) -> Vec<String> {
+        let mut parts = Vec::new();
+        if self.sessions > 0 {
+            let live = if self.live == 0 { "none".to_owned() } else { self.live.to_string() };
+            parts.push(format!("{}, {live} of them running", counted(self.sessions, "session")));
+        }
+        if self.fuses > 0 {
+            parts.push(counted(self.fuses, "fuse"));
+        }
+        let mut lines = std::mem::take(&mut self.lines);
+        if !parts.is_empty() {
+            let taken = parts.join("; ");
+            lines.insert(
                 0,
-                format!("taken over from an earlier agentctl: {sessions}, {live} of them running; its files stay as they are"),
+                format!("taken over from an earlier agentctl: {taken}; its files stay as they are"),
             );
         }
-        let more = self.lines.len().saturating_sub(limits::IMPORT_LINES_MAX);
+        let more = lines.len().saturating_sub(limits::IMPORT_LINES_MAX);
         if more > 0 {
-            self.lines.truncate(limits::IMPORT_LINES_MAX);
-            self.lines.push(format!("and {more} more"));
+            lines.truncate(limits::IMPORT_LINES_MAX);
+            lines.push(format!("and {more} more"));
         }
-        self.lines
+        lines
     }
 }
 
-/// Takes over what was not taken over before.
+fn counted(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// Takes over what was not taken over before, each file by itself.
 pub(in crate::daemon) fn import(daemon: &Rc<Daemon>) {
-    if !daemon.home.was_of_old_tool() || daemon.core.borrow().imported().contains_key(STATE) {
+    if !daemon.home.was_of_old_tool() {
         return;
     }
     let mut report = Report::default();
-    let mut records = Vec::new();
-    let mut live = Vec::new();
-    match old_sessions(&daemon.home, &mut report) {
-        Ok(sessions) if sessions.is_empty() && report.left_out == 0 => return,
-        Ok(sessions) => {
-            for old in sessions {
-                take(daemon, &old, &mut report, &mut records, &mut live);
-            }
-            let at = clock::now().wall;
-            let (taken, left_out) = (report.taken, report.left_out);
-            records.push(Record::Imported { at, file: STATE.into(), taken, left_out });
-        }
-        Err(why) => {
-            report
-                .lines
-                .push(format!("{STATE} is not taken over: {why}; it is tried again at the next start"));
+    // Of a journal that was lost: what people have changed since would be undone.
+    let first = daemon.rebuilt.borrow().sessions == 0;
+    take_file(daemon, STATE, &mut report, sessions);
+    for (file, read) in kept::FILES {
+        if first {
+            take_file(daemon, file, &mut report, read);
+        } else {
+            leave(daemon, file, &mut report);
         }
     }
-    if !records.is_empty() {
-        daemon.take(Event::Rebuilt(records));
+    let words = report.words();
+    if !report.records.is_empty() {
+        daemon.take(Event::Rebuilt(report.records));
     }
-    for (run, leader) in live {
+    for (run, leader) in report.leaders {
         launch::write_deadline(daemon, run, None);
         adopted::keep_leader(daemon, run, leader);
     }
-    let words = report.words();
     for line in &words {
         tracing::warn!("{line}");
     }
     *daemon.imported.borrow_mut() = words;
 }
 
-fn take(
+fn take_file(
     daemon: &Daemon,
-    old: &OldSession,
+    file: &str,
     report: &mut Report,
-    records: &mut Vec<Record>,
-    live: &mut Vec<(RunId, ProcessId)>,
+    read: impl FnOnce(&Daemon, &mut Report) -> Result<(), String>,
 ) {
+    if daemon.core.borrow().imported().contains_key(file) {
+        return;
+    }
+    let before = (report.taken(), report.left_out);
+    match read(daemon, report) {
+        Ok(()) => {
+            let (taken, left_out) = (report.taken() - before.0, report.left_out - before.1);
+            if taken + left_out > 0 {
+                let at = clock::now().wall;
+                report.records.push(Record::Imported { at, file: file.to_owned(), taken, left_out });
+            }
+        }
+        Err(why) => {
+            report
+                .lines
+                .push(format!("{file} is not taken over: {why}; it is tried again at the next start"));
+        }
+    }
+}
+
+/// Never to be taken.
+fn leave(daemon: &Daemon, file: &str, report: &mut Report) {
+    let known = daemon.core.borrow().imported().contains_key(file);
+    if !known && daemon.home.path().join(file).exists() {
+        let why = "the journal was lost, so it is not known what was changed since it was taken over";
+        report.lines.push(format!("{file} is not taken over: {why}"));
+        let at = clock::now().wall;
+        report.records.push(Record::Imported { at, file: file.to_owned(), taken: 0, left_out: 0 });
+    }
+}
+
+fn sessions(daemon: &Daemon, report: &mut Report) -> Result<(), String> {
+    for old in old_sessions(&daemon.home, report)? {
+        take(daemon, &old, report);
+    }
+    Ok(())
+}
+
+fn take(daemon: &Daemon, old: &OldSession, report: &mut Report) {
     let id = match old.id.parse::<SessionId>() {
         Ok(id) if !id.0.is_nil() => id,
         Ok(_) | Err(_) => id_of_conversation(&old.adapter, &old.id),
     };
     if daemon.core.borrow().session(id).is_some() {
         // It was taken over before the journal was lost, and has files of ours by now.
-        report.taken += 1;
+        report.sessions += 1;
         return;
     }
     let config = daemon.config.borrow();
@@ -145,20 +200,23 @@ fn take(
             return;
         }
     };
+    let real = || Some(fs::canonicalize(&old.cwd).ok()?.to_str()?.to_owned());
+    let cwd = if matches!(seen, Seen::Itself(..)) { real() } else { None };
+    let old = &OldSession { cwd: cwd.unwrap_or_else(|| old.cwd.clone()), ..old.clone() };
     let here = Here { host: daemon.sys.host(), now: clock::now(), grace: config.grace };
     let resumes = NATIVE.contains(&old.adapter.as_str());
     match import::import(old, id, &seen, exit, (resumes, reports), here) {
         Imported::Live(more) => {
-            report.taken += 1;
+            report.sessions += 1;
             report.live += 1;
             if let Seen::Itself(leader, _) = seen {
-                live.push((RunId { session: id, run: 1 }, leader));
+                report.leaders.push((RunId { session: id, run: 1 }, leader));
             }
-            records.extend(more);
+            report.records.extend(more);
         }
         Imported::Ended(more) => {
-            report.taken += 1;
-            records.extend(more);
+            report.sessions += 1;
+            report.records.extend(more);
         }
         Imported::LeftOut(why) => {
             let adopt =
@@ -233,7 +291,7 @@ fn merge(found: &mut BTreeMap<String, OldSession>, launched: OldSession) {
 }
 
 /// The whole of a file that is no longer than that.
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
@@ -377,13 +435,13 @@ mod tests {
 
     #[test]
     fn what_is_said_is_bounded() {
-        let mut report = Report { taken: 2, ..Report::default() };
+        let mut report = Report { sessions: 2, fuses: 1, ..Report::default() };
         (0..50).for_each(|n| report.leave_out(format!("session {n}")));
         let words = report.words();
         assert_eq!(words.len(), limits::IMPORT_LINES_MAX + 1);
         assert_eq!(
             words[0],
-            "taken over from an earlier agentctl: 2 sessions, none of them running; its files stay as they are"
+            "taken over from an earlier agentctl: 2 sessions, none of them running; 1 fuse; its files stay as they are"
         );
         assert_eq!(words.last().map(String::as_str), Some("and 31 more"));
     }

@@ -1,0 +1,73 @@
+//! What people had set by hand in the earlier agentctl: read from its files, and made records of ours.
+//!
+//! Refuses to carry anything out: a fuse that was due while nobody looked is named, not fired (core/import.rs).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::core::dir_fuses::{BURNING_MAX, FuseId, FuseSpec};
+use crate::core::import;
+use crate::core::vocab::{Now, Wall};
+use crate::limits;
+use crate::sys::clock;
+use crate::wire::fuses::Actions;
+use crate::wire::old_home::{self, OldFuse};
+use crate::wire::time::rfc3339;
+
+use super::super::{Daemon, fuses as dir_fuses};
+use super::import::{Report, read};
+
+/// How one of its files is read.
+type Reader = fn(&Daemon, &mut Report) -> Result<(), String>;
+
+/// The files, and their readers.
+pub(super) const FILES: [(&str, Reader); 1] = [("fuses.json", fuses)];
+
+fn fuses(daemon: &Daemon, report: &mut Report) -> Result<(), String> {
+    let Some(bytes) = whole(&daemon.home.path().join("fuses.json"))? else { return Ok(()) };
+    let found = old_home::fuses(&bytes)?;
+    found.skipped.into_iter().for_each(|line| report.leave_out(line));
+    // A directory has one.
+    let by_directory: BTreeMap<String, OldFuse> =
+        found.read.into_iter().map(|fuse| (fuse.directory.clone(), fuse)).collect();
+    let now = clock::now();
+    for (at, (directory, old)) in by_directory.into_iter().enumerate() {
+        let due = rfc3339(old.expires);
+        let record = if at < BURNING_MAX {
+            fuse(daemon, old, now)
+                .and_then(|(spec, expires)| import::fuse(spec, expires, now).map_err(str::to_owned))
+        } else {
+            Err(format!("there are more than {BURNING_MAX}"))
+        };
+        match record {
+            Ok(record) => report.take_fuse(record),
+            Err(why) => report.leave_out(format!("fuse of {directory}, due {due}: {why}")),
+        }
+    }
+    Ok(())
+}
+
+fn fuse(daemon: &Daemon, old: OldFuse, now: Now) -> Result<(FuseSpec, Wall), String> {
+    let OldFuse { directory, expires, ttl_ms, setter, label, script, webhook, event } = old;
+    let ttl = ttl_ms.map_or_else(|| expires.since(now.wall), Duration::from_millis);
+    if expires.since(now.wall) > limits::FUSE_TTL_MAX {
+        return Err("its time is out of all bounds".to_owned());
+    }
+    let on_expire = dir_fuses::actions(daemon, Actions { script, webhook, event })?;
+    let real = std::fs::canonicalize(&directory).map_err(|error| error.to_string())?;
+    let directory = real.into_os_string().into_string().map_err(|_| "its path is not UTF-8".to_owned())?;
+    Ok((FuseSpec { id: FuseId(Uuid::new_v4()), directory, ttl, label, setter, on_expire }, expires))
+}
+
+/// `None`: there is no such file.
+fn whole(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    match read(path, limits::IMPORT_BYTES_MAX) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
