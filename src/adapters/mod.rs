@@ -13,6 +13,8 @@ mod acp_tests;
 mod claude_code;
 mod codex;
 mod declared;
+#[cfg(test)]
+mod example;
 mod exec;
 pub mod found;
 mod gemini;
@@ -36,7 +38,8 @@ pub use declared::{Arg, Declared, DeclaredPrompt, Rule};
 pub use known::{Known, Parser};
 pub use readable::Readable;
 pub use stream::{
-    FAILURE_MAX_CHARS, LINE_MAX_BYTES, Lines, MESSAGE_MAX_BYTES, Parse, Progress, Tail, last_messages, report,
+    FAILURE_MAX_CHARS, LINE_MAX_BYTES, Lines, MESSAGE_MAX_BYTES, Parse, Progress, Tail, ended_with,
+    last_messages, report,
 };
 
 /// Every agent that can be launched, in the order in which lists show them.

@@ -249,8 +249,8 @@ pub fn report(progress: &Progress) -> AgentReport {
     match &progress.last_step {
         Some(StepEnd::Stop) => AgentReport::Success,
         Some(StepEnd::Failed(text)) => AgentReport::Error(Some(text.clone())),
-        Some(StepEnd::ToolCalls) => ended_with("tool-calls"),
-        Some(StepEnd::Other(reason)) => ended_with(reason),
+        Some(StepEnd::ToolCalls) => AgentReport::Error(Some(ended_with("tool-calls"))),
+        Some(StepEnd::Other(reason)) => AgentReport::Error(Some(ended_with(reason))),
         None if progress.skipped_lines > 0 => {
             AgentReport::Unreadable(format!("output lines of over {LINE_MAX_BYTES} bytes were skipped"))
         }
@@ -258,8 +258,9 @@ pub fn report(progress: &Progress) -> AgentReport {
     }
 }
 
-fn ended_with(reason: &str) -> AgentReport {
-    AgentReport::Error(Some(format!("ended with finish reason `{reason}`")))
+/// A step that ended for another reason than that all was said, in words.
+pub fn ended_with(reason: &str) -> String {
+    format!("ended with finish reason `{}`", bounded(reason, 100))
 }
 
 /// The last `count` messages of the assistant in this part of a log, oldest first.

@@ -71,7 +71,16 @@ pub(super) fn look_at(daemon: &Rc<Daemon>, id: RunId, process: ProcessId) {
     });
 }
 
-/// A question to the store of an agent that was adopted; `None`: which conversation is its is not known.
+/// The same of an agent that is talked to in ACP, unless that was done.
+pub(super) fn look_at_once(daemon: &Rc<Daemon>, id: RunId) {
+    let handles = daemon.handles.borrow();
+    let unseen = handles.get(&id).filter(|handles| handles.seen.is_none());
+    if let Some(leader) = unseen.and_then(|handles| handles.leader.as_ref()) {
+        look_at(daemon, id, *leader.id());
+    }
+}
+
+/// A question to the store of an agent that was adopted, or is talked to; `None`: which conversation is its is not known.
 pub(super) fn question(daemon: &Daemon, session: SessionId) -> Option<Question> {
     let core = daemon.core.borrow();
     let session = core.session(session)?;

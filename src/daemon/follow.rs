@@ -13,16 +13,17 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
-use crate::adapters::{Lines, Parser, Progress, Readable, Tail, report};
+use crate::adapters::{Lines, Parser, Progress, Readable, Tail, ended_with, report};
 use crate::core::Event;
-use crate::core::agent::{AgentEvent, AgentReport, StepEnd};
+use crate::core::agent::{AgentEvent, AgentReport, Span, StepEnd};
 use crate::core::fuse::Evidence;
 use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
 
 use super::converse::Dialogue;
+use super::found::told;
 use super::log_files::{self, Found, LogTail, length, read_at};
-use super::{Daemon, perform};
+use super::{Daemon, adopted, perform};
 
 /// Waits until the log grows or the session ends; looks at most once a second.
 async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &mut End) -> io::Result<()> {
@@ -180,7 +181,7 @@ pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
     });
 }
 
-async fn read_along(daemon: &Daemon, id: RunId, parser: Parser, asked: &Asked) -> io::Result<()> {
+async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Asked) -> io::Result<()> {
     let mut end = daemon.end_of(id.session);
     let mut reader = Reader::new(daemon, id, parser);
     reader.dialogue = Dialogue::of(daemon, id).await;
@@ -191,6 +192,10 @@ async fn read_along(daemon: &Daemon, id: RunId, parser: Parser, asked: &Asked) -
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
+        }
+        // Before it has said anything it may not be itself yet.
+        if reader.dialogue.is_some() && reader.offset > 0 {
+            adopted::look_at_once(daemon, id);
         }
         reader.tell_mood(daemon, question);
         let said = reader.go_on(daemon).await;
@@ -388,15 +393,32 @@ pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
         let evidence = match read_ending(&path, &parser).await {
             Ok((progress, whole)) => {
                 let native = progress.native_id.clone().map(AgentEvent::NativeId);
-                for told in native.into_iter().chain(progress.totals(whole)) {
+                let talk = told::of_talk(&daemon, id).await;
+                let used = talk.as_ref().and_then(|talk| talk.tokens).map(|tokens| AgentEvent::Total {
+                    span: Span::Conversation,
+                    tokens: Some(tokens),
+                    cost_usd: None,
+                });
+                for told in native.into_iter().chain(progress.totals(whole)).chain(used) {
                     daemon.send(Event::Agent(id, told));
                 }
-                Evidence::Report(report(&progress))
+                Evidence::Report(report_of_talk(report(&progress), talk.and_then(|talk| talk.finish)))
             }
             Err(error) => perform::unreadable(&error),
         };
         daemon.send(Event::Evidence(id, evidence));
     });
+}
+
+/// An end of the turn is a success where the agent's own store does not know better: opencode says it of an answer that was
+/// cut off, too.
+fn report_of_talk(said: AgentReport, finish: Option<String>) -> AgentReport {
+    match (said, finish) {
+        (AgentReport::Success, Some(finish)) if finish != "stop" => {
+            AgentReport::Error(Some(ended_with(&finish)))
+        }
+        (said, _) => said,
+    }
 }
 
 /// What the end of a log tells, and whether that was all of it. Some agents repeat a whole conversation in their last

@@ -44,7 +44,7 @@ pub(crate) struct Handles {
     pub(super) cgroup: Option<PathBuf>,
     /// Of an adopted run: what was seen to descend from its leader.
     pub(super) kin: Vec<ProcessRef>,
-    /// The same, of its leader: how it showed itself while it lived.
+    /// The same, and of one that is talked to: how its leader showed itself while it lived.
     pub(super) seen: Option<Arc<Shown>>,
     /// Keeps other first starts waiting.
     pub(super) turn: Option<OwnedMutexGuard<()>>,

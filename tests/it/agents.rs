@@ -37,9 +37,19 @@ const FAILED: Expected<'static> =
     Expected { outcome: "failed", reason: "exit_code_1", code: Some(1), number: 1, steps: None, ..COMPLETED };
 const REPORTED: Expected<'static> = Expected { reason: "agent_reported_error", code: Some(0), ..FAILED };
 
+/// The columns of the table: which agent, and whether it is talked to in ACP.
+const COLUMNS: [(Agent, bool); 5] = [
+    (Agent::Opencode, false),
+    (Agent::ClaudeCode, false),
+    (Agent::Codex, false),
+    (Agent::Pi, false),
+    (Agent::Opencode, true),
+];
+
 struct Matrix {
     stage: Stage,
     agent: Agent,
+    acp: bool,
     /// (case, what came of it)
     found: Vec<(&'static str, String)>,
 }
@@ -47,7 +57,9 @@ struct Matrix {
 impl Matrix {
     fn launch(&self, name: &str, prompt: &str, flags: &[&str]) -> String {
         let [model, _] = self.agent.models();
-        self.stage.launch(name, prompt, &[&["--model", model], flags].concat())
+        let model: &[&str] = if flags.contains(&"--model") { &[] } else { &["--model", model] };
+        let acp: &[&str] = if self.acp { &["--acp"] } else { &[] };
+        self.stage.launch(name, prompt, &[model, acp, flags].concat())
     }
 
     /// Checks the whole end, and notes it for the table.
@@ -65,7 +77,7 @@ impl Matrix {
         record
     }
 
-    /// What the agent ends with when it is sent TERM.
+    /// What the agent ends with when it is sent TERM; one that is talked to is told first, and then ends by itself.
     fn by_term<'a>(
         &self,
         outcome: &'a str,
@@ -73,12 +85,13 @@ impl Matrix {
         number: u8,
         prongs: &'a [&'a str],
     ) -> Expected<'a> {
-        let own_code = matches!(self.agent, Agent::ClaudeCode | Agent::Pi);
+        let by_agent = matches!(self.agent, Agent::ClaudeCode | Agent::Pi).then_some(143);
+        let code = if self.acp { Some(0) } else { by_agent };
         Expected {
             outcome,
             reason,
-            code: own_code.then_some(143),
-            signal: (!own_code).then_some("SIGTERM"),
+            code,
+            signal: code.is_none().then_some("SIGTERM"),
             number,
             prongs,
             message: None,
@@ -87,14 +100,16 @@ impl Matrix {
     }
 }
 
-fn matrix(agent: Agent) {
-    let Some(stage) = Stage::new(agent, &format!("every case of {}", agent.adapter())) else { return };
-    let mut matrix = Matrix { stage, agent, found: Vec::new() };
+fn matrix(agent: Agent, acp: bool) {
+    let over = if acp { " over ACP" } else { "" };
+    let test = format!("every case of {}{over}", agent.adapter());
+    let Some(stage) = Stage::new(agent, &test) else { return };
+    let mut matrix = Matrix { stage, agent, acp, found: Vec::new() };
     two_at_once(&mut matrix);
     natural_ends(&mut matrix);
     ended_by_others(&mut matrix);
     resumed(&mut matrix);
-    compare(agent, &matrix.found);
+    compare((agent, acp), &matrix.found);
 }
 
 fn two_at_once(matrix: &mut Matrix) {
@@ -112,7 +127,10 @@ fn natural_ends(matrix: &mut Matrix) {
     let exits = |message| Expected { message: Some(message), ..FAILED };
     let reports = |message| Expected { message: Some(message), ..REPORTED };
     let twice = Expected { steps: Some(2), ..COMPLETED };
+    let over_acp = matrix.acp;
     let by_agent = |opencode, claude, codex, pi| match matrix.agent {
+        // Over ACP it lives to tell.
+        Agent::Opencode if over_acp => Expected { reason: REPORTED.reason, code: REPORTED.code, ..opencode },
         Agent::Opencode => opencode,
         Agent::ClaudeCode => claude,
         Agent::Codex => codex,
@@ -136,7 +154,11 @@ fn natural_ends(matrix: &mut Matrix) {
             "server error",
             "[[error:500]]",
             &["--timeout", patience],
-            by_agent(deadline, exits("500"), exits("high demand"), reports("500")),
+            if over_acp {
+                deadline
+            } else {
+                by_agent(deadline, exits("500"), exits("high demand"), reports("500"))
+            },
         ),
         (
             "length cut-off",
@@ -153,18 +175,18 @@ fn natural_ends(matrix: &mut Matrix) {
             "refused model",
             "hi",
             &["--model", no_such],
-            by_agent(exits("UnknownError"), exits("claude-no-such"), exits("404"), reports("404")),
+            by_agent(
+                exits(if over_acp { "model not found" } else { "UnknownError" }),
+                exits("claude-no-such"),
+                exits("404"),
+                reports("404"),
+            ),
         ),
         ("hang, ended by the deadline", "[[hang]]", &["--timeout", "15s"], deadline),
     ];
     let launched: Vec<_> = table
         .iter()
-        .map(|(case, prompt, flags, _)| {
-            let name = case.replace([' ', ','], "-");
-            let [model, _] = matrix.agent.models();
-            let model: &[&str] = if flags.contains(&"--model") { &[] } else { &["--model", model] };
-            matrix.stage.launch(&name, prompt, &[model, flags].concat())
-        })
+        .map(|(case, prompt, flags, _)| matrix.launch(&case.replace([' ', ','], "-"), prompt, flags))
         .collect();
     for (id, (case, _, _, expected)) in launched.iter().zip(&table) {
         matrix.check(case, id, expected);
@@ -221,17 +243,18 @@ fn resumed(matrix: &mut Matrix) {
 static WRITING: Mutex<()> = Mutex::new(());
 
 /// Compares what was found with the agent's column in the docs.
-fn compare(agent: Agent, found: &[(&str, String)]) {
+fn compare(column: (Agent, bool), found: &[(&str, String)]) {
     let _one = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCS);
     let text = fs::read_to_string(&docs).expect("the docs");
-    let column = 2 + Agent::ALL.iter().position(|other| *other == agent).expect("one of all");
+    let name = format!("{}{}", column.0.adapter(), if column.1 { " over ACP" } else { "" });
+    let column = 2 + COLUMNS.iter().position(|other| *other == column).expect("one of all");
     let bless = std::env::var_os("AGENTCTL_BLESS").is_some();
     let mut wrong = Vec::new();
     let mut line = |line: &str| -> String {
         let mut cells: Vec<String> = line.split('|').map(|cell| cell.trim().to_owned()).collect();
         let case = CASES.into_iter().find(|case| cells.get(1).is_some_and(|cell| cell == case));
-        let (Some(case), true) = (case, cells.len() == Agent::ALL.len() + 3) else { return line.to_owned() };
+        let (Some(case), true) = (case, cells.len() == COLUMNS.len() + 3) else { return line.to_owned() };
         let cell =
             found.iter().find(|(of, _)| *of == case).map(|(_, cell)| cell.clone()).expect("every case ran");
         if cells[column] == cell {
@@ -245,7 +268,7 @@ fn compare(agent: Agent, found: &[(&str, String)]) {
     if bless {
         fs::write(&docs, written.join("\n") + "\n").expect("write the docs");
     } else {
-        assert!(wrong.is_empty(), "{}: {}", agent.adapter(), wrong.join("; "));
+        assert!(wrong.is_empty(), "{name}: {}", wrong.join("; "));
     }
     let rows = CASES.iter().filter(|case| text.contains(&format!("| {case} |"))).count();
     assert_eq!(rows, CASES.len(), "every case has its row in {DOCS}");
@@ -253,20 +276,25 @@ fn compare(agent: Agent, found: &[(&str, String)]) {
 
 #[test]
 fn opencode_through_every_case() {
-    matrix(Agent::Opencode);
+    matrix(Agent::Opencode, false);
+}
+
+#[test]
+fn opencode_over_acp_through_every_case() {
+    matrix(Agent::Opencode, true);
 }
 
 #[test]
 fn claude_code_through_every_case() {
-    matrix(Agent::ClaudeCode);
+    matrix(Agent::ClaudeCode, false);
 }
 
 #[test]
 fn codex_through_every_case() {
-    matrix(Agent::Codex);
+    matrix(Agent::Codex, false);
 }
 
 #[test]
 fn pi_through_every_case() {
-    matrix(Agent::Pi);
+    matrix(Agent::Pi, false);
 }

@@ -127,7 +127,7 @@ fn conversation_of(native_id: String, told: Told, whole: bool) -> Conversation {
     let tokens = told.tokens(whole);
     let cost_usd = told.cost_usd;
     let said = told.said.into();
-    Conversation { native_id, model: told.model, prompt: told.prompt, tokens, cost_usd, said }
+    Conversation { native_id, model: told.model, prompt: told.prompt, tokens, cost_usd, said, finish: None }
 }
 
 fn in_dirs(

@@ -90,6 +90,7 @@ fn asked(
     let Some(mut found) = found else { return Ok(None) };
     found.prompt = prompt(&db, &found.native_id)?;
     found.said = said(&db, &found.native_id)?;
+    found.finish = finish(&db, &found.native_id)?;
     Ok(Some(found))
 }
 
@@ -112,6 +113,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Conversation> {
         tokens: Some(tokens),
         cost_usd: row.get(2)?,
         said: Vec::new(),
+        finish: None,
     })
 }
 
@@ -137,6 +139,14 @@ pub(super) fn unquoted(text: String) -> String {
         Some(bare) => bare.to_owned(),
         None => text,
     }
+}
+
+/// Why its last answer ended; of one that has not ended there is nothing yet.
+fn finish(db: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
+    const QUESTION: &str = "SELECT json_extract(data, '$.finish') FROM message WHERE session_id = ?1 \
+         AND json_extract(data, '$.role') = 'assistant' ORDER BY time_created DESC, id DESC LIMIT 1";
+    let finish: Option<Option<String>> = db.query_row(QUESTION, params![id], |row| row.get(0)).optional()?;
+    Ok(finish.flatten())
 }
 
 /// The last texts of the assistant, oldest first. Of one that is still being said there is nothing yet.

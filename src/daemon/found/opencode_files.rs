@@ -68,6 +68,7 @@ fn told(look: &Look, whose: &Whose<'_>, storage: &Path, id: String, budget: &mut
         }
         if message["role"] == "assistant" {
             spoken.push(path);
+            found.finish = message["finish"].as_str().map(str::to_owned);
             found.model = model(&message).or(found.model.take());
             found.tokens = found.tokens.map(|sum| sum.plus(tokens(&message["tokens"])));
             found.cost_usd = found.cost_usd.map(|sum| sum + message["cost"].as_f64().unwrap_or(0.0));

@@ -91,6 +91,8 @@ pub(in crate::daemon) struct Conversation {
     pub(in crate::daemon) cost_usd: Option<f64>,
     /// The last messages of the assistant, oldest first.
     pub(in crate::daemon) said: Vec<String>,
+    /// Why the model ended its last answer, in the store's word.
+    pub(in crate::daemon) finish: Option<String>,
 }
 
 impl Look {

@@ -14,12 +14,13 @@ use tokio::time::timeout;
 use crate::adapters::Known;
 use crate::adapters::found::Store;
 use crate::core::session::Session;
+use crate::core::vocab::RunId;
 use crate::limits;
 use crate::sys::shown::Shown;
 
 use super::scan::{Conversation, Look, Progress, Whose, in_store};
 use super::{files, locked};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, adopted};
 
 /// Questions to stores that are under way.
 #[derive(Default)]
@@ -116,6 +117,18 @@ pub(in crate::daemon) async fn ask(
             (None, warnings)
         }
     }
+}
+
+/// What the store of an agent that was talked to in ACP tells once it has ended: the protocol has no word for some of it.
+/// `None`: it keeps none that is known here, or does not answer.
+pub(in crate::daemon) async fn of_talk(daemon: &Rc<Daemon>, id: RunId) -> Option<Conversation> {
+    let is_talk = daemon.core.borrow().session(id.session).is_some_and(|session| session.spec.acp);
+    let question = if is_talk { adopted::question(daemon, id.session)? } else { return None };
+    let (conversation, warnings) = ask(daemon, question).await;
+    for warning in warnings {
+        tracing::warn!(session = %id.session, "what its store says of the turn is not known: {warning}");
+    }
+    conversation
 }
 
 fn of_store(look: &Look, question: &Question, store: &Store) -> Option<Conversation> {

@@ -22,8 +22,6 @@ pub(crate) enum Agent {
 }
 
 impl Agent {
-    pub(crate) const ALL: [Self; 4] = [Self::Opencode, Self::ClaudeCode, Self::Codex, Self::Pi];
-
     /// The name of its adapter.
     pub(crate) fn adapter(self) -> &'static str {
         match self {
