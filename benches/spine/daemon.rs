@@ -106,7 +106,7 @@ impl Client {
 
     /// Launches a command; its record once the leader runs.
     pub(crate) fn launch(&mut self, command: &[&str]) -> Outcome<Value> {
-        let body = json!({"adapter": "exec", "command": command, "cwd": "/"});
+        let body = json!({"adapter": "exec", "command": command, "cwd": "/", "force": true});
         self.request("POST", "/v1/sessions", &body.to_string())
     }
 

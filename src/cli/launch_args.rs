@@ -91,6 +91,9 @@ pub struct LaunchArgs {
     /// Tell when it shows no sign of life (output, processor time, a child) for so long; 0 for never [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub stuck: Option<std::time::Duration>,
+    /// Launch although somebody has the directory; who is there is not disturbed
+    #[arg(long)]
+    pub force: bool,
     /// Keep the prompt out of listings, journal and webhooks
     #[arg(long)]
     pub private: bool,

@@ -107,6 +107,12 @@ pub enum Command {
   agentctl fuse cancel .                           not any more"
     )]
     Fuse(commands::fuses::FuseCommand),
+    /// Lock a directory by hand: no session is launched there until it is unlocked
+    Lock(commands::locks::LockArgs),
+    /// Release a lock that was set by hand
+    Unlock(commands::locks::UnlockArgs),
+    /// List directories that are taken, by sessions or by hand
+    Locks(JsonFlag),
     /// Send a signal to sessions
     Kill(commands::again::KillArgs),
     /// Launch the same once more, as a new session
@@ -187,6 +193,9 @@ pub struct ResumeArgs {
     /// Set a variable of the session's environment
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     pub env: Vec<(String, String)>,
+    /// Go on although somebody else has the directory; who is there is not disturbed
+    #[arg(long)]
+    pub force: bool,
     /// Accepted for compatibility: a session knows its adapter
     #[arg(long, hide = true)]
     pub adapter: Option<String>,

@@ -192,7 +192,7 @@ pub(crate) fn short_home(path: &str) -> String {
     }
 }
 
-fn ago(started: &str, now: Wall) -> String {
+pub(crate) fn ago(started: &str, now: Wall) -> String {
     let Some(started) = parse_rfc3339(started) else { return "-".into() };
     let seconds = now.since(started).as_secs();
     match seconds {
@@ -246,6 +246,9 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
             lines.push(("Note", text.to_owned()));
         }
     }
+    let warnings = session.meta.get("warnings").and_then(|warnings| warnings.as_array());
+    let warnings = warnings.into_iter().flatten().filter_map(|warning| warning.as_str());
+    lines.extend(warnings.map(|warning| ("Note", warning.to_owned())));
     for (key, what) in [("lingering", "done by its own word, and still there"), ("stuck", "no sign of life")]
     {
         if let Some(since) = session.meta.get(key).and_then(|value| value["since"].as_str()) {

@@ -60,6 +60,7 @@ impl Supervisor {
             request: None,
             run: 1,
             spent: Spent::default(),
+            warnings: Vec::new(),
         };
         self.record(now, created, out);
         let run = RunId { session, run: 1 };
@@ -283,8 +284,15 @@ mod tests {
         supervisor.step(at(111), Event::Durable(u64::MAX));
         let stored = Box::new(Stored { tokens: stored.map(tokens), cost_usd: None });
         let session = run().session;
-        let resume =
-            Request::Resume { session, host: host(), prompt: None, timeout: None, key: None, stored };
+        let resume = Request::Resume {
+            session,
+            host: host(),
+            prompt: None,
+            timeout: None,
+            claim: Default::default(),
+            key: None,
+            stored,
+        };
         supervisor.step(at(120), Event::Request(ReplyTo(2), resume));
         let next = RunId { session, run: 2 };
         supervisor.step(at(121), Event::Agent(next, total(Span::Conversation, 150)));

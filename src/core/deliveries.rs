@@ -3,6 +3,7 @@
 //! Read it after `outbox.rs`, which holds what is owed. Decisions only: nothing in here sends.
 
 use super::dir_fuses::FuseId;
+use super::locks::ManualLock;
 use super::outbox::{Attempt, AttemptResult, RETRY_DELAYS};
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Health, Pause, PauseReason, Record, is_ad_hoc};
 use super::refusal::Refusal;
@@ -30,11 +31,13 @@ pub(super) struct News {
     pub(super) endpoint: Option<String>,
     /// The directory fuse that it is about.
     pub(super) fuse: Option<FuseId>,
+    /// The lock by hand that it is about.
+    pub(super) lock: Option<Box<ManualLock>>,
 }
 
 impl News {
     pub(super) fn of_fuse(kind: EventKind, fuse: FuseId) -> Self {
-        Self { kind, run: None, fires_at: None, endpoint: None, fuse: Some(fuse) }
+        Self { kind, run: None, fires_at: None, endpoint: None, fuse: Some(fuse), lock: None }
     }
 }
 
@@ -48,7 +51,21 @@ impl Supervisor {
         fires_at: Option<Wall>,
         out: &mut Step,
     ) {
-        self.publish_news(now, News { kind, run: Some(run), fires_at, endpoint: None, fuse: None }, out);
+        self.publish_news(
+            now,
+            News { kind, run: Some(run), fires_at, endpoint: None, fuse: None, lock: None },
+            out,
+        );
+    }
+
+    /// The same of a lock by hand, which is about no session.
+    pub(super) fn publish_lock(&mut self, now: Now, kind: EventKind, lock: ManualLock, out: &mut Step) {
+        let lock = Some(Box::new(lock));
+        self.publish_news(
+            now,
+            News { kind, run: None, fires_at: None, endpoint: None, fuse: None, lock },
+            out,
+        );
     }
 
     pub(super) fn publish_news(&mut self, now: Now, news: News, out: &mut Step) {
@@ -57,9 +74,9 @@ impl Supervisor {
             return;
         }
         let hearing = self.hearing(&news);
-        let News { kind, run, fires_at, endpoint, fuse } = news;
+        let News { kind, run, fires_at, endpoint, fuse, lock } = news;
         let seq = self.seq + 1;
-        self.record(now, Record::Event { seq, kind, run, at: now.wall, fires_at, endpoint, fuse }, out);
+        self.record(now, Record::Event { seq, kind, run, at: now.wall, fires_at, endpoint, fuse, lock }, out);
         for endpoint in hearing {
             let id = DeliveryId { seq, endpoint: endpoint.clone() };
             self.record(now, Record::DeliveryQueued { id, run, kind, at: now.wall }, out);
@@ -103,6 +120,7 @@ impl Supervisor {
                 fires_at: None,
                 endpoint: Some(id.endpoint.clone()),
                 fuse: None,
+                lock: None,
             };
             // A dead letter about dead letters is no news: two failing endpoints would tell of each other for ever.
             if let Some((run, _)) = owed.filter(|(_, kind)| died && !kind.is_about_deliveries()) {

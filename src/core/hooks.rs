@@ -176,6 +176,7 @@ impl Supervisor {
             request: None,
             run: 1,
             spent: Spent::default(),
+            warnings: Vec::new(),
         };
         self.record(now, created, out);
         let run = RunId { session, run: 1 };

@@ -109,6 +109,7 @@ pub fn import(
         request: None,
         run: 1,
         spent: Spent::default(),
+        warnings: Vec::new(),
     };
     match (seen, exit) {
         (Seen::Itself(leader, since), _) => {

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use super::agent::{Spent, Stored};
+use super::directory::Directory;
+use super::locks::Claim;
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
 use super::session::{Deadline, Origin, Spec};
@@ -27,10 +29,14 @@ impl Supervisor {
         if self.asked_before(to, key.as_ref(), out) {
             return;
         }
-        if let Some(refusal) = self.no_launch_now() {
+        let directory = Directory { path: spec.cwd.clone(), id: spec.claim.dir.clone() };
+        let refusal = self.no_launch_now();
+        let refusal = refusal.or_else(|| self.not_to_be_had(Some(&directory), &spec.claim));
+        if let Some(refusal) = refusal {
             out.reply(to, Reply::Refused(refusal));
             return;
         }
+        let warnings = self.warnings_for(Some(&directory));
         self.counters.launches += 1;
         let deadline = spec
             .timeout
@@ -47,6 +53,7 @@ impl Supervisor {
                 request: key,
                 run: 1,
                 spent: Spent::default(),
+                warnings,
             },
             out,
         );
@@ -86,6 +93,7 @@ impl Supervisor {
         host: HostId,
         prompt: Option<String>,
         timeout: Option<Duration>,
+        claim: Claim,
         key: Option<RequestKey>,
         stored: Stored,
         out: &mut Step,
@@ -93,6 +101,10 @@ impl Supervisor {
         if self.asked_before(to, key.as_ref(), out) {
             return;
         }
+        let directory = self
+            .sessions
+            .get(&id)
+            .and_then(|session| Some(Directory { id: claim.dir.clone(), ..session.directory()? }));
         let refusal = match self.sessions.get(&id) {
             None => Some(Refusal::NotFound(id.to_string())),
             Some(session) if session.run.verdict.is_none() || !self.may_tell(session) => {
@@ -100,19 +112,31 @@ impl Supervisor {
             }
             // What a run leaves behind on purpose may outlive the next one; what is being ended may not.
             Some(session) if !session.may_be_left() => Some(Refusal::StillEnding(id)),
-            Some(_) => self.no_launch_now(),
+            Some(_) => self.no_launch_now().or_else(|| self.not_to_be_had(directory.as_ref(), &claim)),
         };
         if let Some(refusal) = refusal {
             out.reply(to, Reply::Refused(refusal));
             return;
         }
+        let warnings = self.warnings_for(directory.as_ref());
         self.leave_tree(now, id, out);
         let Some(session) = self.sessions.get(&id) else { return };
         self.counters.launches += 1;
         let run = RunId { session: id, run: session.run.number + 1 };
         let deadline =
             timeout.map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
-        let record = Record::Resumed { run, at: now, host, prompt, timeout, deadline, request: key, stored };
+        let record = Record::Resumed {
+            run,
+            at: now,
+            host,
+            prompt,
+            timeout,
+            deadline,
+            request: key,
+            stored,
+            claim,
+            warnings,
+        };
         self.record(now, record, out);
         self.begin_launch(to, run, deadline, out);
     }

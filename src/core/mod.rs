@@ -11,11 +11,13 @@ pub mod agent;
 pub mod counters;
 pub mod deliveries;
 pub mod dir_fuses;
+pub mod directory;
 mod evidence_list;
 pub mod fuse;
 pub mod hooks;
 pub mod import;
 mod launches;
+pub mod locks;
 pub mod outbox;
 pub mod reattach;
 pub mod rebuild;
@@ -54,6 +56,7 @@ use agent::{AgentEvent, Stored};
 use deliveries::Again;
 use dir_fuses::{FuseId, FuseRequest};
 use fuse::{Evidence, Rejection};
+use locks::{Claim, LockRequest, ManualLock};
 use outbox::Attempt;
 use record::{DeliveryId, Record, RequestKey};
 use refusal::Refusal;
@@ -178,6 +181,7 @@ pub enum Request {
         host: HostId,
         prompt: Option<String>,
         timeout: Option<Duration>,
+        claim: Box<Claim>,
         key: Option<RequestKey>,
         /// What the agent's store says that its conversation has used.
         stored: Box<Stored>,
@@ -212,6 +216,8 @@ pub enum Request {
         endpoint: String,
         paused: bool,
     },
+    /// Set or release a lock by hand.
+    Lock(LockRequest),
 }
 
 /// The answers.
@@ -235,6 +241,8 @@ pub enum Reply {
     Fuse(FuseId),
     /// The endpoint is as asked.
     Endpoint(String),
+    /// The lock that was set, or released.
+    Lock(Box<ManualLock>),
     /// A correct no.
     Refused(Refusal),
 }

@@ -171,6 +171,7 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
         request: None,
         run: traces.run.run,
         spent: Spent::default(),
+        warnings: Vec::new(),
     })
 }
 
@@ -296,6 +297,7 @@ mod tests {
             request: None,
             run: 1,
             spent: Spent::default(),
+            warnings: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@ use super::agent::{Spent, Stored};
 use super::dir_fuses::{FuseId, FuseRecord};
 use super::fuse::{Outcome, Prong, StopCause};
 use super::hooks::HookKind;
+use super::locks::{Claim, ManualLock};
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use super::vocab::{HostId, Now, ProcessId, RunId, SessionId, Usage, WaitStatus, Wall};
 
@@ -35,6 +36,9 @@ pub enum Record {
         /// What runs before it used.
         #[serde(default)]
         spent: Spent,
+        /// What was said of the directories around its own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// An ended session was taken up again; this run of it is about to be launched.
     Resumed {
@@ -49,6 +53,11 @@ pub enum Record {
         /// What its conversation had used by then.
         #[serde(default, skip_serializing_if = "Stored::is_nothing")]
         stored: Stored,
+        /// As in [`Spec`], of the new run.
+        #[serde(default, skip_serializing_if = "Claim::is_plain")]
+        claim: Claim,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// The leader runs.
     Started { run: RunId, leader: ProcessId, at: Now },
@@ -79,6 +88,9 @@ pub enum Record {
         /// The directory fuse that it is about, if it is about one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fuse: Option<FuseId>,
+        /// The lock by hand that it is about, if it is about one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lock: Option<Box<ManualLock>>,
     },
     /// An endpoint is to hear of an event; `run` is none where the event is about no session.
     DeliveryQueued { id: DeliveryId, run: Option<RunId>, kind: EventKind, at: Wall },
@@ -102,6 +114,10 @@ pub enum Record {
     Imported { at: Wall, file: String, taken: u32, left_out: u32 },
     /// The session was forgotten: by retention, or by request.
     Pruned { session: SessionId },
+    /// Somebody locked a directory by hand.
+    Locked { lock: ManualLock },
+    /// And released it.
+    Unlocked { directory: String, at: Wall },
 }
 
 fn first_run() -> u32 {
@@ -211,11 +227,14 @@ pub enum EventKind {
     FuseExpired,
     /// A directory fuse will not fire.
     FuseCancelled,
+    /// A directory was locked by hand.
+    LockAcquired,
+    LockReleased,
 }
 
 impl EventKind {
     /// Every type that there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Started,
         Self::Resumed,
         Self::Idle,
@@ -229,6 +248,8 @@ impl EventKind {
         Self::EndpointPaused,
         Self::FuseExpired,
         Self::FuseCancelled,
+        Self::LockAcquired,
+        Self::LockReleased,
     ];
 
     /// The public name.
@@ -247,6 +268,8 @@ impl EventKind {
             Self::EndpointPaused => "endpoint.paused",
             Self::FuseExpired => "fuse.expired",
             Self::FuseCancelled => "fuse.cancelled",
+            Self::LockAcquired => "lock.acquired",
+            Self::LockReleased => "lock.released",
         }
     }
 

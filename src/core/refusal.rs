@@ -35,6 +35,16 @@ pub enum Refusal {
     Recovering,
     #[error("the daemon already supervises {0} sessions, its limit; stop one first, or raise sessions_max")]
     TooMany(usize),
+    #[error("Directory in use by session {}. Use --force to override.", .0.short())]
+    InUse(SessionId),
+    #[error("Directory locked by {}. Use --force to override.", with_reason(by, reason.as_deref()))]
+    Locked { by: String, reason: Option<String> },
+    #[error("Already manually locked by {}", with_reason(by, reason.as_deref()))]
+    AlreadyLocked { by: String, reason: Option<String> },
+    #[error("No manual lock on {0}; agentctl locks lists all")]
+    NotLocked(String),
+    #[error("there are {0} locks by hand already, the most that are kept; release some first")]
+    TooManyLocks(usize),
     #[error("no endpoint is named {0}; agentctl webhooks endpoints lists them")]
     NoEndpoint(String),
     #[error("No active fuse for directory: {0}")]
@@ -43,4 +53,8 @@ pub enum Refusal {
     TooManyFuses(usize),
     #[error("the configuration pauses the endpoint {0}; set paused to false there, and restart the daemon")]
     PausedByConfiguration(String),
+}
+
+fn with_reason(by: &str, reason: Option<&str>) -> String {
+    reason.map_or_else(|| by.to_owned(), |reason| format!("{by}: {reason}"))
 }

@@ -12,6 +12,7 @@ use super::agent::{AgentEvent, AgentReport, Budget, Span, Spent, Stored, Tokens}
 use super::dir_fuses::FuseId;
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
+use super::locks::Claim;
 use super::record::{Record, RequestKey};
 use super::resources::ResourceLimits;
 use super::trouble::{Over, Quiet};
@@ -91,6 +92,9 @@ pub struct Spec {
     /// How much the agent is to think, in its own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking: Option<String>,
+    /// Its directory, and what it does when that is taken.
+    #[serde(default, skip_serializing_if = "Claim::is_plain")]
+    pub claim: Claim,
 }
 
 /// Somebody whom a launch named to be told of the end.
@@ -153,6 +157,7 @@ impl Spec {
             limits: ResourceLimits::default(),
             worktree: None,
             thinking: None,
+            claim: Claim::default(),
         }
     }
 }
@@ -260,6 +265,8 @@ pub struct Run {
     pub leftovers: LeftoverCount,
     /// The tree is known to be gone, or nobody can tell any more; durable.
     pub tree_settled: bool,
+    /// What was said of the directories around its own.
+    pub warnings: Vec<String>,
     /// Why a check could not be made.
     pub unverified: Option<String>,
     /// Hooks whose start is recorded.
@@ -338,6 +345,7 @@ impl Run {
             usage: None,
             leftovers: LeftoverCount::Known(0),
             tree_settled: false,
+            warnings: Vec::new(),
             unverified: None,
             hooks: BTreeMap::new(),
             asked: Asked::default(),
@@ -378,6 +386,7 @@ impl Session {
             request: self.request.clone(),
             run: self.run.number,
             spent: self.spent,
+            warnings: self.run.warnings.clone(),
         }
     }
 

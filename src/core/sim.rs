@@ -10,6 +10,8 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for a few of many variants")]
 
+mod locks;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -112,6 +114,10 @@ struct Truth {
     words: u64,
     /// The last of them: that its work is over.
     over: bool,
+    /// Where it works.
+    directory: usize,
+    /// Whoever is there does not keep it out.
+    forced: bool,
 }
 
 struct World {
@@ -127,6 +133,8 @@ struct World {
     received: BTreeMap<DeliveryId, u32>,
     replies: u64,
     waits: BTreeMap<u64, RunId>,
+    /// Answers that are about no run.
+    lock_replies: BTreeSet<u64>,
     disk_full: bool,
     /// The daemon has not yet looked at everything that an earlier life left.
     recovering: bool,
@@ -193,6 +201,7 @@ impl World {
             received: BTreeMap::new(),
             replies: 0,
             waits: BTreeMap::new(),
+            lock_replies: BTreeSet::new(),
             disk_full: false,
             recovering: false,
             stalled: VecDeque::new(),
@@ -221,6 +230,7 @@ impl World {
         self.daemon = None;
         self.notices.clear();
         self.waits.clear();
+        self.lock_replies.clear();
         self.stalled.clear();
         self.forget_unknown();
         for truth in self.runs.values_mut() {
@@ -615,6 +625,7 @@ impl World {
                 (truth.leader, truth.leader_file, truth.shim) = (Leader::Alive, true, Shim::Watching);
                 truth.leaders += 1;
                 truth.boot = boot;
+                self.check_alone(id);
                 let leader = leader_id(id, boot);
                 self.notify(id, Evidence::Started(leader));
             }
@@ -674,6 +685,7 @@ impl World {
         let stuck = self.dice.one_in(3).then(|| Duration::from_secs(10));
         let acp = self.dice.one_in(4);
         let spec = Spec { timeout, leftovers, wants_report, hooks, linger, stuck, acp, ..command };
+        let spec = self.settle(id, spec);
         let host = host(self.boot);
         let to = self.reply_to(id);
         let request = if self.dice.one_in(4) {
@@ -739,6 +751,8 @@ impl World {
             leaders: 0,
             words: 0,
             over: false,
+            directory: 0,
+            forced: false,
         }
     }
 
@@ -779,9 +793,10 @@ impl World {
         let leftovers = self.truth(of).leftovers;
         self.add_run(id, leftovers);
         let timeout = self.dice.one_in(2).then(|| Duration::from_secs(20));
+        let claim = Box::new(self.claim(id, self.runs[&of].directory));
         let (to, host) = (self.reply_to(id), host(self.boot));
-        let stored = Box::default();
-        let request = Request::Resume { session: id.session, host, prompt: None, timeout, key: None, stored };
+        let (session, stored) = (id.session, Box::default());
+        let request = Request::Resume { session, host, prompt: None, timeout, claim, key: None, stored };
         self.feed(Event::Request(to, request));
         self.forget_unknown();
     }
@@ -822,6 +837,7 @@ impl World {
             }
             13..=14 => self.someone_ends(),
             15 if !self.calm && self.dice.one_in(3) => self.an_agent_speaks(),
+            15 if !self.calm && self.dice.one_in(3) && self.daemon.is_some() => self.somebody_locks(),
             15 if !self.calm => self.a_client_asks(),
             16..=17 => {
                 let by = [1, 200, 3_000, 30_000][self.dice.below(4)];
@@ -1082,6 +1098,10 @@ impl World {
     }
 
     fn check_reply(&mut self, to: ReplyTo, reply: &Reply) {
+        if self.lock_replies.remove(&to.0) {
+            assert!(matches!(reply, Reply::Lock(_) | Reply::Refused(_)), "{reply:?}");
+            return;
+        }
         let Some(id) = self.waits.remove(&to.0) else { panic!("{to:?} is answered twice") };
         let durable = self.journal.iter().any(|r| matches!(r, Record::Ended { run, .. } if *run == id));
         match reply {
@@ -1097,11 +1117,13 @@ impl World {
             | Reply::Pruned(_)
             | Reply::Redelivered(_)
             | Reply::Endpoint(_)
+            | Reply::Lock(_)
             | Reply::Refused(_) => {}
         }
     }
 
     fn check_record(&mut self, record: &Record) {
+        self.check_not_locked(record);
         if let Record::StopRequested { run, cause: StopCause::Deadline, .. } = record {
             let ended = self.runs[run].exit_file.is_some();
             assert!(!ended || !self.recovering, "a deadline is acted on before the exit files are read");

@@ -13,6 +13,7 @@ use super::dir_fuses::DirFuses;
 use super::fuse::Outcome;
 use super::hooks::{HiddenOf, HookState};
 use super::import::TakenOver;
+use super::locks::Locks;
 use super::outbox::{Endpoint, Outbox};
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
@@ -66,6 +67,7 @@ pub struct Supervisor {
     pub(super) sizes: HashMap<SessionId, u64>,
     pub(super) bytes: u64,
     pub(super) live: usize,
+    pub(super) locks: Locks,
     pub(super) counters: Counters,
     /// Files of the earlier agentctl that were taken over.
     imported: BTreeMap<String, TakenOver>,
@@ -106,6 +108,7 @@ impl Supervisor {
             sizes: HashMap::new(),
             bytes: 0,
             live: 0,
+            locks: Locks::default(),
             counters: Counters::default(),
             imported: BTreeMap::new(),
         }
@@ -185,8 +188,8 @@ impl Supervisor {
             Request::Launch { session, host, origin, spec, key } => {
                 self.launch(now, to, session, host, origin, spec, key, out);
             }
-            Request::Resume { session, host, prompt, timeout, key, stored } => {
-                self.resume(now, to, session, host, prompt, timeout, key, *stored, out);
+            Request::Resume { session, host, prompt, timeout, claim, key, stored } => {
+                self.resume(now, to, session, host, prompt, timeout, *claim, key, *stored, out);
             }
             Request::Adopt(adoption) => self.adopt(now, to, *adoption, out),
             Request::Stop { session, force } => self.stop(now, to, session, force, out),
@@ -196,6 +199,7 @@ impl Supervisor {
             Request::Prune { older_than, dry_run } => self.prune(now, to, older_than, dry_run, out),
             Request::Redeliver(all) => self.redeliver(now, to, all, out),
             Request::SetPaused { endpoint, paused } => self.set_paused(now, to, endpoint, paused, out),
+            Request::Lock(request) => self.lock_request(now, to, request, out),
         }
     }
 
@@ -286,8 +290,9 @@ impl Supervisor {
     /// The one mutator of durable state.
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
-            Record::Created { session, at, host, origin, spec, deadline, request, run, spent } => {
+            Record::Created { session, at, host, origin, spec, deadline, request, run, spent, warnings } => {
                 let mut first = Run::new(*run, *at, host.clone(), spec.wants_report);
+                first.warnings.clone_from(warnings);
                 if is_adoption(*origin, *run) {
                     first.without_shim();
                 }
@@ -296,14 +301,29 @@ impl Supervisor {
                     session.spent = *spent;
                 }
                 self.set_deadline(RunId { session: *session, run: *run }, *deadline);
+                self.follow_locks(*session);
             }
-            Record::Resumed { run, at, host, prompt, timeout, deadline, request, stored } => {
+            Record::Resumed {
+                run,
+                at,
+                host,
+                prompt,
+                timeout,
+                deadline,
+                request,
+                stored,
+                claim,
+                warnings,
+            } => {
                 self.apply_resumed(*run, *at, host, request.as_ref(), *stored);
                 if let Some(session) = self.sessions.get_mut(&run.session) {
                     session.spec.prompt.clone_from(prompt);
                     session.spec.timeout = *timeout;
+                    session.spec.claim.clone_from(claim);
+                    session.run.warnings.clone_from(warnings);
                 }
                 self.set_deadline(*run, *deadline);
+                self.follow_locks(run.session);
             }
             Record::DeadlineSet { run, deadline } => self.set_deadline(*run, *deadline),
             Record::NativeId { session, id } => {
@@ -316,7 +336,10 @@ impl Supervisor {
             | Record::StatusLearned { run, .. }
             | Record::Ended { run, .. }
             | Record::LateEvidence { run, .. }
-            | Record::TreeSettled { run, .. } => self.apply_to_run(*run, record),
+            | Record::TreeSettled { run, .. } => {
+                self.apply_to_run(*run, record);
+                self.follow_locks(run.session);
+            }
             Record::Event { seq, .. } => self.seq = *seq,
             Record::DeliveryQueued { id, run, kind, at } => {
                 self.counters.deliveries += 1;
@@ -348,7 +371,12 @@ impl Supervisor {
                 let taken = TakenOver { at: *at, taken: *taken, left_out: *left_out };
                 self.imported.insert(file.clone(), taken);
             }
-            Record::Pruned { session } => self.apply_pruned(*session),
+            Record::Pruned { session } => {
+                self.apply_pruned(*session);
+                self.follow_locks(*session);
+            }
+            Record::Locked { lock } => self.apply_lock(lock),
+            Record::Unlocked { directory, .. } => self.apply_unlock(directory),
         }
     }
 
@@ -465,6 +493,8 @@ impl Supervisor {
             | Record::Fuse(_)
             | Record::Rebuilt { .. }
             | Record::Imported { .. }
+            | Record::Locked { .. }
+            | Record::Unlocked { .. }
             | Record::Pruned { .. } => unreachable!("apply() sends only the records of a run here"),
         }
     }

@@ -147,6 +147,7 @@ fn launch_of(session: &Session, asked: Rerun) -> Result<Launch, String> {
         linger_ms: or_none(spec.linger),
         stuck_ms: or_none(spec.stuck),
         private: spec.private,
+        force: asked.force,
         safe: spec.safe,
         acp: spec.acp,
         thinking: spec.thinking.clone(),

@@ -38,7 +38,9 @@ use crate::wire::route::{NoRoute, Route};
 
 use super::found::told::{self, Env, Question};
 use super::log_files::{self, Beginning, LogTail};
-use super::{Daemon, adopted, again, doctor, follow, found, fuses, launch, reload, scrape, stream, webhooks};
+use super::{
+    Daemon, adopted, again, doctor, follow, found, fuses, launch, locks, reload, scrape, stream, webhooks,
+};
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
@@ -183,6 +185,9 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
         Route::Redeliver => webhooks::redeliver(daemon, request).await,
         Route::Delivery(id) => webhooks::show(daemon, &id).await,
         Route::Fuse(route) => fuses::answer(daemon, route, request).await,
+        Route::Locks => Ok(locks::list(daemon)),
+        Route::Lock => locks::acquire(daemon, request).await,
+        Route::Unlock(directory) => locks::release(daemon, directory).await,
     }
 }
 
@@ -264,7 +269,10 @@ pub(super) fn resolve(daemon: &Daemon, text: &str) -> Result<SessionId, Fault> {
 
 pub(super) fn refused(refusal: &Refusal) -> Fault {
     let status = match refusal {
-        Refusal::NotFound(_) | Refusal::NoEndpoint(_) | Refusal::NoFuse(_) => StatusCode::NOT_FOUND,
+        Refusal::NotFound(_) | Refusal::NoEndpoint(_) | Refusal::NoFuse(_) | Refusal::NotLocked(_) => {
+            StatusCode::NOT_FOUND
+        }
+        Refusal::Locked { .. } => StatusCode::LOCKED,
         Refusal::PausedByConfiguration(_)
         | Refusal::Ambiguous { .. }
         | Refusal::TooManyFuses(_)
@@ -274,10 +282,14 @@ pub(super) fn refused(refusal: &Refusal) -> Fault {
         | Refusal::NobodyToSignal(_)
         | Refusal::StillRuns(_)
         | Refusal::StillEnding(_)
+        | Refusal::InUse(_)
+        | Refusal::AlreadyLocked { .. }
         | Refusal::Stopping(_) => StatusCode::CONFLICT,
         Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::JournalFailing(_) => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Recovering | Refusal::TooMany(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Recovering | Refusal::TooMany(_) | Refusal::TooManyLocks(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     Fault::new(status, refusal.to_string())
 }
@@ -297,6 +309,7 @@ pub(super) async fn ask(daemon: &Rc<Daemon>, request: Ask) -> Handled {
         }
         Reply::Fuse(id) => fuses::fuse(daemon, id),
         Reply::Endpoint(name) => webhooks::endpoint(daemon, &name),
+        Reply::Lock(lock) => Ok(locks::answer(&lock)),
         Reply::Pruned(done) => {
             let sessions: Vec<_> = done.sessions.iter().map(ToString::to_string).collect();
             let (pruned, kept, dry_run) = (sessions.len(), done.kept, done.dry_run);
@@ -402,13 +415,14 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
         ask(daemon, Ask::Stop { session: id, force: false }).await?;
     }
     let stored = stored(daemon, id, &resume).await;
-    let (run, prompt, parcel, timeout) = {
+    let (run, prompt, parcel, timeout, claim) = {
         let core = daemon.core.borrow();
         let session = core.session(id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
         let prepared = launch::prepare_resume(daemon, session, &resume);
         let (prompt, parcel) = prepared.map_err(|why| Fault::new(StatusCode::CONFLICT, why))?;
         let timeout = api::optional_ms(resume.timeout_ms, session.spec.timeout);
-        (RunId { session: id, run: session.run.number + 1 }, prompt, parcel, timeout)
+        let claim = Box::new(locks::claim_again(daemon, session, &resume));
+        (RunId { session: id, run: session.run.number + 1 }, prompt, parcel, timeout, claim)
     };
     // Of two at once the second finds the first one's here, and must not replace it.
     let mine = !daemon.parcels.borrow().contains_key(&run);
@@ -416,8 +430,8 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
         daemon.parcels.borrow_mut().insert(run, parcel);
     }
     let host = daemon.sys.host().clone();
-    let answer =
-        ask(daemon, Ask::Resume { session: id, host, prompt, timeout, key, stored: Box::new(stored) }).await;
+    let stored = Box::new(stored);
+    let answer = ask(daemon, Ask::Resume { session: id, host, prompt, timeout, claim, key, stored }).await;
     let taken = daemon.core.borrow().session(id).is_some_and(|session| session.run.number >= run.run);
     if mine && !taken {
         daemon.parcels.borrow_mut().remove(&run);
@@ -494,6 +508,7 @@ fn health(daemon: &Daemon) -> serde_json::Value {
         "imported": *daemon.imported.borrow(),
         "sessions": core.live(),
         "fuses": core.dir_fuses().count(),
+        "locks": core.manual_locks().len() + core.holders().len(),
         "deliveriesOwed": core.outbox().len(),
         "cgroups": daemon.places.words(now.mono),
     })

@@ -21,8 +21,10 @@ use crate::adapters::retired::instead_of;
 use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
 use crate::core::Event;
 use crate::core::agent::Budget;
+use crate::core::directory::Directory;
 use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::hooks::{HiddenOf, HookOf, Hooks};
+use crate::core::locks::Claim;
 use crate::core::resources::ResourceLimits;
 use crate::core::session::{Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
@@ -36,7 +38,7 @@ use crate::{config, limits};
 use super::home::log_name;
 use super::perform::{self, Handles};
 use super::place::Chosen;
-use super::{Daemon, fuses, hooks, notify, worktrees};
+use super::{Daemon, fuses, hooks, locks, notify, worktrees};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
@@ -78,14 +80,9 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         None => ask.cwd.clone().or_else(|| config.cwd.clone()).or_else(|| ask.here.clone()),
     };
     let cwd = cwd.ok_or("no cwd is given, and none is configured")?;
-    if !Path::new(&cwd).is_absolute() || cwd.contains('\0') {
-        return Err(format!("cwd \"{cwd}\" is not an absolute path"));
-    }
     // A directory that is not there is launched all the same: the record then says `cwd_missing`.
-    let cwd = std::fs::canonicalize(&cwd)
-        .ok()
-        .and_then(|real| real.into_os_string().into_string().ok())
-        .unwrap_or(cwd);
+    let Directory { path: cwd, id: dir } =
+        locks::look_at(&cwd, &daemon.sys.host().boot).map_err(|why| format!("cwd {why}"))?;
     let model = ask.model.clone().or_else(|| config.model.clone());
     let limits = daemon.places.limits_of(sys::clock::now().mono, &ask)?;
     let own_id = id.to_string();
@@ -149,6 +146,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         limits,
         worktree,
         thinking: ask.thinking,
+        claim: Claim { dir, if_taken: api::if_taken(ask.force) },
     };
     Ok((spec, parcel))
 }

@@ -21,6 +21,7 @@ mod hub;
 mod journal;
 mod launch;
 mod life;
+mod locks;
 mod log_files;
 mod notify;
 mod old_tool;

@@ -8,6 +8,7 @@ use crate::config::webhooks::Format;
 use crate::core::dir_fuses::{FuseId, FuseRecord};
 use crate::core::record::{DeliveryId, Record};
 use crate::core::vocab::{RunId, SessionId, Wall};
+use crate::wire::locks::LockView;
 use crate::wire::time::rfc3339;
 use crate::wire::webhook::Happening;
 use crate::wire::{api, webhook};
@@ -46,13 +47,14 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
             | Record::LateEvidence { run, .. }
             | Record::HookEnded { run, .. }
             | Record::TreeSettled { run, .. } => fact(run.session, record),
-            Record::Event { seq, kind, run, at, fires_at, endpoint, fuse } => {
+            Record::Event { seq, kind, run, at, fires_at, endpoint, fuse, lock } => {
                 let view = run.and_then(|run| as_recorded(daemon, run));
                 let epoch = daemon.hub.epoch();
                 let fires = fires_at.map(|at| ("fires_at", json!(rfc3339(at))));
                 let endpoint = endpoint.as_ref().map(|endpoint| ("endpoint", json!(endpoint)));
                 let mut more: Vec<_> = fires.into_iter().chain(endpoint).collect();
                 more.extend(fuse.iter().flat_map(|fuse| fuses::told(daemon, *fuse)));
+                more.extend(lock.iter().map(|lock| ("lock", json!(LockView::of_manual(lock)))));
                 let body = api::event_body(epoch, *seq, *kind, *at, view.as_ref(), more);
                 event = Told { fires_at: *fires_at, fuse: *fuse, body: body.clone() };
                 rendered.events.push(Line::new(*seq, &body));
@@ -97,6 +99,8 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
             Record::Pruned { session } => {
                 Row::Forget { session: *session, events_before: events_before(daemon) }
             }
+            Record::Locked { lock } => Row::Lock { directory: lock.directory.clone(), body: json(record) },
+            Record::Unlocked { directory, .. } => Row::Unlock { directory: directory.clone() },
         };
         rendered.rows.push(row);
     }
@@ -135,8 +139,11 @@ fn outgoing(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &Told)
 }
 
 fn fact(session: SessionId, record: &Record) -> Row {
-    let body = serde_json::to_string(record).expect("a record has string keys and finite numbers");
-    Row::Fact { session, body }
+    Row::Fact { session, body: json(record) }
+}
+
+fn json(record: &Record) -> String {
+    serde_json::to_string(record).expect("a record has string keys and finite numbers")
 }
 
 /// The session as it will be once these records are durable; the body is told only then.

@@ -97,6 +97,8 @@ struct Numbers {
     idle: usize,
     lingering: usize,
     stuck: usize,
+    locks_auto: usize,
+    locks_manual: usize,
 }
 
 impl Numbers {
@@ -119,6 +121,8 @@ impl Numbers {
             idle: counted(|session| session.status(false) == Status::Idle),
             lingering: counted(|session| session.lingers_since().is_some()),
             stuck: counted(|session| session.stuck_since().is_some()),
+            locks_auto: core.holders().len(),
+            locks_manual: core.manual_locks().len(),
             journal_well: *core.journal() == crate::core::JournalHealth::Well,
         }
     }
@@ -157,6 +161,16 @@ impl Collector for Numbers {
         for (name, help, value) in gauges {
             let metric = ConstGauge::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let mut locks = encoder.encode_descriptor(
+            "agentctl_locks_active",
+            "Directories that are taken, by sessions or by hand",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (kind, count) in [("auto", self.locks_auto), ("manual", self.locks_manual)] {
+            let label = [("type", kind)];
+            ConstGauge::new(count as f64).encode(locks.encode_family(&label)?)?;
         }
         let mut ended = encoder.encode_descriptor(
             "agentctl_sessions",

@@ -22,6 +22,9 @@ pub struct Rerun {
     pub name: Option<String>,
     /// Milliseconds; 0: none.
     pub timeout_ms: Option<u64>,
+    /// Also where the directory is taken.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What `POST /v1/sessions/{id}/signal` takes.

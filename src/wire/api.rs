@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::core::agent::Tokens;
 use crate::core::hooks::{HookKind, HookState};
+use crate::core::locks::IfTaken;
 use crate::core::record::EventKind;
 use crate::core::resources::ResourceLimits;
 use crate::core::session::{LeftoverCount, Session, Verdict};
@@ -101,6 +102,9 @@ pub struct Launch {
     /// Who is to hear of the end: names of endpoints, or URLs.
     #[serde(default)]
     pub notify: Vec<String>,
+    /// Go ahead although somebody has the directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 impl std::fmt::Debug for Launch {
@@ -125,6 +129,9 @@ pub struct Resume {
     pub nofile: Option<u64>,
     /// Master timeout of the new run, milliseconds; 0: none. Absent: that of the launch.
     pub timeout_ms: Option<u64>,
+    /// As at launch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 impl std::fmt::Debug for Resume {
@@ -363,6 +370,9 @@ fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool, log: &str) 
     if let Some(note) = &session.rebuilt {
         meta.insert("rebuilt".into(), json!(note));
     }
+    if !run.warnings.is_empty() {
+        meta.insert("warnings".into(), json!(run.warnings));
+    }
     if let Some(why) = &run.unverified {
         meta.insert("unverified".into(), json!(why));
     }
@@ -448,6 +458,11 @@ pub fn parse_cursor(text: &str, epoch: &str) -> Result<Option<u64>, String> {
         (_, Ok(seq)) => Ok(Some(seq)),
         (_, Err(_)) => Ok(None),
     }
+}
+
+/// What a request says of a directory that is taken.
+pub fn if_taken(force: bool) -> IfTaken {
+    if force { IfTaken::Force } else { IfTaken::Refuse }
 }
 
 /// What a duration in a request means: absent stays absent, 0 is none.

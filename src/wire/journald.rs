@@ -69,6 +69,8 @@ pub fn message_id(kind: EventKind) -> &'static str {
         EventKind::EndpointPaused => "1f33008ee3434527b2c55dd7c62442a5",
         EventKind::FuseExpired => "1a53ba05994d463cbeba7fa5592b46d2",
         EventKind::FuseCancelled => "e5f2b7dcff7a42fe8520b5948dfb6e48",
+        EventKind::LockAcquired => "8c0c8ff4c84e4b0f9a6a3d8f1c6d3b0e",
+        EventKind::LockReleased => "d5b7f0a1e2964c7c8b1f4e0a9d27c635",
     }
 }
 
@@ -79,6 +81,8 @@ fn priority(kind: EventKind) -> u8 {
         | EventKind::Idle
         | EventKind::Active
         | EventKind::FuseCancelled
+        | EventKind::LockAcquired
+        | EventKind::LockReleased
         | EventKind::Stopped => 6,
         EventKind::Timeout | EventKind::Stuck | EventKind::Lingering | EventKind::FuseExpired => 5,
         EventKind::Error | EventKind::DeliveryDead | EventKind::EndpointPaused => 4,
@@ -112,6 +116,8 @@ pub fn of_event(line: &[u8]) -> Option<Entry> {
         ("AGENTCTL_ENDPOINT", &event["endpoint"]),
         ("AGENTCTL_FUSE", &event["fuse"]["id"]),
         ("AGENTCTL_DIRECTORY", &event["fuse"]["directory"]),
+        ("AGENTCTL_DIRECTORY", &event["lock"]["directory"]),
+        ("AGENTCTL_LOCKED_BY", &event["lock"]["lockedBy"]),
     ];
     for (name, value) in fields {
         match value {
@@ -156,6 +162,18 @@ fn sentence(kind: EventKind, event: &Value) -> String {
         EventKind::FuseCancelled => {
             let fuse = &event["fuse"];
             format!("the fuse of {} was cancelled: {}", text(&fuse["directory"]), text(&fuse["reason"]))
+        }
+        EventKind::LockAcquired => {
+            let lock = &event["lock"];
+            format!("{} was locked by {}", text(&lock["directory"]), text(&lock["lockedBy"]))
+        }
+        EventKind::LockReleased => {
+            let lock = &event["lock"];
+            format!(
+                "{} was unlocked; it had been locked by {}",
+                text(&lock["directory"]),
+                text(&lock["lockedBy"])
+            )
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod found;
 pub mod fuses; // of directories
 pub mod git; // its list of worktrees
 pub mod journald;
+pub mod locks;
 pub mod old_home; // the earlier agentctl's files
 pub mod old_tool; // and its protocol
 pub mod route; // which request means what

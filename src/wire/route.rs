@@ -38,6 +38,9 @@ pub enum Route {
     Redeliver,
     Delivery(String),
     Fuse(FuseRoute),
+    Locks,
+    Lock,
+    Unlock(String),
 }
 
 /// Why there is none.
@@ -81,7 +84,10 @@ impl Route {
             | Self::Deliveries
             | Self::Redeliver
             | Self::Delivery(_)
-            | Self::Fuse(_) => None,
+            | Self::Fuse(_)
+            | Self::Locks
+            | Self::Lock
+            | Self::Unlock(_) => None,
         }
     }
 
@@ -122,6 +128,9 @@ impl Route {
             (_, ["v1", "fuses", rest @ ..]) => {
                 FuseRoute::of(method, rest).map(Self::Fuse).ok_or(NoRoute::Unknown)
             }
+            ("GET", ["v1", "locks"]) => Ok(Self::Locks),
+            ("POST", ["v1", "locks"]) => Ok(Self::Lock),
+            ("DELETE", ["v1", "locks", directory]) => Ok(Self::Unlock((*directory).into())),
             _ => Err(NoRoute::Unknown),
         }
     }

@@ -77,6 +77,8 @@ pub fn body(session: &Session, view: &SessionView, event: Happening<'_>) -> Opti
         | EventKind::EndpointPaused
         | EventKind::FuseExpired
         | EventKind::FuseCancelled
+        | EventKind::LockAcquired
+        | EventKind::LockReleased
         | EventKind::Resumed => return None,
     };
     let verdict = session.run.verdict.as_ref();

@@ -132,7 +132,7 @@ impl Plan {
         let leftovers = if self.child == Some(Kid::Kept) { "keep" } else { "kill" };
         let timeout = self.timeout.map_or(0, |time| time.as_millis());
         json!({
-            "adapter": "exec", "command": command, "cwd": "/", "graceMs": 300, "leftovers": leftovers,
+            "adapter": "exec", "command": command, "cwd": "/", "force": true, "graceMs": 300, "leftovers": leftovers,
             "timeoutMs": u64::try_from(timeout).unwrap_or(u64::MAX), "name": format!("life-{index}"),
         })
     }

@@ -228,7 +228,7 @@ fn a_daemon_that_an_agent_starts_all_the_same_ends_with_its_session_and_loses_no
     let script = format!(
         "unset AGENTCTL_SESSION_ID; export AGENTCTL_HOME={}; {program} daemon start >&2 || exit 9; \
          {program} launch -- sh -c 'trap \"exit 5\" TERM; echo up; while :; do sleep 0.05; done' >&2 || exit 9; \
-         {program} launch -- sleep 1000 >&2 || exit 9; echo up >{up}; {}; exit 7",
+         {program} launch --force -- sleep 1000 >&2 || exit 9; echo up >{up}; {}; exit 7",
         inner.home().display(),
         gate.wait()
     );

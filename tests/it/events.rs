@@ -60,7 +60,8 @@ fn end(mut follower: Child) {
 fn filters_choose_by_type_adapter_session_and_group() {
     let daemon = Daemon::new();
     let plain = daemon.short_session();
-    let body = json!({"adapter": "exec", "command": ["false"], "cwd": "/", "group": "g-1"}).to_string();
+    let body = json!({"adapter": "exec", "command": ["false"], "cwd": "/", "force": true, "group": "g-1"})
+        .to_string();
     let (status, record) = daemon.http("POST", "/v1/sessions", "", &body);
     assert_eq!(status, 201, "{record}");
     let record: Value = serde_json::from_str(&record).expect("a record");
@@ -145,7 +146,8 @@ fn a_reader_that_does_not_read_is_told_dropped_and_welcome_back() {
     // Each event carries the labels: a few hundred fill every buffer on the way.
     let labels: serde_json::Map<String, Value> =
         (0..60).map(|n| (format!("{n:0>190}"), json!("v".repeat(190)))).collect();
-    let body = json!({"adapter": "exec", "command": ["true"], "cwd": "/", "labels": labels}).to_string();
+    let body = json!({"adapter": "exec", "command": ["true"], "cwd": "/", "force": true, "labels": labels})
+        .to_string();
     for _ in 0..40 {
         assert_eq!(daemon.http("POST", "/v1/sessions", "", &body).0, 201);
     }

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use agentctl::core::agent::{Budget, Spent, Stored, Tokens};
 use agentctl::core::dir_fuses::{CancelCause, FuseId, FuseRecord, FuseSpec, OnExpire};
+use agentctl::core::directory::DirId;
 use agentctl::core::fuse::{EndTime, Outcome, Prong, Reason, StopCause};
 use agentctl::core::hooks::{HookKind, HookOf, Hooks};
+use agentctl::core::locks::{Claim, IfTaken, ManualLock};
 use agentctl::core::record::{
     DeliveryEnd, DeliveryId, EventKind, Health, Pause, PauseReason, Record, RequestKey,
 };
@@ -66,6 +68,7 @@ fn spec() -> Spec {
         limits: ResourceLimits::default(),
         worktree: None,
         thinking: None,
+        claim: Claim::default(),
     }
 }
 
@@ -117,6 +120,7 @@ fn records() -> Vec<Record> {
             request: request.clone(),
             run: 1,
             spent: Spent::default(),
+            warnings: Vec::new(),
         },
         Record::Started { run, leader: ProcessId { pid: 7, handle, start_ticks: 8 }, at },
         Record::Created {
@@ -129,6 +133,7 @@ fn records() -> Vec<Record> {
             request: None,
             run: 1,
             spent: Spent::default(),
+            warnings: Vec::new(),
         },
         Record::DeadlineSet { run, deadline: None },
         Record::StopRequested { run, cause: StopCause::Deadline, at },
@@ -146,6 +151,7 @@ fn records() -> Vec<Record> {
             fires_at: None,
             endpoint: None,
             fuse: None,
+            lock: None,
         },
         Record::Event {
             seq: 4,
@@ -155,6 +161,7 @@ fn records() -> Vec<Record> {
             fires_at: Some(wall),
             endpoint: Some("ci".into()),
             fuse: None,
+            lock: None,
         },
         Record::DeliveryQueued { id: id.clone(), run: Some(run), kind: EventKind::Error, at: wall },
         Record::Attempted {
@@ -193,6 +200,8 @@ fn records() -> Vec<Record> {
             deadline,
             request,
             stored: Stored::default(),
+            claim: Claim::default(),
+            warnings: Vec::new(),
         },
         Record::Event {
             seq: 4,
@@ -202,6 +211,7 @@ fn records() -> Vec<Record> {
             fires_at: None,
             endpoint: None,
             fuse: None,
+            lock: None,
         },
         Record::HookEnded { run, hook: HookKind::OnComplete, verdict: Box::new(verdict()) },
         Record::Created {
@@ -218,6 +228,7 @@ fn records() -> Vec<Record> {
             request: None,
             run: 1,
             spent: Spent::default(),
+            warnings: Vec::new(),
         },
         Record::Ended { run, verdict: Box::new(oom_verdict()) },
         created(Spec {
@@ -253,6 +264,34 @@ fn records() -> Vec<Record> {
                 tokens: Some(Tokens { r#in: 1, out: 2, cache_read: 3, cache_write: 4 }),
                 cost_usd: Some(0.5),
             },
+            claim: Claim::default(),
+            warnings: Vec::new(),
+        },
+        created(Spec { claim: Claim { dir: Some(dir()), if_taken: IfTaken::Force }, ..spec() }),
+        Record::Resumed {
+            run: RunId { session: session(), run: 3 },
+            at,
+            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+            prompt: None,
+            timeout: None,
+            deadline: None,
+            request: None,
+            stored: Stored::default(),
+            claim: Claim { dir: Some(dir()), if_taken: IfTaken::Force },
+            warnings: vec!["the directory is inside of another that is taken".into()],
+        },
+        Record::Locked { lock: lock() },
+        Record::Locked { lock: ManualLock { id: None, reason: None, ..lock() } },
+        Record::Unlocked { directory: "/home/dev/project".into(), at: wall },
+        Record::Event {
+            seq: 7,
+            kind: EventKind::LockAcquired,
+            run: None,
+            at: wall,
+            fires_at: None,
+            endpoint: None,
+            fuse: None,
+            lock: Some(Box::new(lock())),
         },
     ]
     .into_iter()
@@ -303,9 +342,24 @@ fn of_fuses() -> [Record; 8] {
             fires_at: None,
             endpoint: None,
             fuse: Some(id),
+            lock: None,
         },
         created(Spec { fuse_of: Some(id), ..spec() }),
     ]
+}
+
+fn dir() -> DirId {
+    DirId { dev: 66_306, ino: 1_234_567, boot: "b".into() }
+}
+
+fn lock() -> ManualLock {
+    ManualLock {
+        directory: "/home/dev/project".into(),
+        id: Some(dir()),
+        by: "alice".into(),
+        reason: Some("the release".into()),
+        at: now().wall,
+    }
 }
 
 /// The record of a launch that asked for something of its own.
@@ -320,12 +374,13 @@ fn created(spec: Spec) -> Record {
         request: None,
         run: 1,
         spent: Spent::default(),
+        warnings: Vec::new(),
     }
 }
 
 fn told(seq: u64, kind: EventKind) -> Record {
     let run = Some(RunId { session: session(), run: 1 });
-    Record::Event { seq, kind, run, at: now().wall, fires_at: None, endpoint: None, fuse: None }
+    Record::Event { seq, kind, run, at: now().wall, fires_at: None, endpoint: None, fuse: None, lock: None }
 }
 
 #[test]

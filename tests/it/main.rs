@@ -34,6 +34,7 @@ mod launch_points;
 mod launch_surface;
 mod lifecycle;
 mod limits;
+mod locks;
 mod log_size;
 mod opencode;
 mod properties;

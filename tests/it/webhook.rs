@@ -45,7 +45,10 @@ fn body_and_headers_are_those_of_the_contract() {
         let endpoint = Endpoint::start();
         let daemon =
             Daemon::builder().config("webhook_url", endpoint.url()).config("webhook_secret", secret).start();
-        let flags = ["--label", "team=core", "--callback-session", "cb-1", "--callback-agent", "ag-2"];
+        let here = fs::canonicalize(".").expect("a working directory");
+        let here = here.to_str().expect("a path of UTF-8");
+        let callback = ["--callback-session", "cb-1", "--callback-agent", "ag-2"];
+        let flags = [&["--cwd", here, "--label", "team=core"][..], &callback].concat();
         let id = daemon.launch(&flags, "exit 42");
         let record = daemon.ended(&id);
         let requests = endpoint.wait_for(1);
@@ -70,8 +73,7 @@ fn body_and_headers_are_those_of_the_contract() {
         expected.sort_unstable();
         assert_eq!(keys(&body), expected);
         assert_eq!(body["session_id"], id.as_str());
-        let here = fs::canonicalize(".").expect("a working directory");
-        assert_eq!(body["cwd"], here.to_str().expect("a path of UTF-8"));
+        assert_eq!(body["cwd"], here);
         assert_eq!((&body["working_directory"], &body["cwd"]), (&record["cwd"], &record["cwd"]));
         assert_eq!(body["adapter"], "exec");
         assert!(body["duration_seconds"].is_u64(), "{body}");

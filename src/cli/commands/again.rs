@@ -46,7 +46,7 @@ pub struct KillArgs {
   agentctl rerun 9ae4 -p 'and the docs'  with another task
   agentctl rerun 9ae4 --model other      with another model
 
-The environment is the one of now. Of a prompt 200 characters are kept, and of a private session nothing: then it has to be given again.")]
+With the environment of now. A prompt that is not kept whole is asked for.")]
 pub struct RerunArgs {
     /// Id, a unique start of it, or name
     pub id: String,
@@ -68,6 +68,9 @@ pub struct RerunArgs {
     /// Set a variable of the session's environment
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     pub env: Vec<(String, String)>,
+    /// Also where the directory is taken
+    #[arg(long)]
+    pub force: bool,
     /// Print the session record as JSON
     #[arg(long)]
     pub json: bool,
@@ -136,6 +139,7 @@ pub(super) async fn rerun(args: RerunArgs) -> Result<u8, Failure> {
         model: args.model,
         name: args.name,
         timeout_ms: args.timeout.map(ms),
+        force: args.force,
     };
     let record = launch::send(&client, &path, &asked).await?;
     launch::told(record, args.json, "launched", "Launched")

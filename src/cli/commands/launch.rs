@@ -42,6 +42,7 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
         umask: Some(current_umask()),
         nofile: getrlimit(Resource::Nofile).current,
         timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        force: args.force,
     };
     let record = send(&client, &path, &request).await?;
     told(record, args.json, "resumed", "Resumed")
@@ -53,6 +54,7 @@ pub(super) fn told(record: Value, json: bool, done: &str, word: &str) -> Result<
         render::json(&record)?;
     }
     let session = view(record)?;
+    warn(&session);
     if session.outcome.as_deref() == Some("launch_failed") {
         let why = session.meta.get("message").and_then(Value::as_str).unwrap_or("the launch failed");
         return Err(Failure::new(1, format!("session {} was not {done}: {why}", &session.id[..8])));
@@ -67,6 +69,14 @@ pub(super) fn told(record: Value, json: bool, done: &str, word: &str) -> Result<
     Ok(0)
 }
 
+/// What the daemon wants known of the directories around.
+fn warn(session: &SessionView) {
+    let warnings = session.meta.get("warnings").and_then(Value::as_array).into_iter().flatten();
+    for warning in warnings.filter_map(Value::as_str) {
+        render::say(&format!("agentctl: warning: {warning}"));
+    }
+}
+
 pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let itself = |failure: Failure| Failure::new(ITSELF, failure.message);
     let client = Client::find().map_err(itself)?;
@@ -75,6 +85,7 @@ pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let record = send(&client, "/v1/sessions", &request).await.map_err(itself)?;
     drop(request);
     let session = view(record).map_err(itself)?;
+    warn(&session);
     let ended = follow(&client, &session).await.map_err(itself)?;
     render::say(&render::verdict_line(&ended));
     if json {
@@ -244,6 +255,7 @@ fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
         on_create: args.on_create,
         on_complete: args.on_complete,
         notify: args.notify,
+        force: args.force,
     })
 }
 

@@ -9,6 +9,7 @@ mod doctor;
 mod events;
 pub(crate) mod fuses;
 mod launch;
+pub(crate) mod locks;
 mod logs;
 mod select;
 mod stop;
@@ -47,6 +48,9 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Events(args) => events::events(args).await,
         Command::Fuses(args) => fuses::fuses(args).await,
         Command::Fuse(command) => fuses::fuse(command).await,
+        Command::Lock(args) => locks::lock(args).await,
+        Command::Unlock(args) => locks::unlock(args).await,
+        Command::Locks(args) => locks::locks(args.json).await,
         Command::Kill(args) => again::kill(args).await,
         Command::Rerun(args) => again::rerun(args).await,
         Command::Prune(args) => again::prune(args).await,

@@ -10,6 +10,7 @@ use crate::adapters::Known;
 use crate::adapters::found::{option, recognise};
 use crate::core::Request as Ask;
 use crate::core::adopt::Adoption;
+use crate::core::locks::Claim;
 use crate::core::refusal::Refusal;
 use crate::core::session::Spec;
 use crate::core::vocab::{Leftovers, RunId, SessionId};
@@ -19,7 +20,7 @@ use crate::wire::api::{Launch, optional_ms};
 use crate::wire::found::{Adopt, Found, id_of_conversation, id_of_process};
 
 use super::super::http::{Fault, Handled, ask, read_json, refused, view_answer};
-use super::super::{Daemon, launch, perform::Handles};
+use super::super::{Daemon, launch, locks, perform::Handles};
 use super::{look, named, ours};
 
 /// Answers a request to adopt what `target` names: a PID, or the id of an agent that a listing shows.
@@ -196,6 +197,7 @@ fn spec(daemon: &Daemon, found: &Found, asked: Adopt) -> Result<Spec, Fault> {
     launch::check_words(&words).map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let config = daemon.config.borrow();
     let adapter = Known::find(&found.adapter, &config.adapters);
+    let dir = locks::look_at(&found.cwd, &daemon.sys.host().boot);
     Ok(Spec {
         model: found.model.clone(),
         prompt: found.prompt.clone(),
@@ -209,6 +211,7 @@ fn spec(daemon: &Daemon, found: &Found, asked: Adopt) -> Result<Spec, Fault> {
         wants_report: adapter.is_some_and(|adapter| adapter.parser().is_some()),
         safe: true,
         native_id: found.native_id.clone(),
+        claim: Claim { dir: dir.ok().and_then(|found| found.id), ..Claim::default() },
         adapter: found.adapter.clone(),
         ..Spec::exec(
             Vec::new(),

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use agentctl::sys::ProcessRef;
 use serde_json::{Value, json};
@@ -27,6 +28,9 @@ pub(crate) struct Builder {
 /// A running daemon.
 pub(crate) struct Daemon {
     home: TempDir,
+    /// A directory for each launch: one would lock the other out of theirs.
+    work: TempDir,
+    works: AtomicU32,
     child: Option<Child>,
     env: Vec<(String, String)>,
     arguments: Vec<String>,
@@ -63,8 +67,15 @@ impl Builder {
         let home = tempfile::Builder::new().prefix("agentctl-").tempdir_in(&self.parent).expect("a home");
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).expect("a private home");
         fs::write(home.path().join("config.json"), self.config.to_string()).expect("a configuration");
-        let mut daemon =
-            Daemon { home, child: None, env: self.env, arguments: self.arguments, through: Vec::new() };
+        let mut daemon = Daemon {
+            home,
+            work: tempfile::Builder::new().prefix("agentctl-work-").tempdir().expect("a directory"),
+            works: AtomicU32::new(0),
+            child: None,
+            env: self.env,
+            arguments: self.arguments,
+            through: Vec::new(),
+        };
         daemon.start();
         daemon
     }
@@ -165,9 +176,24 @@ impl Daemon {
         child.wait().expect("our own child");
     }
 
-    /// The command line, not yet run; it never starts a daemon.
+    /// A directory where nobody is yet.
+    pub(crate) fn fresh_dir(&self) -> PathBuf {
+        let number = self.works.fetch_add(1, Ordering::Relaxed);
+        let dir = self.work.path().join(number.to_string());
+        fs::create_dir(&dir).expect("a directory");
+        dir
+    }
+
+    /// The command line, not yet run; it never starts a daemon. A launch is made in a directory of its own.
     pub(crate) fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+        let mut arguments = arguments.into_iter().peekable();
+        if arguments
+            .peek()
+            .is_some_and(|verb| ["launch", "run"].iter().any(|launch| verb.as_ref() == *launch))
+        {
+            command.current_dir(self.fresh_dir());
+        }
         command
             .args(arguments)
             .env_remove("AGENTCTL_SESSION_ID")

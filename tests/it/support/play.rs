@@ -152,7 +152,9 @@ impl Daemon {
     /// Launches `sh -c script` without the command line; the id.
     #[track_caller]
     pub(crate) fn post_launch(&self, script: &str) -> String {
-        let body = json!({"adapter": "exec", "command": ["/bin/sh", "-c", script], "cwd": "/"}).to_string();
+        let body =
+            json!({"adapter": "exec", "command": ["/bin/sh", "-c", script], "cwd": "/", "force": true})
+                .to_string();
         let (status, answer) = self.http("POST", "/v1/sessions", "", &body);
         assert_eq!(status, 201, "{answer}");
         let record: Value = serde_json::from_str(&answer).expect("a record");

@@ -1,0 +1,101 @@
+//! The API of directory locks, and how a directory is looked at: its real path, its device and inode.
+//!
+//! Refuses to decide: who holds what is the core's to say.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use tokio::task::spawn_blocking;
+
+use crate::core::Request as Ask;
+use crate::core::directory::{DirId, Directory};
+use crate::core::locks::{Claim, LockRequest, ManualLock};
+use crate::core::session::Session;
+use crate::limits;
+use crate::wire::api;
+use crate::wire::locks::{Acquire, LockView};
+
+use super::Daemon;
+use super::http::{Answer, Fault, Handled, ask, json_answer, read_json};
+
+/// A directory as it is now. One that is not there, or cannot be looked at, has its path alone, without what means nothing
+/// in it (`.`, doubled and trailing slashes). The error is for the user. Blocks.
+pub(super) fn look_at(path: &str, boot: &str) -> Result<Directory, String> {
+    if !Path::new(path).is_absolute() || path.contains('\0') {
+        return Err(format!("\"{path}\" is not an absolute path"));
+    }
+    let real = std::fs::canonicalize(path).ok().and_then(text);
+    let id = real.as_ref().and_then(|real| {
+        let found = std::fs::metadata(real).ok()?;
+        Some(DirId { dev: found.dev(), ino: found.ino(), boot: boot.to_owned() })
+    });
+    let path = real.or_else(|| text(plain(Path::new(path))));
+    path.map(|path| Directory { path, id }).ok_or_else(|| "the path is not UTF-8".to_owned())
+}
+
+/// What a session asks for that is taken up again: its directory may be another one than at the launch.
+pub(super) fn claim_again(daemon: &Daemon, session: &Session, ask: &api::Resume) -> Claim {
+    let looked = look_at(&session.spec.cwd, &daemon.sys.host().boot);
+    Claim { dir: looked.ok().and_then(|found| found.id), if_taken: api::if_taken(ask.force) }
+}
+
+fn text(path: PathBuf) -> Option<String> {
+    path.into_os_string().into_string().ok()
+}
+
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+}
+
+/// `GET /v1/locks`: by directory, those by hand first.
+pub(super) fn list(daemon: &Daemon) -> Response<Answer> {
+    let core = daemon.core.borrow();
+    let mut views: Vec<LockView> = core.manual_locks().map(LockView::of_manual).collect();
+    views.extend(core.holders().filter_map(|id| core.session(id)).map(LockView::of_session));
+    // Of one directory, by hand before by session, and of sessions the longest there first.
+    let by_hand = |view: &LockView| view.session_id.is_none();
+    views.sort_by(|a, b| {
+        let order = a.directory.cmp(&b.directory).then(by_hand(b).cmp(&by_hand(a)));
+        order.then_with(|| (&a.locked_at, &a.session_id).cmp(&(&b.locked_at, &b.session_id)))
+    });
+    json_answer(StatusCode::OK, &views)
+}
+
+/// `POST /v1/locks`.
+pub(super) async fn acquire(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
+    let Acquire { directory, by, reason } = read_json(daemon, request).await?.0;
+    for (what, text) in [("by", &by), ("reason", &reason)] {
+        let Some(text) = text else { continue };
+        let fits = (1..=limits::LABEL_CHARS_MAX).contains(&text.chars().count());
+        if !fits || text.chars().any(char::is_control) {
+            let most = limits::LABEL_CHARS_MAX;
+            let why = format!("{what}: give 1 to {most} characters in one line");
+            return Err(Fault::new(StatusCode::BAD_REQUEST, why));
+        }
+    }
+    let directory = looked_at(daemon, directory).await?;
+    let by = by.unwrap_or_else(|| format!("uid {}", rustix::process::geteuid().as_raw()));
+    ask(daemon, Ask::Lock(LockRequest::Acquire { directory, by, reason })).await
+}
+
+/// `DELETE /v1/locks/{directory}`.
+pub(super) async fn release(daemon: &Rc<Daemon>, directory: String) -> Handled {
+    let directory = looked_at(daemon, directory).await?;
+    ask(daemon, Ask::Lock(LockRequest::Release(directory))).await
+}
+
+/// A directory on a file system that hangs must not hold up everybody.
+async fn looked_at(daemon: &Daemon, path: String) -> Result<Directory, Fault> {
+    let boot = daemon.sys.host().boot.clone();
+    let looked = spawn_blocking(move || look_at(&path, &boot)).await;
+    let looked = looked.unwrap_or_else(|panicked| Err(panicked.to_string()));
+    looked.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, format!("directory: {why}")))
+}
+
+/// The answer to a change of one lock.
+pub(super) fn answer(lock: &ManualLock) -> Response<Answer> {
+    json_answer(StatusCode::OK, &LockView::of_manual(lock))
+}
