@@ -8,6 +8,9 @@ use super::session::Verdict;
 /// Upper bounds of the duration histogram, seconds: those that existing dashboards know.
 pub const DURATION_BOUNDS_S: [f64; 6] = [60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
 
+/// Upper bounds of the histogram of peak memory, bytes: from a shell to what a host has.
+pub const MEMORY_BOUNDS_BYTES: [u64; 6] = [64 << 20, 256 << 20, 1 << 30, 4 << 30, 16 << 30, 64 << 30];
+
 /// Counters since the daemon's start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters {
@@ -20,6 +23,12 @@ pub struct Counters {
     pub lost: u64,
     /// Runs whose leader the kernel killed for want of memory.
     pub oom_killed: u64,
+    /// Processes of ended runs that the kernel killed for want of memory, as far as their cgroups tell.
+    pub oom_kills: u64,
+    /// The most memory that each ended run had at a time, in the buckets above and one for the rest; of those whose cgroup
+    /// tells.
+    pub memory_peaks: [u64; 7],
+    pub memory_peak_sum_bytes: u64,
     /// CPU time of ended runs at their verdict, as far as known.
     pub cpu_us: u64,
     /// Spells in which an agent lived on after its work.
@@ -46,6 +55,13 @@ impl Counters {
     pub fn ended(&mut self, verdict: &Verdict, lasted: Duration) {
         self.oom_killed += u64::from(verdict.reason == Reason::OomKilled);
         self.cpu_us = self.cpu_us.saturating_add(verdict.usage.map_or(0, |usage| usage.cpu_time_us()));
+        let group = verdict.usage.and_then(|usage| usage.group).unwrap_or_default();
+        self.oom_kills = self.oom_kills.saturating_add(group.oom_kills.unwrap_or(0));
+        if let Some(peak) = group.memory_peak_bytes {
+            let bucket = MEMORY_BOUNDS_BYTES.iter().position(|bound| peak <= *bound);
+            self.memory_peaks[bucket.unwrap_or(MEMORY_BOUNDS_BYTES.len())] += 1;
+            self.memory_peak_sum_bytes = self.memory_peak_sum_bytes.saturating_add(peak);
+        }
         let counter = match verdict.outcome {
             Outcome::Completed => &mut self.completed,
             Outcome::Failed => &mut self.failed,
@@ -59,5 +75,35 @@ impl Counters {
         let bucket = DURATION_BOUNDS_S.iter().position(|bound| seconds <= *bound);
         self.durations[bucket.unwrap_or(DURATION_BOUNDS_S.len())] += 1;
         self.duration_sum_s += seconds;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vocab::{GroupUsage, Mono, Now, Usage, Wall};
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_of_those_whose_cgroup_tells() {
+        let mut counters = Counters::default();
+        for (memory_peak_bytes, oom_kills) in
+            [(Some(64 << 20), None), (Some((64 << 20) + 1), Some(2)), (Some(u64::MAX), Some(0)), (None, None)]
+        {
+            let group = Some(GroupUsage { memory_peak_bytes, oom_kills, ..GroupUsage::default() });
+            let verdict = Verdict {
+                outcome: Outcome::Completed,
+                reason: Reason::ExitCode(0),
+                status: None,
+                ended: None,
+                decided: Now { wall: Wall(0), mono: Mono(0) },
+                evidence: Vec::new(),
+                usage: Some(Usage { group, ..Usage::default() }),
+                message: None,
+                tokens: None,
+                cost_usd: None,
+            };
+            counters.ended(&verdict, Duration::ZERO);
+        }
+        assert_eq!((counters.memory_peaks, counters.oom_kills), ([1, 1, 0, 0, 0, 0, 1], 2));
     }
 }

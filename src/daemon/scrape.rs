@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
-use crate::core::counters::{Counters, DURATION_BOUNDS_S};
+use crate::core::counters::{Counters, DURATION_BOUNDS_S, MEMORY_BOUNDS_BYTES};
 use crate::core::session::{Session, Status};
 use crate::core::vocab::Wall;
 use crate::limits;
@@ -196,6 +196,11 @@ impl Collector for Numbers {
                 "Ended sessions whose leader the kernel killed for want of memory",
                 c.oom_killed,
             ),
+            (
+                "agentctl_session_oom_kills",
+                "Processes of ended sessions that the kernel killed for want of memory, as far as known",
+                c.oom_kills,
+            ),
             ("agentctl_fuses_expired", "Directory fuses that fired", c.fuses_expired),
             ("agentctl_webhook_deliveries", "Webhook deliveries entered", c.deliveries),
             ("agentctl_webhook_attempts", "Attempts made", c.attempts),
@@ -224,15 +229,27 @@ impl Collector for Numbers {
             None,
             MetricType::Counter,
         )?)?;
-        let bounds = DURATION_BOUNDS_S.into_iter().chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(c.durations).collect();
-        let count = c.durations.iter().sum();
-        let mut histogram = encoder.encode_descriptor(
-            "agentctl_session_duration_seconds",
-            "Durations of ended sessions",
-            None,
-            MetricType::Histogram,
-        )?;
-        histogram.encode_histogram::<NoLabelSet>(c.duration_sum_s, count, &buckets, None)
+        let memory = MEMORY_BOUNDS_BYTES.map(|bytes| bytes as f64);
+        for (name, help, bounds, counts, sum) in [
+            (
+                "agentctl_session_duration_seconds",
+                "Durations of ended sessions",
+                DURATION_BOUNDS_S,
+                c.durations,
+                c.duration_sum_s,
+            ),
+            (
+                "agentctl_session_memory_peak_bytes",
+                "The most memory that ended sessions had at a time, of those whose cgroup tells",
+                memory,
+                c.memory_peaks,
+                c.memory_peak_sum_bytes as f64,
+            ),
+        ] {
+            let buckets: Vec<(f64, u64)> = bounds.into_iter().chain([f64::INFINITY]).zip(counts).collect();
+            let mut histogram = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            histogram.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)?;
+        }
+        Ok(())
     }
 }

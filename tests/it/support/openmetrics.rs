@@ -63,6 +63,7 @@ impl Metrics {
         }
         let metrics = Self(series);
         metrics.check_histogram("agentctl_session_duration_seconds");
+        metrics.check_histogram("agentctl_session_memory_peak_bytes");
         metrics
     }
 
