@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::agent::{Spent, Tokens};
 use super::dir_fuses::{FuseRecord, FuseSpec};
+use super::directory::DirId;
 use super::fuse::{EndTime, Outcome, Prong, Reason};
+use super::locks::Claim;
 use super::record::Record;
 use super::session::{EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use super::vocab::{HostId, Leftovers, Mono, Now, ProcessId, RunId, SessionId, WaitStatus, Wall};
@@ -28,6 +30,8 @@ pub struct OldSession {
     pub started: Option<Wall>,
     pub stopped: Option<Wall>,
     pub cwd: String,
+    /// Of a session that runs, the directory itself.
+    pub dir: Option<DirId>,
     pub model: Option<String>,
     pub prompt: Option<String>,
     pub group: Option<String>,
@@ -183,6 +187,7 @@ fn spec(old: &OldSession, id: SessionId, resumes: bool, reports: bool, grace: Du
         group: old.group.clone(),
         spec: old.spec.clone(),
         meta,
+        claim: Claim { dir: old.dir.clone(), ..Claim::default() },
         // As of what was adopted: what it leaves behind is its owner's, and a later run asks before it acts.
         leftovers: Leftovers::Keep,
         wants_report: reports,

@@ -65,6 +65,7 @@ fn session(key: &str, record: &Map<String, Value>) -> Option<OldSession> {
         tokens,
         cost_usd: record.get("cost").and_then(Value::as_f64).filter(|cost| cost.is_finite() && *cost >= 0.0),
         log: meta.and_then(|meta| path(meta, "logPath")),
+        dir: None,
         meta: CALLBACKS.iter().filter_map(callback).collect::<BTreeMap<_, _>>(),
     })
 }

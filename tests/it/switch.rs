@@ -472,3 +472,43 @@ fn its_fuses_burn_on_and_one_that_was_due_is_named_and_not_fired() {
     daemon.start();
     assert_eq!(daemon.json(["fuses", "--json"]), json!([]));
 }
+
+#[test]
+fn its_locks_by_hand_hold_and_a_session_that_runs_has_its_directory() {
+    let mut daemon = old_home();
+    let _wrapped = Wrapped::start(daemon.home(), "running");
+    let real = fs::canonicalize(daemon.home()).expect("a home");
+    let path = daemon.home().join("state.json");
+    let mut state: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a state")).expect("JSON");
+    state["sessions"][LIVE]["cwd"] = json!(real);
+    fs::write(&path, state.to_string()).expect("a state");
+    lay_out(daemon.home(), "locks.json", &[]);
+    daemon.start();
+    let status = stdout(&daemon.run(["daemon", "status"]));
+    assert!(status.contains("4 sessions, 1 of them running; 2 locks; its files"), "{status}");
+    assert!(status.contains("left out: lock of number 4: it is not understood"), "{status}");
+    let locks = daemon.json(["locks", "--json"]);
+    let of = |directory: &Path| {
+        let mut all = locks.as_array().expect("an array").iter();
+        all.find(|lock| lock["directory"] == json!(directory)).unwrap_or_else(|| panic!("{locks:#}")).clone()
+    };
+    holds(
+        &of(Path::new("/tmp")),
+        &json!({"type": "manual", "lockedBy": "ann", "reason": "release", "lockedAt": "2026-03-12T04:00:00.000Z"}),
+    );
+    holds(&of(Path::new("/nowhere/at/all")), &json!({"type": "manual", "lockedBy": "unknown"}));
+    holds(&of(&real), &json!({"type": "auto", "sessionId": LIVE}));
+    assert_eq!(locks.as_array().map(Vec::len), Some(3), "an ended session has none: {locks:#}");
+    let cwd = real.to_str().expect("a text");
+    let refused = daemon.run(["launch", "--cwd", cwd, "--", "true"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains(&format!("in use by session {}", &LIVE[..8])), "{refused:?}");
+    assert_eq!(daemon.code(&["unlock", "/tmp"]), Some(0));
+    daemon.terminate();
+    daemon.start();
+    assert_eq!(
+        daemon.json(["locks", "--json"]).as_array().map(Vec::len),
+        Some(2),
+        "what was unlocked stays so"
+    );
+}

@@ -25,6 +25,7 @@ use crate::sys::{Backend, clock};
 use crate::wire::found::id_of_conversation;
 use crate::wire::old_home::{self, Entries};
 
+use super::super::locks::look_at;
 use super::super::{Daemon, Home, adopted, launch};
 use super::kept;
 
@@ -50,6 +51,7 @@ const STARTED_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Report {
     sessions: u32,
     live: u32,
+    locks: u32,
     fuses: u32,
     left_out: u32,
     lines: Vec<String>,
@@ -64,13 +66,18 @@ impl Report {
         self.lines.push(format!("left out: {line}"));
     }
 
+    pub(super) fn take_lock(&mut self, record: Record) {
+        self.locks += 1;
+        self.records.push(record);
+    }
+
     pub(super) fn take_fuse(&mut self, record: Record) {
         self.fuses += 1;
         self.records.push(record);
     }
 
     fn taken(&self) -> u32 {
-        self.sessions + self.fuses
+        self.sessions + self.locks + self.fuses
     }
 
     fn words(&mut self) -> Vec<String> {
@@ -79,8 +86,10 @@ impl Report {
             let live = if self.live == 0 { "none".to_owned() } else { self.live.to_string() };
             parts.push(format!("{}, {live} of them running", counted(self.sessions, "session")));
         }
-        if self.fuses > 0 {
-            parts.push(counted(self.fuses, "fuse"));
+        for (count, what) in [(self.locks, "lock"), (self.fuses, "fuse")] {
+            if count > 0 {
+                parts.push(counted(count, what));
+            }
         }
         let mut lines = std::mem::take(&mut self.lines);
         if !parts.is_empty() {
@@ -200,9 +209,11 @@ fn take(daemon: &Daemon, old: &OldSession, report: &mut Report) {
             return;
         }
     };
-    let real = || Some(fs::canonicalize(&old.cwd).ok()?.to_str()?.to_owned());
-    let cwd = if matches!(seen, Seen::Itself(..)) { real() } else { None };
-    let old = &OldSession { cwd: cwd.unwrap_or_else(|| old.cwd.clone()), ..old.clone() };
+    let looked = matches!(seen, Seen::Itself(..)).then(|| look_at(&old.cwd, &daemon.sys.host().boot));
+    let old = &match looked {
+        Some(Ok(place)) => OldSession { cwd: place.path, dir: place.id, ..old.clone() },
+        Some(Err(_)) | None => old.clone(),
+    };
     let here = Here { host: daemon.sys.host(), now: clock::now(), grace: config.grace };
     let resumes = NATIVE.contains(&old.adapter.as_str());
     match import::import(old, id, &seen, exit, (resumes, reports), here) {

@@ -2,15 +2,17 @@
 //!
 //! Refuses to carry anything out: a fuse that was due while nobody looked is named, not fired (core/import.rs).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::core::dir_fuses::{BURNING_MAX, FuseId, FuseSpec};
 use crate::core::import;
+use crate::core::locks::ManualLock;
+use crate::core::record::Record;
 use crate::core::vocab::{Now, Wall};
 use crate::limits;
 use crate::sys::clock;
@@ -18,14 +20,59 @@ use crate::wire::fuses::Actions;
 use crate::wire::old_home::{self, OldFuse};
 use crate::wire::time::rfc3339;
 
-use super::super::{Daemon, fuses as dir_fuses};
+use super::super::{Daemon, fuses as dir_fuses, locks as directories};
 use super::import::{Report, read};
 
 /// How one of its files is read.
 type Reader = fn(&Daemon, &mut Report) -> Result<(), String>;
 
 /// The files, and their readers.
-pub(super) const FILES: [(&str, Reader); 1] = [("fuses.json", fuses)];
+pub(super) const FILES: [(&str, Reader); 2] = [("locks.json", locks), ("fuses.json", fuses)];
+
+/// Where the tool before that one kept its locks; it took them over where it had none of its own.
+const OLDER_LOCKS: &str = ".openclaw/locks/locks.json";
+
+fn locks(daemon: &Daemon, report: &mut Report) -> Result<(), String> {
+    let own = whole(&daemon.home.path().join("locks.json"))?;
+    let older = || whole(&older_locks(daemon)?).transpose();
+    let Some(bytes) = own.map(Ok).or_else(older).transpose()? else { return Ok(()) };
+    let found = old_home::locks(&bytes)?;
+    found.skipped.into_iter().for_each(|line| report.leave_out(line));
+    let now = clock::now().wall;
+    let mut taken: BTreeSet<String> =
+        daemon.core.borrow().manual_locks().map(|lock| lock.directory.clone()).collect();
+    for old in found.read {
+        let directory = match directories::look_at(&old.directory, &daemon.sys.host().boot) {
+            Ok(directory) if taken.len() < limits::IMPORT_SESSIONS_MAX => directory,
+            Ok(_) => {
+                report.leave_out(format!("lock of {}: there are too many", old.directory));
+                continue;
+            }
+            Err(why) => {
+                report.leave_out(format!("lock of {}: {why}", old.directory));
+                continue;
+            }
+        };
+        // One directory by two names; the first lock counts.
+        if taken.insert(directory.path.clone()) {
+            let lock = ManualLock {
+                directory: directory.path,
+                id: directory.id,
+                by: old.by.unwrap_or_else(|| "unknown".to_owned()),
+                reason: old.reason,
+                at: old.at.unwrap_or(now),
+            };
+            report.take_lock(Record::Locked { lock });
+        }
+    }
+    Ok(())
+}
+
+/// Of the home that is the user's own.
+fn older_locks(daemon: &Daemon) -> Option<PathBuf> {
+    let user = PathBuf::from(std::env::var_os("HOME")?);
+    (daemon.home.path() == user.join(".agentctl")).then(|| user.join(OLDER_LOCKS))
+}
 
 fn fuses(daemon: &Daemon, report: &mut Report) -> Result<(), String> {
     let Some(bytes) = whole(&daemon.home.path().join("fuses.json"))? else { return Ok(()) };
