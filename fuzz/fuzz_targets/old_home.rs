@@ -13,6 +13,6 @@ fuzz_target!(|bytes: &[u8]| {
     let (_no_locks, _no_fuses) = (old_home::locks(bytes), old_home::fuses(bytes));
     let _no_code = old_home::exit_code(bytes);
     let _not_it = old_tool::pid_of_old_daemon(bytes);
-    let answer = old_tool::answer(bytes, old_tool::Told { pid: 2, uptime_ms: 0, sessions: 0 });
+    let answer = old_tool::answer(bytes, old_tool::Told { pid: 2, uptime_ms: 0, sessions: 0, locks: 0, fuses: 0 });
     assert!(answer.ends_with('\n') && answer.matches('\n').count() == 1);
 });

@@ -39,7 +39,8 @@ use crate::wire::route::{NoRoute, Route};
 use super::found::told::{self, Env, Question};
 use super::log_files::{self, Beginning, LogTail};
 use super::{
-    Daemon, adopted, again, doctor, follow, found, fuses, launch, locks, reload, scrape, stream, webhooks,
+    Daemon, adopted, again, doctor, follow, found, fuses, health, launch, locks, reload, scrape, stream,
+    webhooks,
 };
 
 /// A body of an answer: whole, or as it comes.
@@ -132,7 +133,7 @@ async fn route(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
 async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>) -> Handled {
     match route {
         Route::Metrics => Ok(scrape::answer(daemon)),
-        Route::Health => Ok(json_answer(StatusCode::OK, &health(daemon))),
+        Route::Health => Ok(json_answer(StatusCode::OK, &health::of(daemon))),
         Route::Doctor => Ok(doctor::answer(daemon).await),
         Route::Config => {
             let settings = daemon.config.borrow().settings();
@@ -481,52 +482,6 @@ fn known_adapters(daemon: &Daemon) -> Vec<api::AdapterView> {
         acp: known.can_speak_acp(),
     };
     Known::all(&daemon.config.borrow().adapters).map(view).collect()
-}
-
-fn health(daemon: &Daemon) -> serde_json::Value {
-    let core = daemon.core.borrow();
-    let started = daemon.sys.started();
-    let now = crate::sys::clock::now();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "home": daemon.home.path(),
-        "uptimeSeconds": now.mono.since(daemon.started.mono).as_secs(),
-        "backend": started.backend.to_string(),
-        "backendWhy": started.why,
-        "durability": match daemon.config.borrow().durability {
-            crate::config::Durability::Full => "full",
-            crate::config::Durability::Normal => "normal",
-        },
-        "journal": match core.journal() {
-            JournalHealth::Well => "well".to_owned(),
-            JournalHealth::Failing(why) => format!("cannot be written: {why}"),
-        },
-        "journalPath": daemon.journal.path(),
-        "epoch": daemon.journal.epoch(),
-        "rebuilt": rebuilt(daemon),
-        "imported": *daemon.imported.borrow(),
-        "sessions": core.live(),
-        "fuses": core.dir_fuses().count(),
-        "locks": core.manual_locks().len() + core.holders().len(),
-        "deliveriesOwed": core.outbox().len(),
-        "cgroups": daemon.places.words(now.mono),
-    })
-}
-
-/// What the last start had to make good; null where the journal knew everything.
-fn rebuilt(daemon: &Daemon) -> serde_json::Value {
-    let rebuilt = daemon.rebuilt.borrow();
-    if rebuilt.sessions == 0 && rebuilt.hopeless.is_empty() && rebuilt.unread.is_none() {
-        return serde_json::Value::Null;
-    }
-    let hopeless = rebuilt.hopeless.iter().map(|(session, why)| json!({"id": session, "why": why}));
-    json!({
-        "journalWasMissing": rebuilt.fresh,
-        "sessions": rebuilt.sessions,
-        "notRebuilt": hopeless.collect::<Vec<_>>(),
-        "unread": rebuilt.unread,
-    })
 }
 
 async fn log(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled {

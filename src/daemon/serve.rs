@@ -150,11 +150,14 @@ async fn first_line(stream: &mut UnixStream) -> Vec<u8> {
 }
 
 fn told_to_old_client(daemon: &Daemon) -> Told {
+    let core = daemon.core.borrow();
     let up = crate::sys::clock::now().mono.since(daemon.started.mono);
     Told {
         pid: std::process::id(),
         uptime_ms: u64::try_from(up.as_millis()).unwrap_or(u64::MAX),
-        sessions: daemon.core.borrow().live(),
+        sessions: core.live(),
+        locks: core.manual_locks().len() + core.holders().len(),
+        fuses: core.dir_fuses().count(),
     }
 }
 

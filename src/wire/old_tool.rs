@@ -28,6 +28,8 @@ pub struct Told {
     pub pid: u32,
     pub uptime_ms: u64,
     pub sessions: usize,
+    pub locks: usize,
+    pub fuses: usize,
 }
 
 /// The one line that a client of the earlier tool gets; `request` is its first line, or the beginning of it.
@@ -40,8 +42,8 @@ pub fn answer(request: &[u8], told: Told) -> String {
         Some("daemon.status") => json!({
             "id": id,
             "result": {
-                "pid": told.pid, "uptime": told.uptime_ms, "sessions": told.sessions, "locks": 0, "fuses": 0,
-                "version": SERVER_NAME,
+                "pid": told.pid, "uptime": told.uptime_ms, "sessions": told.sessions,
+                "locks": told.locks, "fuses": told.fuses, "version": SERVER_NAME,
             },
         }),
         Some(_) | None => {
@@ -76,7 +78,7 @@ fn asked(request: &[u8]) -> Asked {
 mod tests {
     use super::*;
 
-    const TOLD: Told = Told { pid: 7, uptime_ms: 1, sessions: 2 };
+    const TOLD: Told = Told { pid: 7, uptime_ms: 1, sessions: 2, locks: 3, fuses: 4 };
 
     fn answered(request: &str) -> Value {
         let line = answer(request.as_bytes(), TOLD);
