@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -421,7 +422,7 @@ pub(crate) fn encode(body: Option<&impl serde::Serialize>) -> Result<Option<Byte
         .map_err(|error| Failure::new(1, format!("encode a request: {error}")))
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| {
         let hint = "the daemon may be of another version; run: agentctl daemon restart";
         Failure::new(1, format!("the daemon's answer is not understood: {error}; {hint}"))

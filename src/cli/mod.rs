@@ -8,6 +8,7 @@ mod commands;
 mod generate;
 mod help;
 mod launch_args;
+mod listing;
 mod render;
 mod slots;
 mod units;

@@ -1,5 +1,6 @@
 //! How answers look: tables for people, JSON for programs, one line for a verdict.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -9,6 +10,8 @@ use crate::sys::clock;
 use crate::wire::amounts;
 use crate::wire::api::{Check, CheckState, Limits, SessionView};
 use crate::wire::time::parse_rfc3339;
+
+use super::listing::Line;
 
 /// Writes to stdout. A reader that has seen enough is no error.
 pub(crate) fn out(text: &str) -> io::Result<()> {
@@ -52,7 +55,7 @@ pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> io::Result<()> {
 }
 
 /// The table of sessions.
-pub(crate) fn table(sessions: &[SessionView]) -> io::Result<()> {
+pub(crate) fn table(sessions: &[Line<'_>]) -> io::Result<()> {
     if sessions.is_empty() {
         return out("No sessions found.\n");
     }
@@ -113,18 +116,18 @@ fn print_rows(rows: Vec<Vec<String>>) -> io::Result<()> {
     out(&text)
 }
 
-fn row(session: &SessionView, strangers: bool, grouped: bool, now: Wall) -> Vec<String> {
-    let or_dash = |text: Option<&String>| {
+fn row(session: &Line<'_>, strangers: bool, grouped: bool, now: Wall) -> Vec<String> {
+    let or_dash = |text: Option<&Cow<'_, str>>| {
         text.filter(|text| !text.is_empty()).map_or("-".into(), |text| one_line(text))
     };
     let mut cells = vec![
         session.id.chars().take(8).collect(),
-        session.status.clone(),
-        session.adapter.clone(),
+        session.status.to_string(),
+        session.adapter.to_string(),
         or_dash(session.model.as_ref()),
     ];
     if strangers {
-        cells.push(session.origin.clone());
+        cells.push(session.origin.to_string());
     }
     if grouped {
         cells.push(or_dash(session.group.as_ref()));

@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Response, StatusCode};
 use tokio::sync::oneshot;
@@ -34,7 +35,7 @@ use crate::wire::api::SessionView;
 use crate::wire::found::{Found, WARNING_HEADER};
 
 use super::Daemon;
-use super::http::{Answer, Fault, Handled, Query, json_answer};
+use super::http::{Answer, Fault, Handled, JSON, Query, json_answer, whole};
 use told::{Env, Question};
 
 /// What one look came to.
@@ -71,6 +72,8 @@ pub(crate) struct Scans {
     of_kernel: Arc<Mutex<HashSet<Numbered>>>,
     /// About one conversation.
     questions: told::Questions,
+    /// Length of the last listing.
+    bytes_listed: Cell<usize>,
 }
 
 /// Looks once. Who asks while a look is under way gets the next one, since something may have started meanwhile.
@@ -223,30 +226,60 @@ pub(super) async fn list(daemon: &Rc<Daemon>, query: &Query) -> Response<Answer>
             && query.get("group").is_none_or(|group| Some(group) == session.spec.group.as_deref())
             && query.all("label").all(|label| has_label(session, label))
     };
-    let mut listed: Vec<(bool, i64, SessionView)> = core
-        .shown()
-        .filter(wanted)
-        .map(|session| {
-            let view = daemon.view_of(session, core.may_tell(session));
-            (session.run.verdict.is_some(), session.run.begun.wall.0, view)
-        })
-        .collect();
-    if let Some(seen) = &seen {
-        let found = seen.found.iter().filter(|found| core.session(found.id).is_none());
-        let views = found.map(|found| (false, found.started.0, SessionView::of_found(found)));
-        listed.extend(views.filter(|(_, _, view)| {
-            query.get("status").is_none_or(|status| status == view.status)
-                && query.get("adapter").is_none_or(|adapter| adapter == view.adapter)
-        }));
-    }
-    // Running first, then the newest.
-    listed.sort_by_key(|(ended, since, _)| (*ended, std::cmp::Reverse(*since)));
-    let views: Vec<&SessionView> = listed.iter().map(|(_, _, view)| view).collect();
-    let mut answer = json_answer(StatusCode::OK, &views);
+    let ours = core.shown().filter(wanted).map(Listed::Ours);
+    let found = seen.iter().flat_map(|seen| &seen.found).filter(|found| core.session(found.id).is_none());
+    let found = found.filter(|found| {
+        query.get("status").is_none_or(|status| status == found.status())
+            && query.get("adapter").is_none_or(|adapter| adapter == found.adapter)
+    });
+    let mut listed: Vec<Listed<'_>> = ours.chain(found.map(Listed::Found)).collect();
+    listed.sort_by_key(Listed::place);
+    let mut answer = whole(StatusCode::OK, JSON, array(daemon, listed.iter().map(|one| one.view(daemon))));
     if let Some(seen) = &seen {
         warn(&mut answer, &seen.warnings);
     }
     answer
+}
+
+/// One line of a listing.
+enum Listed<'a> {
+    Ours(&'a Session),
+    Found(&'a Found),
+}
+
+impl Listed<'_> {
+    /// Running first, then the newest.
+    fn place(&self) -> (bool, std::cmp::Reverse<i64>) {
+        match self {
+            Self::Ours(session) => {
+                (session.run.verdict.is_some(), std::cmp::Reverse(session.run.begun.wall.0))
+            }
+            Self::Found(found) => (false, std::cmp::Reverse(found.started.0)),
+        }
+    }
+
+    fn view(&self, daemon: &Daemon) -> SessionView {
+        match self {
+            Self::Ours(session) => daemon.view_of(session, daemon.core.borrow().may_tell(session)),
+            Self::Found(found) => SessionView::of_found(found),
+        }
+    }
+}
+
+/// An array of records, of which one at a time is in memory: with thousands of them that is faster, too.
+fn array(daemon: &Daemon, views: impl Iterator<Item = SessionView>) -> Bytes {
+    // As much room as the last one took.
+    let mut body = Vec::with_capacity(daemon.scans.bytes_listed.get() + 1_024);
+    body.push(b'[');
+    for view in views {
+        if body.len() > 1 {
+            body.push(b',');
+        }
+        serde_json::to_writer(&mut body, &view).expect("our answers have string keys");
+    }
+    body.push(b']');
+    daemon.scans.bytes_listed.set(body.len());
+    body.into()
 }
 
 /// Whether anything that was started outside could be in the answer.

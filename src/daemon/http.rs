@@ -83,6 +83,8 @@ impl Body for Answer {
     }
 }
 
+pub(super) const JSON: &str = "application/json";
+
 /// An error for the client.
 pub(super) struct Fault {
     pub(super) status: StatusCode,
@@ -627,7 +629,7 @@ async fn messages(daemon: &Rc<Daemon>, id: SessionId, query: &Query) -> Handled 
 
 pub(super) fn json_answer<T: serde::Serialize + ?Sized>(status: StatusCode, value: &T) -> Response<Answer> {
     let body = serde_json::to_vec(value).expect("our answers have string keys");
-    whole(status, "application/json", body.into())
+    whole(status, JSON, body.into())
 }
 
 pub(super) fn whole(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Answer> {

@@ -50,6 +50,13 @@ pub struct Found {
     pub idle: bool,
 }
 
+impl Found {
+    /// The public word.
+    pub fn status(&self) -> &'static str {
+        if self.idle { "idle" } else { "running" }
+    }
+}
+
 impl SessionView {
     /// The record of an agent that was started outside: what is known of it, and no verdict ever.
     pub fn of_found(found: &Found) -> Self {
@@ -58,7 +65,7 @@ impl SessionView {
             run: 1,
             origin: "discovered".into(),
             adapter: found.adapter.clone(),
-            status: if found.idle { "idle" } else { "running" }.into(),
+            status: found.status().into(),
             phase: "running".into(),
             outcome: None,
             exit_code: None,

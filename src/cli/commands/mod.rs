@@ -19,12 +19,14 @@ pub(crate) mod worktree;
 
 use hyper::body::Incoming;
 use hyper::{Method, Response};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::wire::api::{Extend, SessionView};
 use crate::wire::found::WARNING_HEADER;
 
 use super::client::{Client, segment, whole};
+use super::listing::{Line, reindent};
 use super::render;
 use super::{Command, ExtendArgs, Failure, ListArgs, PeekArgs, StatusArgs};
 
@@ -78,9 +80,10 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
     let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
     if args.json {
         // As it came: a newer daemon may know more keys than we do.
-        render::json(&super::client::decode::<Value>(&bytes)?)?;
+        super::client::decode::<IgnoredAny>(&bytes)?;
+        render::out_bytes(false, &reindent(&bytes))?;
     } else {
-        render::table(&super::client::decode::<Vec<SessionView>>(&bytes)?)?;
+        render::table(&super::client::decode::<Vec<Line<'_>>>(&bytes)?)?;
     }
     Ok(0)
 }
