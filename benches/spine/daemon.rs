@@ -17,7 +17,7 @@ use crate::Outcome;
 use crate::proc::mono_ns;
 
 /// How long a daemon may take to answer.
-const PATIENCE_NS: u64 = 10_000_000_000;
+const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// A running daemon. Dropping it ends its sessions and itself.
 pub(crate) struct Daemon {
@@ -33,17 +33,37 @@ impl Daemon {
     pub(crate) fn start_with(config: Value) -> Outcome<Self> {
         let home = tempfile::Builder::new().prefix("agentctl-bench-").tempdir()?;
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700))?;
-        fs::write(home.path().join("config.json"), config.to_string())?;
-        let child = command(home.path()).args(["daemon", "run"]).spawn()?;
+        let child = spawn(home.path(), &config)?;
         let daemon = Self { home, child };
+        daemon.first_answer()?;
+        Ok(daemon)
+    }
+
+    /// Ends the daemon, not its sessions, lets `between` have the home, and starts the next one: how long its first
+    /// answer took.
+    pub(crate) fn restart(
+        &mut self,
+        config: &Value,
+        between: impl FnOnce(&Path) -> Outcome<()>,
+    ) -> Outcome<u64> {
+        ProcessRef::of_child(self.pid())?.signal(15)?;
+        self.child.wait()?;
+        between(self.home())?;
         let begun = mono_ns();
-        while daemon.client().and_then(|mut client| client.get("/v1/health")).is_err() {
+        self.child = spawn(self.home(), config)?;
+        self.first_answer()?;
+        Ok(mono_ns() - begun)
+    }
+
+    fn first_answer(&self) -> Outcome<()> {
+        let begun = mono_ns();
+        while self.client().and_then(|mut client| client.get("/v1/health")).is_err() {
             if mono_ns() - begun > PATIENCE_NS {
                 return Err("the daemon does not answer".into());
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(1));
         }
-        Ok(daemon)
+        Ok(())
     }
 
     pub(crate) fn home(&self) -> &Path {
@@ -59,7 +79,7 @@ impl Daemon {
     }
 
     pub(crate) fn client(&self) -> Outcome<Client> {
-        Ok(Client { stream: BufReader::new(UnixStream::connect(self.socket())?) })
+        Client::connect(self.socket())
     }
 
     /// The command line against this daemon, not yet run.
@@ -81,6 +101,11 @@ impl Drop for Daemon {
     }
 }
 
+fn spawn(home: &Path, config: &Value) -> Outcome<Child> {
+    fs::write(home.join("config.json"), config.to_string())?;
+    Ok(command(home).args(["daemon", "run"]).spawn()?)
+}
+
 fn command(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
     command
@@ -94,12 +119,18 @@ fn command(home: &Path) -> Command {
     command
 }
 
-/// One connection that stays open.
+/// One connection that stays open, or is made again where the daemon has closed it, which it does with silent ones.
 pub(crate) struct Client {
+    socket: PathBuf,
     stream: BufReader<UnixStream>,
 }
 
 impl Client {
+    fn connect(socket: PathBuf) -> Outcome<Self> {
+        let stream = BufReader::new(UnixStream::connect(&socket)?);
+        Ok(Self { socket, stream })
+    }
+
     pub(crate) fn get(&mut self, path: &str) -> Outcome<Value> {
         self.request("GET", path, "")
     }
@@ -110,12 +141,17 @@ impl Client {
         self.request("POST", "/v1/sessions", &body.to_string())
     }
 
-    fn request(&mut self, method: &str, path: &str, body: &str) -> Outcome<Value> {
+    pub(crate) fn request(&mut self, method: &str, path: &str, body: &str) -> Outcome<Value> {
         let length = body.len();
         let request =
             format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
-        self.stream.get_mut().write_all(request.as_bytes())?;
-        let status = self.line()?;
+        let sent = self.stream.get_mut().write_all(request.as_bytes());
+        let mut status = if sent.is_ok() { self.line()? } else { String::new() };
+        if status.is_empty() {
+            *self = Self::connect(self.socket.clone())?;
+            self.stream.get_mut().write_all(request.as_bytes())?;
+            status = self.line()?;
+        }
         let mut length = 0;
         loop {
             let header = self.line()?.to_ascii_lowercase();
@@ -141,8 +177,18 @@ impl Client {
     }
 
     /// The open stream of events, past its head.
-    pub(crate) fn into_events(mut self) -> Outcome<BufReader<UnixStream>> {
-        self.stream.get_mut().write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    pub(crate) fn into_events(self) -> Outcome<BufReader<UnixStream>> {
+        self.into_stream("/v1/events")
+    }
+
+    /// The same, with what is kept after a cursor.
+    pub(crate) fn into_events_since(self, cursor: &str) -> Outcome<BufReader<UnixStream>> {
+        self.into_stream(&format!("/v1/events?since={cursor}"))
+    }
+
+    fn into_stream(mut self, path: &str) -> Outcome<BufReader<UnixStream>> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.stream.get_mut().write_all(request.as_bytes())?;
         while !self.line()?.is_empty() {}
         Ok(self.stream)
     }

@@ -20,6 +20,7 @@ use rustix::event::epoll;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::Outcome;
 use crate::daemon::{Client, Daemon};
@@ -47,28 +48,89 @@ pub(crate) fn die_when_told(gate: &str, stamp: &str) -> Outcome<()> {
 pub(crate) type Seen<T> = Receiver<(T, u64)>;
 
 pub(crate) fn measure(daemon: &Daemon, durability: &str, count: usize, report: &mut Report) -> Outcome<()> {
-    let floor = Floor::start()?;
-    let events = follow(daemon)?;
-    let mut client = daemon.client()?;
-    let mut committer = Committer::beside(daemon.home())?;
-    let scratch = tempfile::tempdir_in("/dev/shm")?;
-    let (mut raw, mut told, mut more, mut commits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for n in 0..count {
-        let leader = Leader::launch(&mut client, scratch.path(), n)?;
-        let watched = floor.watch(leader.pid, n)?;
-        let gate = leader.end()?;
-        let floor_at = wait_for(&floor.seen, &n)?;
-        let event_at = wait_for(&events, &leader.id)?;
-        drop((watched, gate));
-        let died = leader.died()?;
-        raw.push(floor_at.saturating_sub(died));
-        told.push(event_at.saturating_sub(died));
-        more.push(event_at.saturating_sub(floor_at));
-        thread::sleep(CALM);
-        commits.push(committer.commit()?);
-    }
-    judge(durability, [raw, told, more, commits].map(Spread::of), report);
+    let taken = Watch::over(daemon)?.exits(count)?;
+    judge(durability, [taken.raw, taken.told, taken.more, taken.commits].map(Spread::of), report);
     Ok(())
+}
+
+/// Both watchers of one daemon's sessions.
+pub(crate) struct Watch {
+    floor: Floor,
+    events: Seen<String>,
+    client: Client,
+    committer: Committer,
+    scratch: TempDir,
+    next: usize,
+}
+
+/// Exits as they were seen, each list in their order.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) raw: Vec<u64>,
+    pub(crate) told: Vec<u64>,
+    /// How much later than the raw watcher the event was there.
+    pub(crate) more: Vec<u64>,
+    pub(crate) commits: Vec<u64>,
+}
+
+impl Watch {
+    pub(crate) fn over(daemon: &Daemon) -> Outcome<Self> {
+        Ok(Self {
+            floor: Floor::start()?,
+            events: follow(daemon)?,
+            client: daemon.client()?,
+            committer: Committer::beside(daemon.home())?,
+            scratch: tempfile::tempdir_in("/dev/shm")?,
+            next: 0,
+        })
+    }
+
+    /// One at a time.
+    pub(crate) fn exits(&mut self, count: usize) -> Outcome<Taken> {
+        let mut taken = Taken::default();
+        for _ in 0..count {
+            self.next += 1;
+            let leader = Leader::launch(&mut self.client, self.scratch.path(), self.next)?;
+            let watched = self.floor.watch(leader.pid, self.next)?;
+            let gate = leader.end()?;
+            let floor_at = wait_for(&self.floor.seen, &self.next)?;
+            let event_at = wait_for(&self.events, &leader.id)?;
+            drop((watched, gate));
+            let died = leader.died()?;
+            taken.raw.push(floor_at.saturating_sub(died));
+            taken.told.push(event_at.saturating_sub(died));
+            taken.more.push(event_at.saturating_sub(floor_at));
+            thread::sleep(CALM);
+            taken.commits.push(self.committer.commit()?);
+        }
+        Ok(taken)
+    }
+
+    /// All at the same moment: when the last of them was seen, by each watcher, counted from the first to end.
+    pub(crate) fn burst(&mut self, count: usize) -> Outcome<(u64, u64)> {
+        let gate = self.scratch.path().join(format!("gate.of.{}", self.next));
+        mknodat(CWD, &gate, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+        let (mut leaders, mut watched) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            self.next += 1;
+            let leader = Leader::at_gate(&mut self.client, self.scratch.path(), self.next, gate.clone())?;
+            watched.push(self.floor.watch(leader.pid, self.next)?);
+            leaders.push(leader);
+        }
+        thread::sleep(Duration::from_secs(1));
+        let mut gate = File::options().read(true).write(true).open(&gate)?;
+        gate.write_all(&vec![b'x'; count])?;
+        let (mut raw, mut told) = (0, 0);
+        for _ in 0..count {
+            raw = raw.max(self.floor.seen.recv_timeout(PATIENCE)?.1);
+        }
+        for _ in 0..count {
+            told = told.max(self.events.recv_timeout(PATIENCE)?.1);
+        }
+        let died = leaders.iter().map(Leader::died).collect::<Outcome<Vec<_>>>()?;
+        let first = died.into_iter().min().unwrap_or_default();
+        Ok((raw.saturating_sub(first), told.saturating_sub(first)))
+    }
 }
 
 /// A session whose leader ends when it is told to, and writes down when.
@@ -83,8 +145,13 @@ impl Leader {
     /// The `n`th of this directory.
     pub(crate) fn launch(client: &mut Client, scratch: &Path, n: usize) -> Outcome<Self> {
         let gate = scratch.join(format!("gate.{n}"));
-        let stamp = scratch.join(format!("stamp.{n}"));
         mknodat(CWD, &gate, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+        Self::at_gate(client, scratch, n, gate)
+    }
+
+    /// The same, at a gate that is there already.
+    fn at_gate(client: &mut Client, scratch: &Path, n: usize, gate: PathBuf) -> Outcome<Self> {
+        let stamp = scratch.join(format!("stamp.{n}"));
         fs::write(&stamp, [0; 8])?;
         let program = std::env::current_exe()?;
         let record = client.launch(&[text(&program)?, DIE_WHEN_TOLD, text(&gate)?, text(&stamp)?])?;
@@ -103,10 +170,20 @@ impl Leader {
 
     /// When it ended, by its own reading of the clock.
     pub(crate) fn died(&self) -> Outcome<u64> {
-        let mut died = [0; 8];
-        File::open(&self.stamp)?.read_exact(&mut died)?;
-        Ok(u64::from_le_bytes(died))
+        stamp_in(&self.stamp)
     }
+}
+
+/// Until a session has its verdict.
+pub(crate) fn wait_for_end(daemon: &Daemon, id: &str) -> Outcome<()> {
+    daemon.client()?.get(&format!("/v1/sessions/{id}/wait")).map(|_| ())
+}
+
+/// The time that a leader wrote down.
+pub(crate) fn stamp_in(path: &Path) -> Outcome<u64> {
+    let mut died = [0; 8];
+    File::open(path)?.read_exact(&mut died)?;
+    Ok(u64::from_le_bytes(died))
 }
 
 fn judge(durability: &str, [raw, told, more, commit]: [Spread; 4], report: &mut Report) {
@@ -124,7 +201,7 @@ fn judge(durability: &str, [raw, told, more, commit]: [Spread; 4], report: &mut 
     report.times_with_aim(&name("event after the raw watcher, per exit"), &more, words, more.p50 <= aim);
 }
 
-fn text(path: &Path) -> Outcome<&str> {
+pub(crate) fn text(path: &Path) -> Outcome<&str> {
     path.to_str().ok_or_else(|| "a path that is text".into())
 }
 
@@ -193,10 +270,13 @@ fn follow(daemon: &Daemon) -> Outcome<Seen<String>> {
             if let Ok(event @ Value::Object(_)) = serde_json::from_slice::<Value>(&line)
                 && let (Some("session.stopped" | "session.error"), Some(id)) =
                     (event["type"].as_str(), event["sessionId"].as_str())
-                && (ended.insert(id.to_owned(), at).is_some() || tell.send((id.to_owned(), at)).is_err())
             {
-                eprintln!("a second terminal event of {id}, or nobody listens");
-                return;
+                if ended.insert(id.to_owned(), at).is_some() {
+                    eprintln!("a second terminal event of {id}");
+                }
+                if tell.send((id.to_owned(), at)).is_err() {
+                    return;
+                }
             }
             line.clear();
         }
@@ -215,7 +295,9 @@ impl Committer {
         let db = Connection::open(home.join("floor.db"))?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
-        db.execute_batch("CREATE TABLE floor (n INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT")?;
+        db.execute_batch(
+            "CREATE TABLE IF NOT EXISTS floor (n INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT",
+        )?;
         // A log of full length, as the journal has: the least that a commit can cost.
         let log = File::options().append(true).open(home.join("floor.db-wal"))?;
         (&log).write_all(&vec![0; usize::try_from(limits::JOURNAL_LOG_BYTES)?])?;

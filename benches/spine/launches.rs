@@ -20,9 +20,9 @@ use crate::proc::mono_ns;
 use crate::report::{Report, Spread};
 
 /// A leader that does nothing for longer than any run takes.
-const SLEEPER: [&str; 2] = ["/bin/sleep", "100000"];
+pub(crate) const SLEEPER: [&str; 2] = ["/bin/sleep", "100000"];
 
-const AT_ONCE: usize = 16;
+pub(crate) const AT_ONCE: usize = 16;
 
 /// Leaves `sessions` sleeping sessions behind.
 pub(crate) fn measure(daemon: &Daemon, sessions: usize, report: &mut Report) -> Outcome<()> {
@@ -44,12 +44,12 @@ pub(crate) fn measure(daemon: &Daemon, sessions: usize, report: &mut Report) -> 
     Ok(())
 }
 
-fn sequential(daemon: &Daemon, count: usize) -> Outcome<Vec<u64>> {
+pub(crate) fn sequential(daemon: &Daemon, count: usize) -> Outcome<Vec<u64>> {
     let mut client = daemon.client()?;
     (0..count).map(|_| timed(|| client.launch(&SLEEPER).map(|_| ()))).collect()
 }
 
-fn at_once(daemon: &Daemon, count: usize) -> Outcome<u64> {
+pub(crate) fn at_once(daemon: &Daemon, count: usize) -> Outcome<u64> {
     let share = |worker: usize| count / AT_ONCE + usize::from(worker < count % AT_ONCE);
     timed(|| {
         thread::scope(|scope| {
@@ -64,7 +64,7 @@ fn at_once(daemon: &Daemon, count: usize) -> Outcome<u64> {
 }
 
 /// Without any daemon: from the order to the word that the leader runs.
-fn raw_spawns(count: usize) -> Outcome<Vec<u64>> {
+pub(crate) fn raw_spawns(count: usize) -> Outcome<Vec<u64>> {
     let home = tempfile::tempdir()?;
     for dir in ["exits", "sessions"] {
         create_private_dir(&home.path().join(dir))?;
@@ -149,7 +149,7 @@ pub(crate) fn command_line(daemon: &Daemon, count: usize, report: &mut Report) -
     Ok(())
 }
 
-fn timed(work: impl FnOnce() -> Outcome<()>) -> Outcome<u64> {
+pub(crate) fn timed(work: impl FnOnce() -> Outcome<()>) -> Outcome<u64> {
     let begun = mono_ns();
     work()?;
     Ok(mono_ns() - begun)

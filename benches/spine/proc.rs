@@ -68,19 +68,18 @@ pub(crate) fn memory(pid: u32) -> Outcome<Memory> {
     })
 }
 
-/// The children of all threads of a process.
-pub(crate) fn children(pid: u32) -> Outcome<Vec<u32>> {
-    let mut all = Vec::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let listed = fs::read_to_string(task?.path().join("children"))?;
-        for child in listed.split_whitespace() {
-            all.push(child.parse()?);
-        }
-    }
-    Ok(all)
+/// The most memory that a process had.
+pub(crate) fn peak_kb(pid: u32) -> Outcome<u64> {
+    field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmHWM:")
 }
 
-fn field(text: &str, name: &str) -> Outcome<u64> {
+/// The parent of a process.
+pub(crate) fn parent(pid: u32) -> Outcome<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(u32::try_from(field(&status, "PPid:")?)?)
+}
+
+pub(crate) fn field(text: &str, name: &str) -> Outcome<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).ok_or_else(|| format!("no {name}"))?;
     Ok(line.split_whitespace().next().ok_or("a number")?.parse()?)
 }

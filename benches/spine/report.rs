@@ -1,7 +1,7 @@
 //! The table and its JSON.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -15,15 +15,18 @@ pub(crate) struct Spread {
     pub(crate) p99: u64,
     pub(crate) max: u64,
     pub(crate) count: usize,
+    /// All together.
+    pub(crate) sum: u64,
 }
 
 impl Spread {
     pub(crate) fn of(mut values: Vec<u64>) -> Self {
         values.sort_unstable();
+        let sum = values.iter().sum();
         let at =
             |percent: usize| values.get((values.len() * percent / 100).min(values.len().saturating_sub(1)));
         let [p50, p90, p99, max] = [50, 90, 99, 100].map(|percent| at(percent).copied().unwrap_or(0));
-        Self { p50, p90, p99, max, count: values.len() }
+        Self { p50, p90, p99, max, count: values.len(), sum }
     }
 }
 
@@ -36,13 +39,15 @@ struct Line {
 
 /// All lines so far.
 pub(crate) struct Report {
+    name: String,
     machine: Value,
     lines: Vec<Line>,
 }
 
 impl Report {
-    pub(crate) fn begin(quick: bool) -> Self {
-        Self { machine: machine(quick), lines: Vec::new() }
+    /// `name`: of the files that are written.
+    pub(crate) fn begin(name: &str, quick: bool) -> Self {
+        Self { name: name.to_owned(), machine: machine(quick), lines: Vec::new() }
     }
 
     pub(crate) fn times(&mut self, name: &str, spread: &Spread) {
@@ -59,7 +64,7 @@ impl Report {
 
     fn spread(&mut self, name: &str, spread: &Spread, aim: Option<(String, bool)>) {
         let ms = |nanos: u64| nanos as f64 / 1e6;
-        let Spread { p50, p90, p99, max, count } = spread;
+        let Spread { p50, p90, p99, max, count, .. } = spread;
         let words = format!("p50 {:.3}  p90 {:.3}  p99 {:.3} ms", ms(*p50), ms(*p90), ms(*p99));
         let figures = json!({"p50_ns": p50, "p90_ns": p90, "p99_ns": p99, "max_ns": max, "count": count});
         self.lines.push(Line { name: name.to_owned(), words, aim, figures });
@@ -76,6 +81,12 @@ impl Report {
             });
             println!("{:width$}  {:middle$}  {aim}", line.name, line.words);
         }
+        println!("\nFor docs/performance.md:\n\n| What | Measured | Aim | |\n|---|---|---|---|");
+        for line in &self.lines {
+            let aim = line.aim.as_ref().map_or("", |(aim, _)| aim);
+            let met = line.aim.as_ref().map_or("", |(_, met)| if *met { "met" } else { "not met" });
+            println!("| {} | {} | {aim} | {met} |", line.name, line.words.replace("  ", " "));
+        }
         println!("\n{}", self.machine);
         let lines = self.lines.iter().map(|line| {
             let aim = line.aim.as_ref().map(|(aim, _)| aim);
@@ -83,13 +94,18 @@ impl Report {
             json!({"name": line.name, "measured": line.words, "aim": aim, "met": met, "figures": line.figures})
         });
         let all = json!({"machine": self.machine, "lines": lines.collect::<Vec<_>>()});
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
-        fs::create_dir_all(&dir)?;
-        let path = dir.join("spine.json");
+        let path = output_dir()?.join(format!("{}.json", self.name));
         fs::write(&path, serde_json::to_vec_pretty(&all)?)?;
         println!("{}", path.display());
         Ok(())
     }
+}
+
+/// Where tables and plots are written.
+pub(crate) fn output_dir() -> Outcome<PathBuf> {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
 }
 
 fn machine(quick: bool) -> Value {

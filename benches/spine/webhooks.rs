@@ -20,7 +20,7 @@ use crate::proc::mono_ns;
 use crate::report::{Report, Spread};
 
 /// The session that a webhook is about, and its bytes.
-type Body = (String, Vec<u8>);
+pub(crate) type Body = (String, Vec<u8>);
 
 pub(crate) fn measure(durability: &str, count: usize, report: &mut Report) -> Outcome<()> {
     let receiver = Receiver::start()?;
@@ -66,13 +66,13 @@ pub(crate) fn measure(durability: &str, count: usize, report: &mut Report) -> Ou
 }
 
 /// Answers 200 and tells when the last byte of each body was there.
-struct Receiver {
-    address: SocketAddr,
-    seen: Seen<Body>,
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    pub(crate) seen: Seen<Body>,
 }
 
 impl Receiver {
-    fn start() -> Outcome<Self> {
+    pub(crate) fn start() -> Outcome<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let (tell, seen) = channel();

@@ -1,0 +1,178 @@
+//! The same exits with 1 to 5,000 sessions, beside what one would write instead; and what so many idle ones cost.
+//!
+//! One daemon, whose sessions become more. For `full` it is restarted over the sessions that it has.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::daemon::Daemon;
+use crate::exits::{Taken, Watch};
+use crate::idle;
+use crate::launches::at_once;
+use crate::others::{self, Sleepers};
+use crate::plot::{self, Line, Titles};
+use crate::proc;
+use crate::report::{Report, Spread};
+use crate::{Extent, Outcome};
+
+/// Exits that are waited for once in a period: enough to see the period.
+const POLLED: usize = 30;
+
+pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
+    let (steps, count, burst): (&[usize], usize, usize) =
+        if extent.quick { (&[1, 100], 10, 20) } else { (&[1, 100, 1_000, 5_000], 100, 500) };
+    let mut daemon = Daemon::start("normal")?;
+    let mut lines = Lines::default();
+    let (mut sessions, free) = (0, available_kb()?);
+    idle::memory_when_empty(&daemon, report)?;
+    for &step in steps {
+        eprintln!("{step} sessions ...");
+        at_once(&daemon, step - sessions)?;
+        sessions = step;
+        thread::sleep(Duration::from_secs(2));
+        for durability in ["normal", "full"] {
+            if durability == "full" || step != steps[0] {
+                daemon.restart(&config(durability), |_| Ok(()))?;
+                thread::sleep(Duration::from_secs(2));
+            }
+            let mut watch = Watch::over(&daemon)?;
+            let taken = watch.exits(count)?;
+            lines.exits(durability, step, &taken, report);
+            if step == 1_000 || extent.quick && step == 100 {
+                bursts(durability, burst, &mut watch, &taken, report)?;
+            }
+        }
+        lines.instead(step, count, report)?;
+    }
+    if !extent.quick {
+        lines.polled(report)?;
+    }
+    daemon.restart(&config("normal"), |_| Ok(()))?;
+    idle::measure(&daemon, sessions, extent.idle_s, report)?;
+    memory(sessions, free, report)?;
+    drop(daemon);
+    lines.draw()
+}
+
+fn config(durability: &str) -> Value {
+    json!({"metrics_addr": null, "durability": durability})
+}
+
+fn bursts(
+    durability: &str,
+    count: usize,
+    watch: &mut Watch,
+    calm: &Taken,
+    report: &mut Report,
+) -> Outcome<()> {
+    let (raw, told) = watch.burst(count)?;
+    let commit = Spread::of(calm.commits.clone()).p50;
+    let most = raw * 3 / 2 + 2 * commit;
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let words = format!("last event {:.1} ms, last raw pidfd event {:.1} ms", ms(told), ms(raw));
+    let aim = format!("<= 1.5 x raw + 2 commits = {:.1} ms", ms(most));
+    let name = format!("{durability}: {count} exits at the same moment");
+    report.figure(&name, ms(told), words, Some((aim, told <= most)));
+    Ok(())
+}
+
+/// Of everything that is written to disk nothing is counted: what is free, or could be made free.
+fn available_kb() -> Outcome<u64> {
+    proc::field(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")
+}
+
+/// Really: with what the kernel keeps for each process, beside the same leaders as plain children.
+fn memory(sessions: usize, free: u64, report: &mut Report) -> Outcome<()> {
+    let per_one = |before: u64, after: u64| before.saturating_sub(after) as f64 / sessions as f64;
+    let supervised = per_one(free, available_kb()?);
+    let before = available_kb()?;
+    let sleepers = Sleepers::start(sessions)?;
+    let plain = per_one(before, available_kb()?);
+    drop(sleepers);
+    let more = supervised - plain;
+    let words =
+        format!("{more:.0} kB (session with its leader {supervised:.0} kB, the leader alone {plain:.0} kB)");
+    report.figure(
+        &format!("memory for each of {sessions} sessions, of process and kernel"),
+        more,
+        words,
+        None,
+    );
+    Ok(())
+}
+
+/// What becomes plots.
+#[derive(Default)]
+struct Lines {
+    by_sessions: Vec<Line>,
+    spread: Vec<Line>,
+}
+
+impl Lines {
+    fn add(&mut self, name: &str, sessions: usize, values: &[u64]) {
+        let p50 = Spread::of(values.to_vec()).p50;
+        let point = (sessions as f64, p50 as f64 / 1e6);
+        match self.by_sessions.iter_mut().find(|line| line.name == name) {
+            Some(line) => line.points.push(point),
+            None => self.by_sessions.push(Line { name: name.to_owned(), points: vec![point] }),
+        }
+        // The last count of sessions stays.
+        self.spread.retain(|line| line.name != name);
+        self.spread.push(plot::shares(name, values));
+    }
+
+    fn exits(&mut self, durability: &str, sessions: usize, taken: &Taken, report: &mut Report) {
+        let [raw, told, more, commit] =
+            [&taken.raw, &taken.told, &taken.more, &taken.commits].map(|values| Spread::of(values.clone()));
+        let name = |what: &str| format!("{durability}, {sessions} sessions: {what}");
+        report.times(&name("exit -> raw epoll on the pidfd"), &raw);
+        report.times(&name("exit -> event on an open stream"), &told);
+        let ms = |ns: u64| ns as f64 / 1e6;
+        let (most, words) = if durability == "normal" {
+            (300_000, "p50 <= 0.3 ms".to_owned())
+        } else {
+            (commit.p50 + 500_000, format!("p50 <= a commit + 0.5 ms = {:.2} ms", ms(commit.p50 + 500_000)))
+        };
+        report.times_with_aim(&name("event after the raw watcher, per exit"), &more, words, more.p50 <= most);
+        if durability == "normal" {
+            self.add("raw epoll on pidfds (the floor)", sessions, &taken.raw);
+        }
+        self.add(&format!("agentctl, durability {durability}"), sessions, &taken.told);
+    }
+
+    fn instead(&mut self, sessions: usize, count: usize, report: &mut Report) -> Outcome<()> {
+        let sleepers = Sleepers::start(sessions - 1)?;
+        for name in ["tokio on a pidfd", "a loop over SIGCHLD"] {
+            let took =
+                if name.starts_with("tokio") { others::tokio_pidfd(count) } else { others::sigchld(count) }?;
+            let what = format!("{sessions} children of its own: exit -> {name}");
+            report.times(&what, &Spread::of(took.clone()));
+            self.add(name, sessions, &took);
+        }
+        drop(sleepers);
+        Ok(())
+    }
+
+    fn polled(&mut self, report: &mut Report) -> Outcome<()> {
+        for seconds in [1, 15] {
+            eprintln!("a poller, every {seconds} s ...");
+            let took = others::poller(Duration::from_secs(seconds), POLLED)?;
+            let name = format!("a poller, every {seconds} s");
+            report.times(&format!("exit -> {name}"), &Spread::of(took.clone()));
+            self.spread.push(plot::shares(&name, &took));
+        }
+        Ok(())
+    }
+
+    fn draw(&self) -> Outcome<()> {
+        let caption = "From a leader's end to the word of it, median, by the number of sessions";
+        let titles = Titles { file: "exits-by-sessions", caption, x: "sessions", y: "ms" };
+        plot::log_log(&titles, &self.by_sessions)?;
+        let caption = "From a leader's end to the word of it, with most sessions";
+        let titles = Titles { file: "exits", caption, x: "ms", y: "share of exits" };
+        plot::distribution(&titles, &self.spread)
+    }
+}
