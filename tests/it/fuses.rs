@@ -193,7 +193,8 @@ fn a_session_that_starts_in_the_directory_cancels_its_fuse_and_nothing_else_does
     let id = daemon.fuse(&["set", &link, "1h"])["id"].clone();
     assert_eq!(daemon.fuse(&["extend", &work, "2h"])["ttlMs"], json!(7_200_000), "one directory, two names");
     // Launches that do not succeed, and the end of a session.
-    assert_eq!(daemon.code(&["launch", "--cwd", &work, "--", "/no/such/program"]), Some(1));
+    assert_eq!(daemon.code(&["launch", "--force", "--cwd", &work, "--", "/no/such/program"]), Some(1));
+    assert_eq!(daemon.code(&["launch", "--cwd", &work, "--", "true"]), Some(1), "it is in use");
     assert_eq!(daemon.code(&["launch", "no-such-agent", "--cwd", &work, "-p", "x"]), Some(1));
     daemon.run(["stop", &running]);
     drop(gate);
