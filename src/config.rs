@@ -55,6 +55,8 @@ struct RawConfig {
     disk_max: Option<String>,
     log_max: Option<String>,
     sessions_max: Option<usize>,
+    #[serde(default)]
+    adapter_sessions_max: BTreeMap<String, usize>,
     discover: Option<bool>,
     #[serde(default)]
     adapters: BTreeMap<String, adapters::RawAdapter>,
@@ -121,6 +123,8 @@ pub struct Config {
     /// What is kept of each log of a run; `None` = all of it.
     pub log_max_bytes: Option<u64>,
     pub sessions_max: usize,
+    /// Sessions of an adapter that run at once, where they are limited.
+    pub adapter_sessions_max: BTreeMap<String, usize>,
     /// Whether `list` looks for agents that were started outside.
     pub discover: bool,
     /// Agents that the user declares.
@@ -293,6 +297,7 @@ fn mean(
         disk_max_bytes,
         log_max_bytes,
         sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
+        adapter_sessions_max: raw.adapter_sessions_max,
         discover: raw.discover.unwrap_or(true),
         adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
         old_timeout,

@@ -100,6 +100,7 @@ impl Core {
             retention: Duration::from_secs(7 * 86_400),
             disk_max_bytes: u64::MAX,
             sessions_max: 100_000,
+            adapter_sessions_max: Default::default(),
             host: host.clone(),
         };
         let mut core = Self { supervisor: Supervisor::new(settings), now: 0, host };

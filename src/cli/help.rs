@@ -43,7 +43,7 @@ const FLAGS: [(&str, &[&str]); 6] = [
             "stuck",
         ],
     ),
-    ("How it runs", &["force", "slot_adapter", "prompt_file", "env", "safe", "acp", "private"]),
+    ("How it runs", &["force", "queue", "slot_adapter", "prompt_file", "env", "safe", "acp", "private"]),
     ("Who is told", &["notify", "callback_session", "callback_agent", "on_create", "on_complete"]),
     ("More", &["label"]),
 ];

@@ -94,6 +94,9 @@ pub struct LaunchArgs {
     /// Launch although somebody has the directory; who is there is not disturbed
     #[arg(long)]
     pub force: bool,
+    /// Wait for the directory, or for a place where too many sessions run, instead of being refused
+    #[arg(long, conflicts_with = "force")]
+    pub queue: bool,
     /// Keep the prompt out of listings, journal and webhooks
     #[arg(long)]
     pub private: bool,

@@ -19,6 +19,8 @@ pub(crate) struct Line<'a> {
     pub(crate) adapter: Cow<'a, str>,
     #[serde(borrow)]
     pub(crate) status: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(crate) phase: Cow<'a, str>,
     #[serde(borrow)]
     pub(crate) started_at: Cow<'a, str>,
     pub(crate) pid: Option<u32>,

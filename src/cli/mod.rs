@@ -197,6 +197,9 @@ pub struct ResumeArgs {
     /// Go on although somebody else has the directory; who is there is not disturbed
     #[arg(long)]
     pub force: bool,
+    /// Wait for the directory, or for a place where too many sessions run, instead of being refused
+    #[arg(long, conflicts_with = "force")]
+    pub queue: bool,
     /// Accepted for compatibility: a session knows its adapter
     #[arg(long, hide = true)]
     pub adapter: Option<String>,

@@ -122,7 +122,8 @@ fn row(session: &Line<'_>, strangers: bool, grouped: bool, now: Wall) -> Vec<Str
     };
     let mut cells = vec![
         session.id.chars().take(8).collect(),
-        session.status.to_string(),
+        // The one phase in which nothing runs.
+        if session.phase == "queued" { session.phase.to_string() } else { session.status.to_string() },
         session.adapter.to_string(),
         or_dash(session.model.as_ref()),
     ];
@@ -249,6 +250,7 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
             lines.push(("Note", text.to_owned()));
         }
     }
+    lines.extend(waits_for(session).map(|why| ("Queued", why)));
     let warnings = session.meta.get("warnings").and_then(|warnings| warnings.as_array());
     let warnings = warnings.into_iter().flatten().filter_map(|warning| warning.as_str());
     lines.extend(warnings.map(|warning| ("Note", warning.to_owned())));
@@ -266,6 +268,12 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
     lines.push(("Log", session.log_path.clone().unwrap_or_else(dash)));
     let text: String = lines.iter().map(|(key, value)| format!("{key:<10} {value}\n")).collect();
     out(&text)
+}
+
+/// What a queued session waits for.
+pub(crate) fn waits_for(session: &SessionView) -> Option<String> {
+    let queued = session.meta.get("queued").filter(|_| session.phase == "queued")?;
+    Some(queued["waitsFor"].as_str().unwrap_or_default().to_owned())
 }
 
 fn limit_words(limits: &Limits) -> String {

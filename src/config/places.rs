@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::nearest;
 
 /// The keys of the file.
-pub(super) const KEYS: [&str; 21] = [
+pub(super) const KEYS: [&str; 22] = [
     "adapter",
     "model",
     "cwd",
@@ -27,6 +27,7 @@ pub(super) const KEYS: [&str; 21] = [
     "disk_max",
     "log_max",
     "sessions_max",
+    "adapter_sessions_max",
     "discover",
     "adapters",
 ];

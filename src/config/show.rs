@@ -63,6 +63,11 @@ impl Setting {
             (_, _, Value::String(text)) => text.clone(),
             (_, _, Value::Array(list)) if list.is_empty() => "none".to_owned(),
             (_, _, Value::Array(list)) => list.iter().map(element).collect::<Vec<_>>().join("; "),
+            (_, _, Value::Object(map)) if map.is_empty() => "none".to_owned(),
+            (_, _, Value::Object(map)) => {
+                let each = map.iter().map(|(key, value)| format!("{key} {value}"));
+                each.collect::<Vec<_>>().join("; ")
+            }
             (Some(unit), _, value) => format!("{value} {unit}"),
             (None, _, value) => value.to_string(),
         }
@@ -161,6 +166,7 @@ impl Config {
             "disk_max" => return (json!(self.disk_max_bytes), Some("bytes")),
             "log_max" => return (json!(self.log_max_bytes), Some("bytes")),
             "sessions_max" => return (json!(self.sessions_max), Some("sessions")),
+            "adapter_sessions_max" => json!(self.adapter_sessions_max),
             "discover" => json!(self.discover),
             "adapters" => self.adapters.iter().map(|adapter| json!(adapter.name)).collect(),
             _ => Value::Null,
@@ -240,6 +246,7 @@ mod tests {
             ("disk_max", "5.0 GB"),
             ("log_max", "1.0 GB"),
             ("sessions_max", "10000 sessions"),
+            ("adapter_sessions_max", "none"),
             ("discover", "true"),
             ("adapters", "none"),
         ] {

@@ -42,7 +42,8 @@ pub fn is_adoption(origin: Origin, run: u32) -> bool {
 impl Supervisor {
     pub(super) fn adopt(&mut self, now: Now, to: ReplyTo, adoption: Adoption, out: &mut Step) {
         let Adoption { session, host, spec, leader, since } = adoption;
-        let refusal = self.no_launch_now().or_else(|| self.is_supervised(session, &host, &leader));
+        let refusal = self.no_launch_now().or_else(|| self.no_place(&spec.adapter));
+        let refusal = refusal.or_else(|| self.is_supervised(session, &host, &leader));
         if let Some(refusal) = refusal {
             out.reply(to, Reply::Refused(refusal));
             return;
@@ -61,6 +62,7 @@ impl Supervisor {
             run: 1,
             spent: Spent::default(),
             warnings: Vec::new(),
+            queued: false,
         };
         self.record(now, created, out);
         let run = RunId { session, run: 1 };
@@ -126,6 +128,7 @@ mod tests {
             retention: Duration::from_secs(7 * 24 * 3600),
             disk_max_bytes: u64::MAX,
             sessions_max: 2,
+            adapter_sessions_max: Default::default(),
             host: host(),
         });
         supervisor.step(at(100), Event::Recovered);

@@ -56,6 +56,7 @@ impl World {
             retention: Duration::from_secs(7 * DAY),
             disk_max_bytes: u64::MAX,
             sessions_max: 100_000,
+            adapter_sessions_max: Default::default(),
             host: host(),
         };
         let mut daemon = Supervisor::new(settings.clone());

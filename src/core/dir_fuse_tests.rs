@@ -39,6 +39,7 @@ fn supervisor() -> Supervisor {
         retention: Duration::from_secs(7 * 24 * HOUR),
         disk_max_bytes: u64::MAX,
         sessions_max: 10,
+        adapter_sessions_max: Default::default(),
         host: host(),
     })
 }

@@ -80,6 +80,13 @@ impl<K: Ord + Clone> Whereabouts<K> {
         }
     }
 
+    /// The first by its path, and the first by its device and inode; most often one and the same.
+    pub(super) fn firsts(&self, at: &Directory) -> impl Iterator<Item = K> {
+        let by_path = self.by_path.get(&at.path).and_then(BTreeSet::first).cloned();
+        let by_id = at.id.as_ref().and_then(|id| self.by_id.get(id)).and_then(BTreeSet::first).cloned();
+        by_path.into_iter().chain(by_id)
+    }
+
     /// The nearest directory above at which somebody is, and the first there.
     pub(super) fn above(&self, path: &str) -> Option<(&str, &K)> {
         let mut path = path;

@@ -177,6 +177,7 @@ impl Supervisor {
             run: 1,
             spent: Spent::default(),
             warnings: Vec::new(),
+            queued: false,
         };
         self.record(now, created, out);
         let run = RunId { session, run: 1 };

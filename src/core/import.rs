@@ -114,6 +114,7 @@ pub fn import(
         run: 1,
         spent: Spent::default(),
         warnings: Vec::new(),
+        queued: false,
     };
     match (seen, exit) {
         (Seen::Itself(leader, since), _) => {
@@ -290,6 +291,7 @@ mod tests {
             retention: Duration::from_secs(7 * 24 * 3600),
             disk_max_bytes: u64::MAX,
             sessions_max: 2,
+            adapter_sessions_max: Default::default(),
             host: host(),
         })
     }

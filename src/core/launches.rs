@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::agent::{Spent, Stored};
 use super::directory::Directory;
 use super::locks::Claim;
-use super::record::{Record, RequestKey};
+use super::record::{EventKind, Record, RequestKey};
 use super::refusal::Refusal;
 use super::session::{Deadline, Origin, Spec};
 use super::supervisor::{Supervisor, WaitFor, Waiter};
@@ -30,16 +30,15 @@ impl Supervisor {
             return;
         }
         let directory = Directory { path: spec.cwd.clone(), id: spec.claim.dir.clone() };
-        let refusal = self.no_launch_now();
-        let refusal = refusal.or_else(|| self.not_to_be_had(Some(&directory), &spec.claim));
-        if let Some(refusal) = refusal {
-            out.reply(to, Reply::Refused(refusal));
-            return;
-        }
+        let queued = match self.may_launch(Some(&directory), &spec.claim, &spec.adapter) {
+            Ok(queued) => queued,
+            Err(refusal) => return out.reply(to, Reply::Refused(refusal)),
+        };
         let warnings = self.warnings_for(Some(&directory));
         self.counters.launches += 1;
         let deadline = spec
             .timeout
+            .filter(|_| !queued)
             .map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
         self.record(
             now,
@@ -54,10 +53,11 @@ impl Supervisor {
                 run: 1,
                 spent: Spent::default(),
                 warnings,
+                queued,
             },
             out,
         );
-        self.begin_launch(to, RunId { session, run: 1 }, deadline, out);
+        self.begin_launch(now, to, RunId { session, run: 1 }, deadline, out);
     }
 
     /// A request that is repeated gets the answer of the first.
@@ -77,10 +77,20 @@ impl Supervisor {
         match &self.journal {
             JournalHealth::Failing(why) => Some(Refusal::JournalFailing(why.clone())),
             JournalHealth::Well if !self.recovered => Some(Refusal::Recovering),
-            JournalHealth::Well if self.live >= self.settings.sessions_max => {
-                Some(Refusal::TooMany(self.settings.sessions_max))
-            }
             JournalHealth::Well => None,
+        }
+    }
+
+    /// Whether a launch has to wait for its turn, or why it is refused.
+    fn may_launch(
+        &self,
+        directory: Option<&Directory>,
+        claim: &Claim,
+        adapter: &str,
+    ) -> Result<bool, Refusal> {
+        match self.no_launch_now() {
+            Some(refusal) => Err(refusal),
+            None => self.has_to_wait(directory, claim, adapter),
         }
     }
 
@@ -105,26 +115,27 @@ impl Supervisor {
             .sessions
             .get(&id)
             .and_then(|session| Some(Directory { id: claim.dir.clone(), ..session.directory()? }));
-        let refusal = match self.sessions.get(&id) {
-            None => Some(Refusal::NotFound(id.to_string())),
+        let may = match self.sessions.get(&id) {
+            None => Err(Refusal::NotFound(id.to_string())),
             Some(session) if session.run.verdict.is_none() || !self.may_tell(session) => {
-                Some(Refusal::StillRuns(id))
+                Err(Refusal::StillRuns(id))
             }
             // What a run leaves behind on purpose may outlive the next one; what is being ended may not.
-            Some(session) if !session.may_be_left() => Some(Refusal::StillEnding(id)),
-            Some(_) => self.no_launch_now().or_else(|| self.not_to_be_had(directory.as_ref(), &claim)),
+            Some(session) if !session.may_be_left() => Err(Refusal::StillEnding(id)),
+            Some(session) => self.may_launch(directory.as_ref(), &claim, &session.spec.adapter),
         };
-        if let Some(refusal) = refusal {
-            out.reply(to, Reply::Refused(refusal));
-            return;
-        }
+        let queued = match may {
+            Ok(queued) => queued,
+            Err(refusal) => return out.reply(to, Reply::Refused(refusal)),
+        };
         let warnings = self.warnings_for(directory.as_ref());
         self.leave_tree(now, id, out);
         let Some(session) = self.sessions.get(&id) else { return };
         self.counters.launches += 1;
         let run = RunId { session: id, run: session.run.number + 1 };
-        let deadline =
-            timeout.map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
+        let deadline = timeout
+            .filter(|_| !queued)
+            .map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
         let record = Record::Resumed {
             run,
             at: now,
@@ -136,15 +147,29 @@ impl Supervisor {
             stored,
             claim,
             warnings,
+            queued,
         };
         self.record(now, record, out);
-        self.begin_launch(to, run, deadline, out);
+        self.begin_launch(now, to, run, deadline, out);
     }
 
-    fn begin_launch(&mut self, to: ReplyTo, run: RunId, deadline: Option<Deadline>, out: &mut Step) {
+    fn begin_launch(
+        &mut self,
+        now: Now,
+        to: ReplyTo,
+        run: RunId,
+        deadline: Option<Deadline>,
+        out: &mut Step,
+    ) {
         self.waiters.entry(run.session).or_default().push(Waiter { to, what: WaitFor::Launch });
+        // Also of one that waits: so it gets its directory, and in it its record.
         out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));
-        out.effects.push(Effect::Spawn(run));
+        let waits = self.sessions.get(&run.session).is_some_and(|session| session.run.is_queued());
+        if waits {
+            self.publish(now, EventKind::Queued, run, None, out);
+        } else {
+            out.effects.push(Effect::Spawn(run));
+        }
     }
 
     fn await_launch(&mut self, to: ReplyTo, session: SessionId, out: &mut Step) {

@@ -49,6 +49,8 @@ pub enum IfTaken {
     Refuse,
     /// It goes ahead; who was there is not disturbed.
     Force,
+    /// It waits for its turn (queue.rs).
+    Queue,
 }
 
 impl IfTaken {
@@ -171,7 +173,7 @@ impl Session {
             (Some(_), Leftovers::Kill) => self.run.tree_settled,
             (Some(_), Leftovers::Keep) => true,
         };
-        !over && !self.is_hidden()
+        !over && !self.is_hidden() && !self.run.is_queued()
     }
 }
 
@@ -180,7 +182,9 @@ impl Supervisor {
     pub(super) fn follow_locks(&mut self, id: SessionId) {
         let holds = self.sessions.get(&id).filter(|session| session.holds_directory());
         let directory = holds.and_then(Session::directory);
-        self.locks.follow(id, directory);
+        if let Some(let_go) = self.locks.follow(id, directory) {
+            self.queue.let_go(let_go);
+        }
     }
 
     pub(super) fn apply_lock(&mut self, lock: &ManualLock) {
@@ -188,14 +192,8 @@ impl Supervisor {
     }
 
     pub(super) fn apply_unlock(&mut self, directory: &str) {
-        self.locks.unset(directory);
-    }
-
-    /// Why a launch cannot have its directory.
-    pub(super) fn not_to_be_had(&self, directory: Option<&Directory>, claim: &Claim) -> Option<Refusal> {
-        match claim.if_taken {
-            IfTaken::Refuse => self.locks.taken(directory?),
-            IfTaken::Force => None,
+        if let Some(lock) = self.locks.unset(directory) {
+            self.queue.let_go(lock.place());
         }
     }
 

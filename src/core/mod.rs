@@ -19,6 +19,7 @@ pub mod import;
 mod launches;
 pub mod locks;
 pub mod outbox;
+pub mod queue;
 pub mod reattach;
 pub mod rebuild;
 pub mod record;
@@ -132,6 +133,8 @@ pub enum Effect {
     Archive(RunId),
     /// One attempt at a delivery.
     Deliver(DeliveryId),
+    /// Throw away what the launch of a run needed.
+    Discard(RunId),
     /// Delete a session's files.
     Remove(SessionId),
     /// Answer somebody.
@@ -159,6 +162,7 @@ impl Effect {
             | Self::WriteDeadline(..)
             | Self::Archive(_)
             | Self::Deliver(_)
+            | Self::Discard(_)
             | Self::Remove(_)
             | Self::Reply(..) => false,
         }

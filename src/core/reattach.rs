@@ -16,6 +16,8 @@ pub struct Found {
     pub shim: ShimFound,
     /// The launch order.
     pub order: OrderFound,
+    /// It waited for its turn, and what its launch takes is kept: it can be begun again.
+    pub kept: bool,
     /// Who the leader is, by the file that it wrote before it became the agent.
     pub leader: Option<ProcessId>,
     /// What the kernel shows of that process.
@@ -65,6 +67,9 @@ pub enum Seen {
 impl Found {
     /// The evidence that it comes to, in an order that never lets absence be mistaken for an end.
     pub fn evidence(&self) -> Vec<Evidence> {
+        if self.begins_again() {
+            return vec![Evidence::Withdrawn];
+        }
         let mut evidence = Vec::new();
         let never_ran = self.exit.as_ref().is_some_and(|exit| matches!(exit.how, ExitHow::NotLaunched(_)));
         if let Some(leader) = self.leader.filter(|_| !never_ran) {
@@ -97,6 +102,11 @@ impl Found {
             ShimFound::Lives => {}
         }
         evidence
+    }
+
+    /// Whether it is to be begun again: no shim claimed its launch, and none can any more.
+    pub fn begins_again(&self) -> bool {
+        self.kept && self.order == OrderFound::Withdrawn && self.leader.is_none() && self.exit.is_none()
     }
 
     fn after_reboot(&self) -> [Evidence; 2] {
@@ -133,7 +143,16 @@ mod tests {
 
     fn found(shim: ShimFound, seen: Seen) -> Found {
         let leader = Some(LEADER);
-        Found { rebooted: false, shim, order: OrderFound::Claimed, leader, seen, exit: None, tree: None }
+        Found {
+            rebooted: false,
+            shim,
+            order: OrderFound::Claimed,
+            kept: false,
+            leader,
+            seen,
+            exit: None,
+            tree: None,
+        }
     }
 
     /// Whether it ends the run, with all that could still be asked answered by silence.

@@ -60,6 +60,16 @@ pub struct Traces {
     pub since: Now,
 }
 
+impl Traces {
+    /// Whether any file but the record of its creation says that the run was begun.
+    fn tell_of_a_launch(&self) -> bool {
+        matches!(self.order, Trace::Says(_))
+            || matches!(self.leader, Trace::Says(_))
+            || matches!(self.verdict, Trace::Says(_))
+            || self.exit.is_some()
+    }
+}
+
 /// What is needed of a launch order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OrderTrace {
@@ -107,7 +117,7 @@ pub fn rebuild(traces: &Traces, here: &HostId, now: Now) -> Result<Vec<Record>, 
     let mut note =
         vec!["the journal did not know this session; it was rebuilt from its directory".to_owned()];
     let mut created = creation(traces, here, &mut note)?;
-    let Record::Created { session, host, deadline, run, .. } = &mut created else {
+    let Record::Created { session, host, deadline, run, queued, .. } = &mut created else {
         return Err(Hopeless("its record of creation is a record of something else".into()));
     };
     if *session != traces.run.session {
@@ -116,6 +126,8 @@ pub fn rebuild(traces: &Traces, here: &HostId, now: Now) -> Result<Vec<Record>, 
     if *run != traces.run.run {
         return Err(Hopeless(format!("its record of creation is that of run {run}")));
     }
+    // What was written down when it began to wait does not know that its turn came.
+    *queued &= !traces.tell_of_a_launch();
     let host = host.clone();
     *deadline = latest_deadline(traces, &host, *deadline, now, &mut note);
     let mut records = vec![created];
@@ -139,11 +151,7 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
         Trace::Missing => "missing".to_owned(),
         Trace::Damaged(why) => format!("damaged ({why})"),
     };
-    let told = matches!(traces.order, Trace::Says(_))
-        || matches!(traces.leader, Trace::Says(_))
-        || matches!(traces.verdict, Trace::Says(_))
-        || traces.exit.is_some();
-    if !told {
+    if !traces.tell_of_a_launch() {
         return Err(Hopeless(format!("its record of creation is {why}, and no other file tells of a run")));
     }
     note.push(format!(
@@ -172,6 +180,7 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
         run: traces.run.run,
         spent: Spent::default(),
         warnings: Vec::new(),
+        queued: false,
     })
 }
 
@@ -298,6 +307,7 @@ mod tests {
             run: 1,
             spent: Spent::default(),
             warnings: Vec::new(),
+            queued: false,
         }
     }
 

@@ -39,6 +39,9 @@ pub enum Record {
         /// What was said of the directories around its own.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         warnings: Vec<String>,
+        /// It waits for its turn, and nothing was begun.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        queued: bool,
     },
     /// An ended session was taken up again; this run of it is about to be launched.
     Resumed {
@@ -58,7 +61,11 @@ pub enum Record {
         claim: Claim,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         warnings: Vec<String>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        queued: bool,
     },
+    /// The turn of a queued run has come: it is about to be launched, here and now.
+    Dequeued { run: RunId, at: Now, host: HostId, deadline: Option<Deadline> },
     /// The leader runs.
     Started { run: RunId, leader: ProcessId, at: Now },
     /// The master timeout was moved or removed.
@@ -227,6 +234,8 @@ pub enum EventKind {
     FuseExpired,
     /// A directory fuse will not fire.
     FuseCancelled,
+    /// A launch waits for its turn.
+    Queued,
     /// A directory was locked by hand.
     LockAcquired,
     LockReleased,
@@ -234,7 +243,8 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every type that there is.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
+        Self::Queued,
         Self::Started,
         Self::Resumed,
         Self::Idle,
@@ -255,6 +265,7 @@ impl EventKind {
     /// The public name.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Queued => "session.queued",
             Self::Started => "session.started",
             Self::Idle => "session.idle",
             Self::Active => "session.active",

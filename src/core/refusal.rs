@@ -33,10 +33,22 @@ pub enum Refusal {
     Supervised(SessionId),
     #[error("the daemon still reads its records; try again in a moment")]
     Recovering,
-    #[error("the daemon already supervises {0} sessions, its limit; stop one first, or raise sessions_max")]
+    #[error(
+        "the daemon already supervises {0} sessions, its limit; stop one first, wait with --queue, or raise sessions_max"
+    )]
     TooMany(usize),
     #[error("Directory in use by session {}. Use --force to override.", .0.short())]
     InUse(SessionId),
+    #[error("Directory awaited by session {}, which is queued. Use --queue to wait behind it, or --force to override.", .0.short())]
+    Awaited(SessionId),
+    #[error(
+        "the daemon already supervises {most} sessions of {adapter}, their limit; stop one first, wait with --queue, or raise adapter_sessions_max"
+    )]
+    TooManyOf { adapter: String, most: usize },
+    #[error("{0} launches are queued already, the most that are; try again when some have begun")]
+    QueueFull(usize),
+    #[error("session {id} is queued; its time counts from its start, so extend it then", id = .0.short())]
+    StillQueued(SessionId),
     #[error("Directory locked by {}. Use --force to override.", with_reason(by, reason.as_deref()))]
     Locked { by: String, reason: Option<String> },
     #[error("Already manually locked by {}", with_reason(by, reason.as_deref()))]

@@ -13,6 +13,7 @@ use super::dir_fuses::FuseId;
 use super::fuse::{End, EndTime, Fuse, Outcome, Prong, Reason, ReportSeen, StopCause, TreeSeen};
 use super::hooks::{HookKind, HookOf, HookState, Hooks};
 use super::locks::Claim;
+use super::queue::Turn;
 use super::record::{Record, RequestKey};
 use super::resources::ResourceLimits;
 use super::trouble::{Over, Quiet};
@@ -175,6 +176,7 @@ pub enum Origin {
 /// The phase of a run, finer than its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
+    Queued,
     Launching,
     Running,
     Stopping,
@@ -267,6 +269,7 @@ pub struct Run {
     pub tree_settled: bool,
     /// What was said of the directories around its own.
     pub warnings: Vec<String>,
+    pub turn: Turn,
     /// Why a check could not be made.
     pub unverified: Option<String>,
     /// Hooks whose start is recorded.
@@ -346,6 +349,7 @@ impl Run {
             leftovers: LeftoverCount::Known(0),
             tree_settled: false,
             warnings: Vec::new(),
+            turn: Turn::None,
             unverified: None,
             hooks: BTreeMap::new(),
             asked: Asked::default(),
@@ -356,6 +360,8 @@ impl Run {
     pub fn phase(&self) -> Phase {
         if self.verdict.is_some() {
             Phase::Ended
+        } else if self.is_queued() {
+            Phase::Queued
         } else if self.fuse.stop.is_some() {
             Phase::Stopping
         } else if self.fuse.ended.is_some() {
@@ -387,6 +393,7 @@ impl Session {
             run: self.run.number,
             spent: self.spent,
             warnings: self.run.warnings.clone(),
+            queued: self.run.is_queued(),
         }
     }
 
@@ -564,6 +571,7 @@ impl Phase {
     /// The public word.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::Launching => "launching",
             Self::Running => "running",
             Self::Stopping => "stopping",

@@ -10,7 +10,7 @@ impl Supervisor {
     pub fn may_signal(&self, id: SessionId, tree: bool) -> Result<RunId, Refusal> {
         let session = self.session(id).ok_or_else(|| Refusal::NotFound(id.to_string()))?;
         match session.run.phase() {
-            Phase::Launching => Err(Refusal::NotStarted(id)),
+            Phase::Queued | Phase::Launching => Err(Refusal::NotStarted(id)),
             // A leader that is known to have ended may have left others.
             Phase::Running | Phase::Stopping if tree || session.run.fuse.ended.is_none() => {
                 Ok(session.run_id())

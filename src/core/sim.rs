@@ -116,8 +116,13 @@ struct Truth {
     over: bool,
     /// Where it works.
     directory: usize,
+    /// By its name of this boot.
+    dir_boot: u64,
     /// Whoever is there does not keep it out.
     forced: bool,
+    /// It waits if it must; what its launch takes is kept until it runs or is over.
+    queue: bool,
+    parcel: bool,
 }
 
 struct World {
@@ -181,6 +186,7 @@ fn settings(boot: u64) -> Settings {
         retention: Duration::from_secs(7 * 24 * 3600),
         disk_max_bytes: u64::MAX,
         sessions_max: 1000,
+        adapter_sessions_max: BTreeMap::from([("exec".to_owned(), locks::PLACES)]),
         host: host(boot),
     }
 }
@@ -259,8 +265,10 @@ impl World {
         let ids: Vec<_> = self.runs.keys().copied().collect();
         for id in ids {
             let Some(daemon) = &self.daemon else { return };
-            if daemon.session(id.session).is_none_or(|session| session.run_id() != id || session.is_settled())
-            {
+            let looked_at = |session: &Session| {
+                session.run_id() == id && !session.is_settled() && !session.run.is_queued()
+            };
+            if !daemon.session(id.session).is_some_and(looked_at) {
                 continue;
             }
             for evidence in self.find(id).evidence() {
@@ -283,6 +291,8 @@ impl World {
     /// What the edge finds of a run, gathered in the order that reattach.rs demands.
     fn find(&mut self, id: RunId) -> Found {
         let boot = self.boot;
+        let session = self.daemon.as_ref().and_then(|daemon| daemon.session(id.session));
+        let kept = session.is_some_and(Session::may_begin_again);
         let Some(truth) = self.runs.get_mut(&id) else { unreachable!("only recorded runs are looked for") };
         let shim =
             if matches!(truth.shim, Shim::None | Shim::Gone) { ShimFound::Gone } else { ShimFound::Lives };
@@ -303,6 +313,7 @@ impl World {
             rebooted: truth.boot != boot,
             shim,
             order,
+            kept,
             leader,
             seen,
             exit: truth.exit_file.clone(),
@@ -341,8 +352,10 @@ impl World {
         self.complete(records, upto, effects, moved);
     }
 
-    /// The disk has space again: what was held back happens in order.
-    fn resume_commits(&mut self) {
+    /// The disk has space again: what was held back happens in order, and what follows from the news after it.
+    fn space_again(&mut self) {
+        self.feed(Event::Journal(JournalHealth::Well));
+        self.disk_full = false;
         while let Some((records, upto, effects)) = self.stalled.pop_front() {
             self.complete(records, upto, effects, &[]);
         }
@@ -401,7 +414,12 @@ impl World {
         self.say(|| format!("    does {effect:?}"));
         match effect {
             Effect::Spawn(id) => {
-                if let Some(truth) = self.runs.get_mut(&id).filter(|truth| truth.order == Order::Missing) {
+                let boot = self.boot;
+                // Again, where an earlier life ordered it and no shim claimed it.
+                let again = |truth: &&mut Truth| matches!(truth.order, Order::Missing | Order::Abandoned);
+                if let Some(truth) = self.runs.get_mut(&id).filter(again) {
+                    assert!(!truth.queue || truth.parcel, "what {id:?} needs was thrown away");
+                    truth.boot = boot;
                     truth.order = Order::Written;
                     truth.shim = Shim::Fresh;
                 }
@@ -461,6 +479,7 @@ impl World {
                     truth.deadline_file = at;
                 }
             }
+            Effect::Discard(id) => self.truth(id).parcel = false,
             Effect::RejectExitFile(id, why) => {
                 let truth = self.truth(id);
                 if !(why.may_pass() && matches!(truth.leader, Leader::Reaped(_))) {
@@ -563,8 +582,13 @@ impl World {
         if matches!(truth.shim, Shim::None | Shim::Gone) {
             return;
         }
+        // One that was left by an earlier life, and finds its order taken back, is watched by nobody.
+        let unknown = truth.queue && truth.shim == Shim::Fresh && truth.order == Order::Abandoned;
         truth.shim_killed = true;
         truth.shim = Shim::Gone;
+        if unknown {
+            return;
+        }
         if let Leader::Zombie(status) = truth.leader {
             truth.leader = Leader::Reaped(status);
         }
@@ -752,7 +776,10 @@ impl World {
             words: 0,
             over: false,
             directory: 0,
+            dir_boot: self.boot,
             forced: false,
+            queue: false,
+            parcel: false,
         }
     }
 
@@ -854,12 +881,11 @@ impl World {
             20 if !self.calm && self.dice.one_in(3) => self.plant_exit_file(),
             21 if !self.calm && self.dice.one_in(12) => self.reboot(),
             22 if !self.calm && self.dice.one_in(6) => {
-                self.disk_full = !self.disk_full;
-                let health =
-                    if self.disk_full { JournalHealth::Failing("full".into()) } else { JournalHealth::Well };
-                self.feed(Event::Journal(health));
-                if !self.disk_full {
-                    self.resume_commits();
+                if self.disk_full {
+                    self.space_again();
+                } else {
+                    self.disk_full = true;
+                    self.feed(Event::Journal(JournalHealth::Failing("full".into())));
                 }
             }
             23 if !self.calm && self.daemon.is_some() && self.dice.one_in(3) => self.crash(),
@@ -1024,9 +1050,7 @@ impl World {
     fn come_to_rest(&mut self) {
         (self.calm, self.receiver_up) = (true, true);
         if self.disk_full {
-            self.disk_full = false;
-            self.feed(Event::Journal(JournalHealth::Well));
-            self.resume_commits();
+            self.space_again();
         }
         for _ in 0..4_000 {
             if self.daemon.is_none() {
@@ -1044,6 +1068,7 @@ impl World {
             while let Some(notice) = self.notices.pop() {
                 self.feed(notice);
             }
+            self.unlock_all();
             let Some(daemon) = &self.daemon else { continue };
             let settled = daemon.sessions().all(|session| session.is_settled());
             if settled && daemon.outbox().is_empty() && daemon.dir_fuses().count() == 0 {
@@ -1124,6 +1149,7 @@ impl World {
 
     fn check_record(&mut self, record: &Record) {
         self.check_not_locked(record);
+        self.check_order(record);
         if let Record::StopRequested { run, cause: StopCause::Deadline, .. } = record {
             let ended = self.runs[run].exit_file.is_some();
             assert!(!ended || !self.recovering, "a deadline is acted on before the exit files are read");
@@ -1147,7 +1173,10 @@ impl World {
             // A claimed launch of an earlier boot may have run: its files may have been lost with the power.
             let untold = truth.boot != self.boot && truth.order == Order::Claimed;
             let lost = untold && verdict.outcome == Outcome::Lost;
-            assert!(lost || verdict.outcome == Outcome::LaunchFailed, "nothing ever ran: {verdict:?}");
+            let given_up = verdict.outcome == Outcome::Cancelled && self.is_waiting(*run);
+            let failed = verdict.outcome == Outcome::LaunchFailed;
+            assert!(lost || given_up || failed, "nothing ever ran: {verdict:?}");
+            self.check_not_forgotten(*run, verdict);
             let may_still_run = truth.order == Order::Written || truth.shim == Shim::Claimed;
             assert!(!may_still_run, "a launch was given up that may still happen: {truth:?}");
             return;
@@ -1427,7 +1456,7 @@ fn println_line(line: &str) {
 /// unreachable, or adds one, has to say so here.
 fn reachable() -> BTreeSet<Crash> {
     use CrashPoint::{AfterCommit, BeforeCommit, BetweenEffects};
-    use Phase::{Ended, Ending, Launching, Running, Stopping};
+    use Phase::{Ended, Ending, Launching, Queued, Running, Stopping};
     let recorded = [
         (None, Launching),
         (Some(Launching), Running),
@@ -1439,6 +1468,11 @@ fn reachable() -> BTreeSet<Crash> {
         (Some(Ending), Ended),
         // Taken up again.
         (Some(Ended), Launching),
+        // In the line.
+        // (From Ended it is met too seldom to be demanded.)
+        (None, Queued),
+        (Some(Queued), Launching),
+        (Some(Queued), Ended),
     ];
     let mut pairs: BTreeSet<Crash> = BTreeSet::new();
     for (before, after) in recorded {

@@ -10,6 +10,8 @@ use super::fuse::{
     Decision, End, Evidence, Need, Outcome, Prong, Rejection, ShimSeen, StopCause, Taken, TreeSeen,
 };
 use super::hooks::HookKind;
+use super::locks::IfTaken;
+use super::queue::Turn;
 use super::record::{EventKind, Record};
 use super::refusal::Refusal;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Phase, Session, StopStep};
@@ -49,6 +51,10 @@ impl Supervisor {
             self.late_evidence(now, id, &evidence, out);
             return;
         }
+        if evidence == Evidence::Withdrawn && self.begin_again(now, id, out) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&id.session) else { return };
         let taken = weigh(session, &evidence, now, &self.settings.host.boot);
         note(&mut session.run, &evidence, &taken, now.wall);
         match taken {
@@ -199,10 +205,13 @@ impl Supervisor {
         self.directory_used(now, run, out);
         self.start_hook(now, run, HookKind::OnCreate, out);
         self.watch_for_life(now, run);
+        if self.sessions.get(&run.session).is_some_and(|s| s.spec.claim.if_taken == IfTaken::Queue) {
+            out.effects.push(Effect::Discard(run));
+        }
     }
 
     /// The verdict: one record, its event and its deliveries, in one step.
-    fn finish(&mut self, now: Now, id: RunId, end: &End, out: &mut Step) {
+    pub(super) fn finish(&mut self, now: Now, id: RunId, end: &End, out: &mut Step) {
         let Some(session) = self.sessions.get(&id.session) else { return };
         let never_told = session.run.started.is_none();
         if let Some(leader) =
@@ -212,10 +221,14 @@ impl Supervisor {
             self.started(now, id, leader, now, out);
         }
         let Some(session) = self.sessions.get(&id.session) else { return };
+        let keeps_parcel = session.keeps_parcel();
         let verdict = session.verdict(end, now);
         self.record(now, Record::Ended { run: id, verdict: Box::new(verdict) }, out);
         self.publish(now, EventKind::of(end.outcome), id, None, out);
         out.effects.push(Effect::Archive(id));
+        if keeps_parcel {
+            out.effects.push(Effect::Discard(id));
+        }
         self.start_hook(now, id, HookKind::OnComplete, out);
         self.hook_ended(now, id, out);
         if end.outcome == Outcome::LaunchFailed {
@@ -388,6 +401,9 @@ impl Supervisor {
             self.answer(id, out);
             return;
         }
+        if phase == Phase::Queued {
+            return self.cancel_queued(now, run, out);
+        }
         let answer_at = now.mono.after(if force { STOP_ANSWER_AFTER } else { grace + STOP_ANSWER_AFTER });
         self.timers.set(Timer::StopAnswer(run), answer_at);
         self.begin_stop(now, run, StopCause::Requested, force, out);
@@ -474,7 +490,7 @@ impl Supervisor {
                 self.begin_stop(now, id, StopCause::Deadline, false, out);
             }
             // Its end is known and its status will follow; or the first recorded stop has won.
-            Phase::Ending | Phase::Stopping | Phase::Ended => {}
+            Phase::Queued | Phase::Ending | Phase::Stopping | Phase::Ended => {}
         }
     }
 
@@ -483,7 +499,7 @@ impl Supervisor {
         let Some(session) = self.sessions.get(&id.session) else { return };
         match session.run.phase() {
             Phase::Launching | Phase::Running => self.begin_stop(now, id, cause, false, out),
-            Phase::Ending | Phase::Stopping | Phase::Ended => {}
+            Phase::Queued | Phase::Ending | Phase::Stopping | Phase::Ended => {}
         }
     }
 
@@ -534,6 +550,7 @@ impl Supervisor {
                 out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));
                 out.reply(to, Reply::Extended(id));
             }
+            Phase::Queued => out.reply(to, Reply::Refused(Refusal::StillQueued(id))),
             Phase::Stopping => out.reply(to, Reply::Refused(Refusal::Stopping(id))),
             Phase::Ending | Phase::Ended => out.reply(to, Reply::Refused(Refusal::AlreadyEnded(id))),
         }
@@ -544,7 +561,9 @@ impl Supervisor {
         let Some(session) = self.sessions.get(&id) else { return };
         let told = self.may_tell(session);
         let ended = session.run.verdict.is_some() && told;
-        let begun = session.run.started.is_some() || ended;
+        // That it waits is an answer too.
+        let waits = matches!(session.run.turn, Turn::Waits(record) if record <= self.durable);
+        let begun = session.run.started.is_some() || ended || waits;
         let settled = ended && session.run.tree_settled;
         let Some(waiters) = self.waiters.get_mut(&id) else { return };
         waiters.retain(|waiter| {
@@ -576,8 +595,12 @@ impl Supervisor {
     /// After a start: goes on with what an earlier life had begun.
     pub(super) fn recover(&mut self, now: Now, out: &mut Step) {
         self.recovered = true;
-        let unsettled: Vec<_> =
-            self.sessions.values().filter(|s| !s.is_settled()).map(Session::run_id).collect();
+        let unsettled: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|s| !s.is_settled() && !s.run.is_queued())
+            .map(Session::run_id)
+            .collect();
         for id in unsettled {
             self.resume_stop(now, id, out);
             self.watch_for_life(now, id);
@@ -589,6 +612,7 @@ impl Supervisor {
         }
         self.recover_hooks(now, out);
         self.forget_fuses(now, out);
+        self.recover_queue();
         self.start_all_attempts(now, out);
         self.arm_retention(now);
     }
@@ -615,6 +639,7 @@ impl Supervisor {
     /// New settings hold for all that is decided from now on; what already was, stays.
     pub(super) fn configured(&mut self, now: Now, settings: Settings, out: &mut Step) {
         self.settings = settings;
+        self.queue.stir();
         if !self.recovered {
             return;
         }

@@ -15,6 +15,7 @@ use super::hooks::{HiddenOf, HookState};
 use super::import::TakenOver;
 use super::locks::Locks;
 use super::outbox::{Endpoint, Outbox};
+use super::queue::{Queue, Turn};
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
 use super::session::{EvidenceEntry, Origin, Progress, Run, Session, Spec, StopStep};
@@ -32,6 +33,8 @@ pub struct Settings {
     pub disk_max_bytes: u64,
     /// Sessions supervised at once.
     pub sessions_max: usize,
+    /// Sessions of an adapter that run at once, where they are limited.
+    pub adapter_sessions_max: BTreeMap<String, usize>,
     /// Where hooks are started: this boot of this host.
     pub host: HostId,
 }
@@ -68,6 +71,7 @@ pub struct Supervisor {
     pub(super) bytes: u64,
     pub(super) live: usize,
     pub(super) locks: Locks,
+    pub(super) queue: Queue,
     pub(super) counters: Counters,
     /// Files of the earlier agentctl that were taken over.
     imported: BTreeMap<String, TakenOver>,
@@ -109,6 +113,7 @@ impl Supervisor {
             bytes: 0,
             live: 0,
             locks: Locks::default(),
+            queue: Queue::default(),
             counters: Counters::default(),
             imported: BTreeMap::new(),
         }
@@ -144,6 +149,8 @@ impl Supervisor {
             Event::Journal(health) => {
                 self.journal = health;
                 self.refuse_failed_launches(&mut out);
+                self.refuse_unrecorded_queued(now, &mut out);
+                self.queue.stir();
             }
             Event::Rebuilt(records) => self.rebuilt(now, records, &mut out),
             Event::Recovered => self.recover(now, &mut out),
@@ -151,6 +158,7 @@ impl Supervisor {
             Event::Configured(settings) => self.configured(now, settings, &mut out),
         }
         self.fire_due(now, &mut out);
+        self.call_up(now, &mut out);
         out
     }
 
@@ -281,8 +289,8 @@ impl Supervisor {
     pub(super) fn record(&mut self, now: Now, record: Record, out: &mut Step) {
         self.appended += 1;
         self.apply(&record, now);
-        if let Record::Ended { run, .. } = &record {
-            self.unrecorded.push_back((self.appended, *run));
+        if let Some(run) = told_once_durable(&record) {
+            self.unrecorded.push_back((self.appended, run));
         }
         out.records.push(record);
     }
@@ -290,9 +298,22 @@ impl Supervisor {
     /// The one mutator of durable state.
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
-            Record::Created { session, at, host, origin, spec, deadline, request, run, spent, warnings } => {
+            Record::Created {
+                session,
+                at,
+                host,
+                origin,
+                spec,
+                deadline,
+                request,
+                run,
+                spent,
+                warnings,
+                queued,
+            } => {
                 let mut first = Run::new(*run, *at, host.clone(), spec.wants_report);
                 first.warnings.clone_from(warnings);
+                first.turn = if *queued { Turn::Waits(self.appended) } else { Turn::None };
                 if is_adoption(*origin, *run) {
                     first.without_shim();
                 }
@@ -301,7 +322,7 @@ impl Supervisor {
                     session.spent = *spent;
                 }
                 self.set_deadline(RunId { session: *session, run: *run }, *deadline);
-                self.follow_locks(*session);
+                self.follow(*session);
             }
             Record::Resumed {
                 run,
@@ -314,6 +335,7 @@ impl Supervisor {
                 stored,
                 claim,
                 warnings,
+                queued,
             } => {
                 self.apply_resumed(*run, *at, host, request.as_ref(), *stored);
                 if let Some(session) = self.sessions.get_mut(&run.session) {
@@ -321,9 +343,15 @@ impl Supervisor {
                     session.spec.timeout = *timeout;
                     session.spec.claim.clone_from(claim);
                     session.run.warnings.clone_from(warnings);
+                    session.run.turn = if *queued { Turn::Waits(self.appended) } else { Turn::None };
                 }
                 self.set_deadline(*run, *deadline);
-                self.follow_locks(run.session);
+                self.follow(run.session);
+            }
+            Record::Dequeued { run, deadline, .. } => {
+                self.apply_to_run(*run, record);
+                self.set_deadline(*run, *deadline);
+                self.follow(run.session);
             }
             Record::DeadlineSet { run, deadline } => self.set_deadline(*run, *deadline),
             Record::NativeId { session, id } => {
@@ -338,7 +366,7 @@ impl Supervisor {
             | Record::LateEvidence { run, .. }
             | Record::TreeSettled { run, .. } => {
                 self.apply_to_run(*run, record);
-                self.follow_locks(run.session);
+                self.follow(run.session);
             }
             Record::Event { seq, .. } => self.seq = *seq,
             Record::DeliveryQueued { id, run, kind, at } => {
@@ -373,11 +401,17 @@ impl Supervisor {
             }
             Record::Pruned { session } => {
                 self.apply_pruned(*session);
-                self.follow_locks(*session);
+                self.follow(*session);
             }
             Record::Locked { lock } => self.apply_lock(lock),
             Record::Unlocked { directory, .. } => self.apply_unlock(directory),
         }
+    }
+
+    /// What a record of a session changed of who holds what, and of who waits for what.
+    fn follow(&mut self, id: SessionId) {
+        self.follow_locks(id);
+        self.follow_queue(id);
     }
 
     fn apply_created(
@@ -439,6 +473,11 @@ impl Supervisor {
         };
         let run = &mut session.run;
         match record {
+            Record::Dequeued { at, host, .. } => {
+                run.came(appended);
+                run.begun = *at;
+                run.host = host.clone();
+            }
             Record::Started { leader, at, .. } => {
                 run.fuse.leader = Some(*leader);
                 run.started = Some(*at);
@@ -628,6 +667,17 @@ impl Supervisor {
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
+}
+
+/// The run that somebody waits to be told of: its end, or that it waits for its turn.
+fn told_once_durable(record: &Record) -> Option<RunId> {
+    if let Record::Created { session, run, queued: true, .. } = record {
+        return Some(RunId { session: *session, run: *run });
+    }
+    if let Record::Ended { run, .. } | Record::Resumed { run, queued: true, .. } = record {
+        return Some(*run);
+    }
+    None
 }
 
 impl Step {

@@ -225,6 +225,8 @@ pub(super) async fn list(daemon: &Rc<Daemon>, query: &Query) -> Response<Answer>
             && query.get("adapter").is_none_or(|adapter| adapter == session.spec.adapter)
             && query.get("group").is_none_or(|group| Some(group) == session.spec.group.as_deref())
             && query.all("label").all(|label| has_label(session, label))
+            && (query.get("queued").is_none_or(|value| !matches!(value, "0" | "false"))
+                || !session.run.is_queued())
     };
     let ours = core.shown().filter(wanted).map(Listed::Ours);
     let found = seen.iter().flat_map(|seen| &seen.found).filter(|found| core.session(found.id).is_none());

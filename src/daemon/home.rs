@@ -108,6 +108,11 @@ impl Home {
         self.path.join("sessions")
     }
 
+    /// What launches that wait will need.
+    pub fn queued(&self) -> PathBuf {
+        self.path.join("queued")
+    }
+
     /// The directory of one session. An id has one spelling, so this stays inside.
     pub fn session(&self, id: SessionId) -> PathBuf {
         self.sessions().join(id.to_string())
@@ -157,6 +162,7 @@ impl Home {
         }
         private_dir(&self.exits())?;
         private_dir(&self.sessions())?;
+        private_dir(&self.queued())?;
         self.lock(line, host)
     }
 

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::adapters::{Known, PromptWay, Readable, Tail, last_messages};
 use crate::core::adopt::is_adoption;
 use crate::core::agent::Stored;
+use crate::core::locks::IfTaken;
 use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
 use crate::core::session::{Origin, Session};
@@ -39,8 +40,8 @@ use crate::wire::route::{NoRoute, Route};
 use super::found::told::{self, Env, Question};
 use super::log_files::{self, Beginning, LogTail};
 use super::{
-    Daemon, adopted, again, doctor, follow, found, fuses, health, launch, locks, reload, scrape, stream,
-    webhooks,
+    Daemon, adopted, again, doctor, follow, found, fuses, health, launch, locks, queue, reload, scrape,
+    stream, webhooks,
 };
 
 /// A body of an answer: whole, or as it comes.
@@ -286,13 +287,17 @@ pub(super) fn refused(refusal: &Refusal) -> Fault {
         | Refusal::StillRuns(_)
         | Refusal::StillEnding(_)
         | Refusal::InUse(_)
+        | Refusal::Awaited(_)
+        | Refusal::StillQueued(_)
         | Refusal::AlreadyLocked { .. }
         | Refusal::Stopping(_) => StatusCode::CONFLICT,
         Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::JournalFailing(_) => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Recovering | Refusal::TooMany(_) | Refusal::TooManyLocks(_) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Refusal::Recovering
+        | Refusal::TooMany(_)
+        | Refusal::TooManyOf { .. }
+        | Refusal::QueueFull(_)
+        | Refusal::TooManyLocks(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     Fault::new(status, refusal.to_string())
 }
@@ -392,14 +397,19 @@ pub(super) async fn launch_asked(
     let prepared = launch::prepare(daemon, session, asked);
     let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let run = RunId { session, run: 1 };
+    if spec.claim.if_taken == IfTaken::Queue {
+        queue::keep(daemon, run, &parcel).await?;
+    }
     daemon.parcels.borrow_mut().insert(run, parcel);
     let host = daemon.sys.host().clone();
     let answer =
         ask(daemon, Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key }).await;
     // Refused, or an earlier request's session was meant: nobody will come for it.
-    if daemon.core.borrow().session(session).is_none() {
-        daemon.parcels.borrow_mut().remove(&run);
+    let unknown = daemon.core.borrow().session(session).is_none();
+    if unknown {
+        queue::discard(daemon, run);
     }
+    queue::tidy(daemon, run);
     advised(daemon, answer)
 }
 
@@ -424,11 +434,15 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
         let prepared = launch::prepare_resume(daemon, session, &resume);
         let (prompt, parcel) = prepared.map_err(|why| Fault::new(StatusCode::CONFLICT, why))?;
         let timeout = api::optional_ms(resume.timeout_ms, session.spec.timeout);
-        let claim = Box::new(locks::claim_again(daemon, session, &resume));
+        let claim = locks::claim_again(daemon, session, &resume);
+        let claim = Box::new(claim.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?);
         (RunId { session: id, run: session.run.number + 1 }, prompt, parcel, timeout, claim)
     };
     // Of two at once the second finds the first one's here, and must not replace it.
     let mine = !daemon.parcels.borrow().contains_key(&run);
+    if mine && claim.if_taken == IfTaken::Queue {
+        queue::keep(daemon, run, &parcel).await?;
+    }
     if mine {
         daemon.parcels.borrow_mut().insert(run, parcel);
     }
@@ -437,8 +451,9 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
     let answer = ask(daemon, Ask::Resume { session: id, host, prompt, timeout, claim, key, stored }).await;
     let taken = daemon.core.borrow().session(id).is_some_and(|session| session.run.number >= run.run);
     if mine && !taken {
-        daemon.parcels.borrow_mut().remove(&run);
+        queue::discard(daemon, run);
     }
+    queue::tidy(daemon, run);
     advised(daemon, answer)
 }
 

@@ -38,7 +38,7 @@ use crate::{config, limits};
 use super::home::log_name;
 use super::perform::{self, Handles};
 use super::place::Chosen;
-use super::{Daemon, fuses, hooks, locks, notify, worktrees};
+use super::{Daemon, fuses, hooks, locks, notify, queue, worktrees};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
@@ -52,15 +52,15 @@ const FIRST_START_MAX: Duration = Duration::from_secs(10);
 
 /// What a launch needs beyond its record. Secrets may be in it: no `Debug`.
 pub(crate) struct Parcel {
-    argv: Vec<String>,
-    env: Vec<u8>,
+    pub(super) argv: Vec<String>,
+    pub(super) env: Vec<u8>,
     /// Of an agent that is talked to: the plan of the conversation, with the prompt in it.
-    prompt: Option<String>,
-    umask: u32,
-    nofile: u64,
-    first_start: Option<FirstStart>,
+    pub(super) prompt: Option<String>,
+    pub(super) umask: u32,
+    pub(super) nofile: u64,
+    pub(super) first_start: Option<FirstStart>,
     /// Its hooks will need the environment.
-    for_hooks: bool,
+    pub(super) for_hooks: bool,
 }
 
 /// Keeps first starts of one agent in one home apart.
@@ -74,6 +74,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
     let adapter = adapter(daemon, &name, ask.acp)?;
     check_words(&ask)?;
+    let if_taken = queue::if_taken(ask.force, ask.queue)?;
     let worktree = ask.worktree.as_ref().map(worktrees::check).transpose()?;
     let cwd = match &worktree {
         Some(worktree) => Some(worktree.path()),
@@ -146,7 +147,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         limits,
         worktree,
         thinking: ask.thinking,
-        claim: Claim { dir, if_taken: api::if_taken(ask.force) },
+        claim: Claim { dir, if_taken },
     };
     Ok((spec, parcel))
 }
@@ -333,11 +334,16 @@ pub(super) fn daemon_home() -> PathBuf {
 pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
     let parcel = daemon.parcels.borrow_mut().remove(&id);
     let hidden = hooks::hidden_of(daemon, id.session);
+    let waited = daemon.core.borrow().session(id.session).is_some_and(Session::keeps_parcel);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         let parcel = match (parcel, hidden) {
             (Some(parcel), _) => parcel,
             (None, Some(of)) => match hidden_parcel(&daemon, of).await {
+                Ok(parcel) => parcel,
+                Err(why) => return withdraw(&daemon, id, why),
+            },
+            (None, None) if waited => match queue::unpack(&daemon, id).await {
                 Ok(parcel) => parcel,
                 Err(why) => return withdraw(&daemon, id, why),
             },

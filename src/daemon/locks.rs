@@ -18,8 +18,8 @@ use crate::limits;
 use crate::wire::api;
 use crate::wire::locks::{Acquire, LockView};
 
-use super::Daemon;
 use super::http::{Answer, Fault, Handled, ask, json_answer, read_json};
+use super::{Daemon, queue};
 
 /// A directory as it is now. One that is not there, or cannot be looked at, has its path alone, without what means nothing
 /// in it (`.`, doubled and trailing slashes). The error is for the user. Blocks.
@@ -37,9 +37,10 @@ pub(super) fn look_at(path: &str, boot: &str) -> Result<Directory, String> {
 }
 
 /// What a session asks for that is taken up again: its directory may be another one than at the launch.
-pub(super) fn claim_again(daemon: &Daemon, session: &Session, ask: &api::Resume) -> Claim {
+pub(super) fn claim_again(daemon: &Daemon, session: &Session, ask: &api::Resume) -> Result<Claim, String> {
     let looked = look_at(&session.spec.cwd, &daemon.sys.host().boot);
-    Claim { dir: looked.ok().and_then(|found| found.id), if_taken: api::if_taken(ask.force) }
+    let if_taken = queue::if_taken(ask.force, ask.queue)?;
+    Ok(Claim { dir: looked.ok().and_then(|found| found.id), if_taken })
 }
 
 fn text(path: PathBuf) -> Option<String> {

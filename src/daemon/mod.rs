@@ -28,6 +28,7 @@ mod notify;
 mod old_tool;
 mod perform;
 mod place;
+mod queue;
 mod reach;
 mod reattach;
 mod rebuild;
@@ -538,7 +539,7 @@ impl Daemon {
         let mut withdrawn = Vec::new();
         for pending in self.pending.borrow_mut().iter_mut() {
             // A hook is expected whenever its session's verdict can be told.
-            let is_spawn = |effect: &mut Effect| matches!(effect, Effect::Spawn(id) if hooks::hidden_of(self, id.session).is_none());
+            let is_spawn = |effect: &mut Effect| matches!(effect, Effect::Spawn(id) if hooks::hidden_of(self, id.session).is_none() && !self.core.borrow().is_promised(*id));
             withdrawn.extend(pending.effects.extract_if(.., is_spawn));
         }
         for effect in withdrawn {
@@ -588,7 +589,10 @@ impl Daemon {
     ) -> wire::api::SessionView {
         // What an adopted run prints goes where it was started.
         let log = (!session.run.adopted).then(|| self.home.log(session.run_id(), "stdout"));
-        wire::api::SessionView::of(session, told, log.map(|log| log.to_string_lossy().into_owned()))
+        let log = log.map(|log| log.to_string_lossy().into_owned());
+        let mut view = wire::api::SessionView::of(session, told, log);
+        queue::show(self, session, &mut view);
+        view
     }
 
     /// The adapter of a session.
@@ -658,6 +662,7 @@ fn settings(config: &Config, host: HostId) -> Settings {
         retention: config.retention,
         disk_max_bytes: config.disk_max_bytes,
         sessions_max: config.sessions_max,
+        adapter_sessions_max: config.adapter_sessions_max.clone(),
         host,
     }
 }

@@ -26,7 +26,7 @@ use crate::wire::session_dir::{RunFiles, ShimLock};
 use super::journal::Outgoing;
 use super::old_tool::import::status_left;
 use super::reach::Reach;
-use super::{Daemon, adopted, deliver, exit_files, follow, hooks, launch, life, reach};
+use super::{Daemon, adopted, deliver, exit_files, follow, hooks, launch, life, queue, reach};
 
 /// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
 const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
@@ -73,6 +73,7 @@ impl Daemon {
                 let fresh = outgoing.remove(&id);
                 deliver::attempt(self, id, fresh);
             }
+            Effect::Discard(id) => queue::discard(self, id),
             Effect::Remove(session) => remove(self, session),
             Effect::Reply(to, reply) => self.answer(to, reply),
         }

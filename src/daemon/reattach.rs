@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 use crate::core::Event;
 use crate::core::fuse::{Evidence, Prong};
 use crate::core::reattach::{Found, OrderFound, Seen, ShimFound};
+use crate::core::session::Session;
 use crate::core::vocab::{HostId, ProcessId, RunId};
 use crate::sys::{Backend, ProcessRef};
 use crate::wire::session_dir::{RunFiles, ShimLock};
@@ -18,13 +19,13 @@ use crate::wire::session_dir::{RunFiles, ShimLock};
 use super::old_tool::import::status_left;
 use super::perform::{self, Handles};
 use super::reach::Reach;
-use super::{Daemon, adopted, exit_files, follow, hooks, launch};
+use super::{Daemon, adopted, exit_files, follow, hooks, launch, queue};
 
 /// Looks at every run that is not settled, then lets deadlines begin.
 pub(super) async fn recover(daemon: &Rc<Daemon>) {
     let unsettled: Vec<(RunId, HostId)> = {
         let core = daemon.core.borrow();
-        let unsettled = core.sessions().filter(|session| !session.is_settled());
+        let unsettled = core.sessions().filter(|session| !session.is_settled() && !session.run.is_queued());
         unsettled.map(|session| (session.run_id(), session.run.host.clone())).collect()
     };
     let count = unsettled.len();
@@ -34,6 +35,7 @@ pub(super) async fn recover(daemon: &Rc<Daemon>) {
         tokio::task::yield_now().await;
     }
     write_missing_verdicts(daemon);
+    queue::sweep(daemon);
     daemon.take(Event::Recovered);
     daemon.arm_timer();
     exit_files::measure_all(daemon);
@@ -76,6 +78,10 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     let decided =
         daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
     let (found, handles) = gather(daemon, id, reach, decided);
+    if found.begins_again() {
+        daemon.take(Event::Evidence(id, Evidence::Withdrawn));
+        return;
+    }
     let in_the_making = found.shim == ShimFound::Lives && found.leader.is_none() && reach == Reach::Here;
     if found.shim == ShimFound::Lives && handles.shim.is_none() && reach == Reach::Here {
         // It held its lock a moment ago and cannot be held by us: most likely it has just ended.
@@ -148,6 +154,7 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
         rebooted: reach == Reach::EarlierBoot,
         shim,
         order,
+        kept: daemon.core.borrow().session(id.session).is_some_and(Session::may_begin_again),
         leader: leader.ok(),
         seen,
         exit: exit.map(exit_files::report),

@@ -38,14 +38,14 @@ pub(crate) struct Rebuilt {
 pub(super) fn rebuild(daemon: &Rc<Daemon>, fresh: bool) {
     let mut rebuilt = Rebuilt { fresh, ..Rebuilt::default() };
     let now = sys::clock::now();
-    let mut records = Vec::new();
+    let mut sessions = Vec::new();
     match unknown(daemon) {
         Ok(found) => {
             for (session, runs) in found {
                 match of_session(daemon, session, &runs, now) {
                     Ok(more) => {
                         rebuilt.sessions += 1;
-                        records.extend(more);
+                        sessions.push(more);
                     }
                     Err(Hopeless(why)) => rebuilt.hopeless.push((session, why)),
                 }
@@ -53,6 +53,9 @@ pub(super) fn rebuild(daemon: &Rc<Daemon>, fresh: bool) {
         }
         Err(error) => rebuilt.unread = Some(error.to_string()),
     }
+    // As they were recorded once: whoever waits for his turn keeps his place.
+    sessions.sort_by_key(|records| created_at(records));
+    let mut records: Vec<Record> = sessions.into_iter().flatten().collect();
     let ends = missed_ends(daemon, now);
     rebuilt.sessions += ends.len();
     records.extend(ends.into_iter().flatten());
@@ -61,6 +64,11 @@ pub(super) fn rebuild(daemon: &Rc<Daemon>, fresh: bool) {
     if !records.is_empty() {
         daemon.take(Event::Rebuilt(records));
     }
+}
+
+fn created_at(records: &[Record]) -> Option<(Wall, crate::core::vocab::Mono)> {
+    let Some(Record::Created { at, .. }) = records.first() else { return None };
+    Some((at.wall, at.mono))
 }
 
 fn say(daemon: &Daemon, rebuilt: &Rebuilt) {

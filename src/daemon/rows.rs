@@ -40,6 +40,7 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
             Record::Imported { .. } => fact(SessionId(uuid::Uuid::nil()), record),
             Record::Started { run, .. }
             | Record::Resumed { run, .. }
+            | Record::Dequeued { run, .. }
             | Record::DeadlineSet { run, .. }
             | Record::StopRequested { run, .. }
             | Record::StatusLearned { run, .. }

@@ -97,6 +97,7 @@ struct Numbers {
     idle: usize,
     lingering: usize,
     stuck: usize,
+    queued: usize,
     locks_auto: usize,
     locks_manual: usize,
 }
@@ -121,6 +122,7 @@ impl Numbers {
             idle: counted(|session| session.status(false) == Status::Idle),
             lingering: counted(|session| session.lingers_since().is_some()),
             stuck: counted(|session| session.stuck_since().is_some()),
+            queued: core.queued(),
             locks_auto: core.holders().len(),
             locks_manual: core.manual_locks().len(),
             journal_well: *core.journal() == crate::core::JournalHealth::Well,
@@ -133,6 +135,7 @@ impl Collector for Numbers {
         let c = &self.counters;
         let gauges = [
             ("agentctl_sessions_active", "Sessions without a verdict", self.live as f64),
+            ("agentctl_sessions_queued", "Sessions that wait for their turn", self.queued as f64),
             ("agentctl_sessions_idle", "Sessions whose agent waits for input", self.idle as f64),
             (
                 "agentctl_sessions_lingering",

@@ -105,6 +105,9 @@ pub struct Launch {
     /// Go ahead although somebody has the directory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// Wait for the directory, or for a place among the sessions that may run at once, instead of being refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queue: bool,
 }
 
 impl std::fmt::Debug for Launch {
@@ -132,6 +135,8 @@ pub struct Resume {
     /// As at launch.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queue: bool,
 }
 
 impl std::fmt::Debug for Resume {
@@ -460,9 +465,14 @@ pub fn parse_cursor(text: &str, epoch: &str) -> Result<Option<u64>, String> {
     }
 }
 
-/// What a request says of a directory that is taken.
-pub fn if_taken(force: bool) -> IfTaken {
-    if force { IfTaken::Force } else { IfTaken::Refuse }
+/// What a request says of a directory that is taken; none where it contradicts itself.
+pub fn if_taken(force: bool, queue: bool) -> Option<IfTaken> {
+    match (force, queue) {
+        (false, false) => Some(IfTaken::Refuse),
+        (true, false) => Some(IfTaken::Force),
+        (false, true) => Some(IfTaken::Queue),
+        (true, true) => None,
+    }
 }
 
 /// What a duration in a request means: absent stays absent, 0 is none.

@@ -56,6 +56,7 @@ impl Entry {
 /// The MESSAGE_ID of a type of event.
 pub fn message_id(kind: EventKind) -> &'static str {
     match kind {
+        EventKind::Queued => "b0f5a5d27a0e4a0c8d7f3c9216e4a871",
         EventKind::Started => "25826efb3c3d433184afc08e7dd9524c",
         EventKind::Resumed => "051f004934a747f0a3687bc1621c58bb",
         EventKind::Idle => "0bafb2118414461c86608f5d958584c7",
@@ -81,6 +82,7 @@ fn priority(kind: EventKind) -> u8 {
         | EventKind::Idle
         | EventKind::Active
         | EventKind::FuseCancelled
+        | EventKind::Queued
         | EventKind::LockAcquired
         | EventKind::LockReleased
         | EventKind::Stopped => 6,
@@ -137,6 +139,7 @@ fn sentence(kind: EventKind, event: &Value) -> String {
     let id: String = text(&event["sessionId"]).chars().take(8).collect();
     let adapter = text(&event["adapter"]);
     match kind {
+        EventKind::Queued => format!("session {id} ({adapter}) waits for its turn"),
         EventKind::Started => format!("session {id} ({adapter}) started"),
         EventKind::Resumed => format!("session {id} ({adapter}) was taken up again"),
         EventKind::Idle => format!("session {id} ({adapter}) waits for input"),

@@ -14,6 +14,7 @@ pub mod journald;
 pub mod locks;
 pub mod old_home; // the earlier agentctl's files
 pub mod old_tool; // and its protocol
+pub mod parcel;
 pub mod route; // which request means what
 pub mod session_dir;
 pub mod time;

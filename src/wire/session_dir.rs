@@ -350,6 +350,26 @@ impl RunFiles {
         self.decide_launch("abandoned")
     }
 
+    /// Takes away what an earlier life left of a launch that no shim claimed, so that it can be ordered again. A shim of
+    /// that life which comes as late as now competes for the new order like any other. Daemon only.
+    pub fn forget_unclaimed(&self) -> io::Result<()> {
+        let path = |kind| self.dir.join(self.json(kind));
+        if fs::exists(path("claimed"))? {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a shim has claimed it"));
+        }
+        let lock_is_free = self.shim_lock()? == ShimLock::Free;
+        for (kind, stale) in [("abandoned", true), ("shim", lock_is_free)] {
+            if !stale {
+                continue;
+            }
+            match fs::remove_file(path(kind)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// One name, two renames away from it: the kernel lets exactly one succeed.
     fn decide_launch(&self, verdict: &str) -> io::Result<bool> {
         match rename_new(&self.dir.join(self.json("launch")), &self.dir.join(self.json(verdict))) {

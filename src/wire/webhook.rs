@@ -77,6 +77,7 @@ pub fn body(session: &Session, view: &SessionView, event: Happening<'_>) -> Opti
         | EventKind::EndpointPaused
         | EventKind::FuseExpired
         | EventKind::FuseCancelled
+        | EventKind::Queued
         | EventKind::LockAcquired
         | EventKind::LockReleased
         | EventKind::Resumed => return None,

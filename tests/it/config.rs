@@ -54,6 +54,7 @@ fn without_file_and_daemon_the_defaults_are_shown_on_one_screen() {
          disk_max              default  5.0 GB\n\
          log_max               default  1.0 GB\n\
          sessions_max          default  10000 sessions\n\
+         adapter_sessions_max  default  none\n\
          discover              default  true\n\
          adapters              default  none\n",
         dir.path().display()

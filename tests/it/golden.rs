@@ -121,6 +121,7 @@ fn records() -> Vec<Record> {
             run: 1,
             spent: Spent::default(),
             warnings: Vec::new(),
+            queued: false,
         },
         Record::Started { run, leader: ProcessId { pid: 7, handle, start_ticks: 8 }, at },
         Record::Created {
@@ -134,6 +135,7 @@ fn records() -> Vec<Record> {
             run: 1,
             spent: Spent::default(),
             warnings: Vec::new(),
+            queued: false,
         },
         Record::DeadlineSet { run, deadline: None },
         Record::StopRequested { run, cause: StopCause::Deadline, at },
@@ -202,6 +204,7 @@ fn records() -> Vec<Record> {
             stored: Stored::default(),
             claim: Claim::default(),
             warnings: Vec::new(),
+            queued: false,
         },
         Record::Event {
             seq: 4,
@@ -229,6 +232,7 @@ fn records() -> Vec<Record> {
             run: 1,
             spent: Spent::default(),
             warnings: Vec::new(),
+            queued: false,
         },
         Record::Ended { run, verdict: Box::new(oom_verdict()) },
         created(Spec {
@@ -266,6 +270,7 @@ fn records() -> Vec<Record> {
             },
             claim: Claim::default(),
             warnings: Vec::new(),
+            queued: false,
         },
         created(Spec { claim: Claim { dir: Some(dir()), if_taken: IfTaken::Force }, ..spec() }),
         Record::Resumed {
@@ -279,6 +284,14 @@ fn records() -> Vec<Record> {
             stored: Stored::default(),
             claim: Claim { dir: Some(dir()), if_taken: IfTaken::Force },
             warnings: vec!["the directory is inside of another that is taken".into()],
+            queued: false,
+        },
+        queued(),
+        Record::Dequeued {
+            run,
+            at,
+            host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+            deadline,
         },
         Record::Locked { lock: lock() },
         Record::Locked { lock: ManualLock { id: None, reason: None, ..lock() } },
@@ -348,6 +361,16 @@ fn of_fuses() -> [Record; 8] {
     ]
 }
 
+/// A launch that waits for its turn.
+fn queued() -> Record {
+    let claim = Claim { dir: None, if_taken: IfTaken::Queue };
+    let mut record = created(Spec { claim, ..spec() });
+    if let Record::Created { queued, .. } = &mut record {
+        *queued = true;
+    }
+    record
+}
+
 fn dir() -> DirId {
     DirId { dev: 66_306, ino: 1_234_567, boot: "b".into() }
 }
@@ -375,6 +398,7 @@ fn created(spec: Spec) -> Record {
         run: 1,
         spent: Spent::default(),
         warnings: Vec::new(),
+        queued: false,
     }
 }
 

@@ -38,6 +38,7 @@ mod locks;
 mod log_size;
 mod opencode;
 mod properties;
+mod queue;
 mod real_acp;
 mod real_found;
 mod real_opencode;

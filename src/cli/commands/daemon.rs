@@ -201,6 +201,7 @@ async fn status(client: &Client, json: bool) -> Result<u8, Failure> {
         format!("  Version:         {version}"),
         format!("  Uptime:          {} s", text("uptimeSeconds")),
         format!("  Active sessions: {}", text("sessions")),
+        format!("  Queued sessions: {}", text("queued")),
         format!("  Active locks:    {}", text("locks")),
         format!("  Active fuses:    {}", text("fuses")),
         format!("  Home:            {}", text("home")),

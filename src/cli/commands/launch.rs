@@ -43,6 +43,7 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
         nofile: getrlimit(Resource::Nofile).current,
         timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         force: args.force,
+        queue: args.queue,
     };
     let record = send(&client, &path, &request).await?;
     told(record, args.json, "resumed", "Resumed")
@@ -59,7 +60,11 @@ pub(super) fn told(record: Value, json: bool, done: &str, word: &str) -> Result<
         let why = session.meta.get("message").and_then(Value::as_str).unwrap_or("the launch failed");
         return Err(Failure::new(1, format!("session {} was not {done}: {why}", &session.id[..8])));
     }
-    if !json {
+    if let Some(why) = render::waits_for(&session) {
+        if !json {
+            render::out(&format!("Queued session {}: {why}\n", &session.id[..8]))?;
+        }
+    } else if !json {
         if let Some(worktree) = session.worktree.as_ref().filter(|_| session.run == 1) {
             render::out(&format!("Worktree created: {}\n", worktree.path()))?;
         }
@@ -86,6 +91,9 @@ pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     drop(request);
     let session = view(record).map_err(itself)?;
     warn(&session);
+    if let Some(why) = render::waits_for(&session) {
+        render::say(&format!("agentctl: session {} is queued: {why}", &session.id[..8]));
+    }
     let ended = follow(&client, &session).await.map_err(itself)?;
     render::say(&render::verdict_line(&ended));
     if json {
@@ -256,6 +264,7 @@ fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
         on_complete: args.on_complete,
         notify: args.notify,
         force: args.force,
+        queue: args.queue,
     })
 }
 

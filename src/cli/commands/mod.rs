@@ -68,13 +68,17 @@ pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
 
 async fn list(args: ListArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
-    let path = select::list_path(
+    let mut path = select::list_path(
         args.all,
         args.status.as_deref(),
         args.adapter.as_deref(),
         args.group.as_deref(),
         &args.label,
     );
+    if args.json && !args.all {
+        // Programs that know four words take what is listed for what runs.
+        path += if path.ends_with('?') { "queued=0" } else { "&queued=0" };
+    }
     let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
     say_warnings(&answer, "");
     let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
