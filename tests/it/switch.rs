@@ -114,6 +114,24 @@ fn its_supervisor_alone_is_refused_too_and_a_number_that_is_another_process_is_n
 }
 
 #[test]
+fn without_a_daemon_nothing_works_and_its_variable_keeps_one_from_being_started() {
+    let home = home();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agentctl"));
+    command.args(["list"]).env_remove("AGENTCTL_SESSION_ID").env_remove("AGENTCTL_SOCKET");
+    command
+        .env_remove("AGENTCTL_NO_AUTOSTART")
+        .env("AGENTCTL_HOME", home.path())
+        .env("AGENTCTL_NO_DAEMON", "1");
+    let output = command.output().expect("the command line runs");
+    assert_eq!((output.status.code(), stdout(&output)), (Some(3), String::new()), "{output:?}");
+    assert!(
+        stderr(&output).contains("AGENTCTL_NO_DAEMON=1 keeps this command from starting one"),
+        "{output:?}"
+    );
+    assert!(!home.path().join("daemon.lock").exists(), "none was started");
+}
+
+#[test]
 fn its_home_is_made_private_and_another_directory_is_left_as_it_is() {
     let mut daemon = Daemon::new();
     daemon.terminate();
