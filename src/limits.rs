@@ -81,6 +81,8 @@ pub const LOG_BYTES_LEAST: u64 = 64_000_000;
 pub const LOG_LINE_BYTES_MAX: usize = 1 << 20;
 /// End of a log that `peek` reads.
 pub const PEEK_TAIL_BYTES_MAX: u64 = 4 << 20;
+/// End of what an agent told people, for its last line.
+pub const STDERR_TAIL_BYTES_MAX: u64 = 16 << 10;
 /// End of an agent's log that a reader who follows sees first, as text.
 pub const LOG_TEXT_TAIL_BYTES: u64 = 256 << 10;
 /// One read of a log.

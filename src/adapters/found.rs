@@ -56,6 +56,8 @@ pub struct Opencode {
     pub database: fn(&EnvLook<'_>) -> Option<PathBuf>,
     /// Where versions before the database keep a file for each thing.
     pub storage: fn(&EnvLook<'_>) -> PathBuf,
+    /// What a message there says that it used.
+    pub tokens: fn(&serde_json::Value) -> Tokens,
 }
 
 /// Conversations that are files of JSON lines.

@@ -123,7 +123,7 @@ fn step_end(reason: Option<&str>) -> StepEnd {
 
 /// `input` never includes what came from the cache. `output` includes reasoning in 1.1.65 and does not in
 /// 1.18; `total`, where there is one, tells which: it is the sum of the parts without counting any twice.
-fn tokens(tokens: &Value) -> Tokens {
+pub(super) fn tokens(tokens: &Value) -> Tokens {
     let (input, output, reasoning) =
         (count(&tokens["input"]), count(&tokens["output"]), count(&tokens["reasoning"]));
     let (cache_read, cache_write) = (count(&tokens["cache"]["read"]), count(&tokens["cache"]["write"]));

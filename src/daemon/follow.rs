@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
-use crate::adapters::{Lines, Parser, Progress, Readable, Tail, ended_with, report};
+use crate::adapters::{FAILURE_MAX_CHARS, Lines, Parser, Progress, Readable, Tail, ended_with, report};
 use crate::core::Event;
 use crate::core::agent::{AgentEvent, AgentReport, Span, StepEnd};
 use crate::core::fuse::Evidence;
@@ -402,12 +402,51 @@ pub(super) fn read_report(daemon: &Rc<Daemon>, id: RunId) {
                 for told in native.into_iter().chain(progress.totals(whole)).chain(used) {
                     daemon.send(Event::Agent(id, told));
                 }
-                Evidence::Report(report_of_talk(report(&progress), talk.and_then(|talk| talk.finish)))
+                let said = report_of_talk(report(&progress), talk.and_then(|talk| talk.finish));
+                let said = if said == AgentReport::Missing { last_cry(&daemon, id).await } else { said };
+                Evidence::Report(said)
             }
             Err(error) => perform::unreadable(&error),
         };
         daemon.send(Event::Evidence(id, evidence));
     });
+}
+
+/// An agent that failed before it had anything to report has said why to people, if at all.
+async fn last_cry(daemon: &Daemon, id: RunId) -> AgentReport {
+    let status = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.status);
+    if status.and_then(|status| status.code()).is_none_or(|code| code == 0) {
+        return AgentReport::Missing;
+    }
+    let path = daemon.home.log(id, "stderr");
+    match log_files::tail(&path, limits::STDERR_TAIL_BYTES_MAX).await {
+        Ok(LogTail { bytes, .. }) => last_line(&String::from_utf8_lossy(&bytes))
+            .map_or(AgentReport::Missing, |line| AgentReport::Error(Some(line))),
+        Err(_) => AgentReport::Missing,
+    }
+}
+
+/// The last line that is not blank, without colours.
+fn last_line(text: &str) -> Option<String> {
+    let plain = |line: &str| -> String {
+        let mut pieces = line.split('\u{1b}');
+        let mut plain = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            // `ESC [ numbers letter`.
+            let rest = piece
+                .trim_start_matches(['[', ';', '?'])
+                .trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+            plain.extend(rest.chars().skip(1));
+        }
+        plain
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(FAILURE_MAX_CHARS)
+            .collect::<String>()
+            .trim()
+            .to_owned()
+    };
+    text.lines().rev().map(plain).find(|line| !line.is_empty())
 }
 
 /// An end of the turn is a success where the agent's own store does not know better: opencode says it of an answer that was
@@ -435,5 +474,26 @@ async fn read_ending(path: &Path, parser: &Parser) -> io::Result<(Progress, bool
             return Ok((progress, whole));
         }
         at_most = limits::REPORT_TAIL_BYTES_LAST;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_without_colours_and_never_blank() {
+        for (text, expected) in [
+            ("one\ntwo\n", Some("two")),
+            (
+                "\u{1b}[91m\u{1b}[1mError: \u{1b}[0mno such model\u{1b}[0m\n\n \n",
+                Some("Error: no such model"),
+            ),
+            ("half a line", Some("half a line")),
+            (" \n\u{1b}[0m\n", None),
+            ("", None),
+        ] {
+            assert_eq!(last_line(text).as_deref(), expected, "{text:?}");
+        }
     }
 }

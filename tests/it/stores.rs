@@ -53,8 +53,10 @@ impl Outside {
         };
         put(format!("session/global/{id}"), &json!({"id": id, "directory": cwd, "projectID": "global"}));
         put(format!("message/{id}/msg_1"), &json!({"role": "user"}));
-        put("part/msg_1/prt_1".to_owned(), &json!({"type": "text", "text": "\"fix it\""}));
-        let tokens = json!({"input": 900, "output": 45, "reasoning": 5, "cache": {"read": 100, "write": 3}});
+        put("part/msg_1/prt_1".to_owned(), &json!({"type": "text", "text": "\"fix it\"\n"}));
+        // `output` has the reasoning in it, as `total` tells.
+        let cache = json!({"read": 100, "write": 3});
+        let tokens = json!({"total": 1053, "input": 900, "output": 50, "reasoning": 5, "cache": cache});
         for (message, text) in [("msg_2", "on it"), ("msg_3", "done")] {
             let step = json!({"role": "assistant", "modelID": "m", "providerID": "p", "cost": 0.25, "tokens": tokens});
             put(format!("message/{id}/{message}"), &step);

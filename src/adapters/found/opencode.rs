@@ -2,7 +2,7 @@
 //! file for each session, message and part, in `storage/` beside it. What is in them, the daemon asks. As seen with
 //! 1.18.33 and 1.1.65.
 
-use super::super::opencode::database;
+use super::super::opencode::{database, tokens};
 use super::{Found, Opencode, Store, fit, option};
 
 pub(in crate::adapters) const OPENCODE: Found = Found {
@@ -11,5 +11,6 @@ pub(in crate::adapters) const OPENCODE: Found = Found {
     store: Some(Store::Opencode(Opencode {
         database,
         storage: |look| look.cwd.join(look.data_home().join("opencode/storage")),
+        tokens,
     })),
 };

@@ -135,7 +135,7 @@ fn prompt(db: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
 
 /// A prompt that came as an argument was given quotes.
 pub(super) fn unquoted(text: String) -> String {
-    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+    match text.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(bare) => bare.to_owned(),
         None => text,
     }

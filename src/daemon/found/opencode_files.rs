@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::adapters::found::SAID_MAX;
+use crate::adapters::found::{Opencode, SAID_MAX};
 use crate::core::agent::Tokens;
 
 use super::files::{Budget, modified_since, names, note_of};
@@ -18,11 +18,12 @@ use super::scan::{Conversation, Look, Whose};
 pub(super) fn conversation(
     look: &Look,
     whose: &Whose<'_>,
-    storage: &Path,
+    store: &Opencode,
     id: Option<&str>,
     is_free: &dyn Fn(&str) -> bool,
     budget: &mut Budget,
 ) -> Option<Conversation> {
+    let storage = &look.env(whose, store.storage);
     let projects = names(look, whose, &storage.join("session"), budget);
     let mut sessions =
         projects.iter().flat_map(|project| names(look, whose, project, budget)).collect::<Vec<_>>();
@@ -42,14 +43,20 @@ pub(super) fn conversation(
             if its.next().is_some() { None } else { first }
         }
     };
-    Some(told(look, whose, storage, id?, budget))
+    Some(told(look, whose, (store, storage), id?, budget))
 }
 
 fn stem(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()?.strip_suffix(".json")
 }
 
-fn told(look: &Look, whose: &Whose<'_>, storage: &Path, id: String, budget: &mut Budget) -> Conversation {
+fn told(
+    look: &Look,
+    whose: &Whose<'_>,
+    (store, storage): (&Opencode, &Path),
+    id: String,
+    budget: &mut Budget,
+) -> Conversation {
     let mut messages = names(look, whose, &storage.join("message").join(&id), budget);
     messages.sort();
     let mut found =
@@ -70,7 +77,7 @@ fn told(look: &Look, whose: &Whose<'_>, storage: &Path, id: String, budget: &mut
             spoken.push(path);
             found.finish = message["finish"].as_str().map(str::to_owned);
             found.model = model(&message).or(found.model.take());
-            found.tokens = found.tokens.map(|sum| sum.plus(tokens(&message["tokens"])));
+            found.tokens = found.tokens.map(|sum| sum.plus((store.tokens)(&message["tokens"])));
             found.cost_usd = found.cost_usd.map(|sum| sum + message["cost"].as_f64().unwrap_or(0.0));
         }
     }
@@ -99,14 +106,4 @@ fn texts(look: &Look, whose: &Whose<'_>, storage: &Path, message: &Path, budget:
 fn model(message: &Value) -> Option<String> {
     let id = message["modelID"].as_str()?;
     Some(message["providerID"].as_str().map_or_else(|| id.to_owned(), |provider| format!("{provider}/{id}")))
-}
-
-fn tokens(told: &Value) -> Tokens {
-    let count = |value: &Value| value.as_u64().unwrap_or(0);
-    Tokens {
-        r#in: count(&told["input"]),
-        out: count(&told["output"]).saturating_add(count(&told["reasoning"])),
-        cache_read: count(&told["cache"]["read"]),
-        cache_write: count(&told["cache"]["write"]),
-    }
 }

@@ -357,10 +357,7 @@ pub(super) fn in_store(
             let database = look.env(whose, store.database);
             let told = database.and_then(|path| opencode::conversation(look, whose, &path, id, is_free));
             // A version that has the database has taken over what was in the files.
-            told.or_else(|| {
-                let storage = look.env(whose, store.storage);
-                opencode_files::conversation(look, whose, &storage, id, is_free, budget)
-            })
+            told.or_else(|| opencode_files::conversation(look, whose, store, id, is_free, budget))
         }
     }
 }
