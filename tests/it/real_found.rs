@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use agentctl::sys::ProcessRef;
+use agentctl::sys::tree::{Tree, descendants};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -15,6 +17,43 @@ use crate::support::play::stderr;
 use crate::support::real_agent::{Agent, RealAgent};
 use crate::support::stage::Place;
 use crate::support::wait::until;
+
+/// An agent that somebody started, and what it started itself: a launcher's child outlives its launcher.
+struct Started(Child);
+
+impl Started {
+    /// KILL to the process alone, as a careless user does; what it leaves is ended behind it.
+    fn kill(&mut self) {
+        let rest = self.rest();
+        self.0.kill().expect("our own child");
+        self.0.wait().expect("our own child");
+        end(&rest);
+    }
+
+    fn rest(&self) -> Vec<ProcessRef> {
+        match ProcessRef::of_child(self.0.id()).map(|leader| descendants(&leader)) {
+            Ok(Tree::Known(rest)) => rest,
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    }
+}
+
+fn end(all: &[ProcessRef]) {
+    for process in all {
+        // Who has ended by itself needs no signal.
+        let _ended = process.signal(9);
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let rest = self.rest();
+            let _ended = self.0.kill().and_then(|()| self.0.wait());
+            end(&rest);
+        }
+    }
+}
 
 /// Somebody's home, where an agent runs, and a daemon that looks for it.
 struct Theirs {
@@ -45,7 +84,7 @@ impl Theirs {
     }
 
     /// Starts the agent as its users do.
-    fn start(&self, prompt: &str) -> Child {
+    fn start(&self, prompt: &str) -> Started {
         let out = File::create(self.home.path().join("out")).expect("a file");
         let mut command = self.agent.by_hand(prompt);
         command.env_clear().envs(self.agent.env(self.home.path(), self.model.port()));
@@ -53,25 +92,25 @@ impl Theirs {
             command.env("IS_SANDBOX", "1");
         }
         command.current_dir(self.cwd()).stdin(Stdio::null()).stdout(out).stderr(Stdio::null());
-        command.spawn().expect("the agent starts")
+        Started(command.spawn().expect("the agent starts"))
     }
 
     /// Its record in a listing.
     #[track_caller]
-    fn listed(&self, child: &Child, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    fn listed(&self, child: &Started, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         until(what, || {
             let output = self.daemon.run(["list", "--json"]);
             let records: Vec<Value> = serde_json::from_slice(&output.stdout).expect("an array");
-            let mut mine = records.into_iter().filter(|record| record["pid"] == child.id());
+            let mut mine = records.into_iter().filter(|record| record["pid"] == child.0.id());
             let record = mine.next().filter(|_| !is_late(&stderr(&output)))?;
             fits(&record).then_some(record)
         })
     }
 
     #[track_caller]
-    fn adopt(&self, child: &Child) -> String {
+    fn adopt(&self, child: &Started) -> String {
         let output = until("an adoption", || {
-            let output = self.daemon.run(["adopt", &child.id().to_string(), "--json"]);
+            let output = self.daemon.run(["adopt", &child.0.id().to_string(), "--json"]);
             (output.status.code() == Some(0)).then_some(output)
         });
         let record: Value = serde_json::from_slice(&output.stdout).expect("a record");
@@ -128,7 +167,7 @@ fn found_and_adopted(kind: Agent) {
     let id = theirs.adopt(&child);
     assert_eq!(shown["id"], json!(id));
     fs::write(&gate, "").expect("open the gate");
-    let status = child.wait().expect("our own child");
+    let status = child.0.wait().expect("our own child");
     let record = theirs.daemon.ended(&id);
     assert_eq!(
         [&record["exitCode"], &record["outcome"], &record["origin"]],
@@ -176,8 +215,7 @@ fn ended_while_it_waits(kind: Agent) {
     let mut killed = hangs("killed");
     let id = theirs.adopt(&killed);
     assert_eq!(theirs.daemon.status(&id)["adapter"], json!(kind.adapter()));
-    killed.kill().expect("our own child");
-    killed.wait().expect("our own child");
+    killed.kill();
     let record = theirs.daemon.ended(&id);
     assert_eq!(
         [&record["outcome"], &record["signal"], &record["exitStatus"]],
@@ -189,7 +227,7 @@ fn ended_while_it_waits(kind: Agent) {
     let id = theirs.adopt(&stopped);
     let output = theirs.daemon.run(["stop", &id]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let status = stopped.wait().expect("our own child");
+    let status = stopped.0.wait().expect("our own child");
     let record = theirs.daemon.ended(&id);
     assert_eq!(
         [&record["outcome"], &record["exitCode"], &record["exitStatus"]],

@@ -108,9 +108,10 @@ impl Stage {
         self.home.path().join("cwd")
     }
 
-    /// `agentctl <verb> <adapter>` for a prompt, in the agent's own environment and nothing else.
+    /// `agentctl <verb> <adapter>` for a prompt, in the agent's own environment and nothing else. All of them work in one
+    /// directory, which that of the first would lock.
     pub(crate) fn ask(&self, verb: &str, name: &str, prompt: &str, flags: &[&str]) -> Output {
-        let arguments = [verb, self.agent.adapter(), "--json", "--name", name, "-p", prompt];
+        let arguments = [verb, self.agent.adapter(), "--json", "--force", "--name", name, "-p", prompt];
         self.command(&[&arguments, flags].concat())
     }
 
