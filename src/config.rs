@@ -279,7 +279,7 @@ fn mean(
     let linger = optional(raw.linger).map_err(|what| wrong("linger", what))?;
     let stuck = optional(raw.stuck).and_then(check_stuck).map_err(|what| wrong("stuck", what))?;
     Ok(Config {
-        adapter: raw.adapter,
+        adapter: Some(raw.adapter.unwrap_or_else(|| "claude-code".to_owned())),
         model: raw.model,
         cwd: raw.cwd,
         timeout: (!timeout.is_zero()).then_some(timeout),

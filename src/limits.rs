@@ -179,3 +179,6 @@ pub const WORKTREE_TIMEOUT: Duration = Duration::from_secs(600);
 pub const GIT_TIMEOUT: Duration = Duration::from_secs(120);
 /// What one git may say.
 pub const GIT_BYTES_MAX: usize = 16 << 20;
+/// A listing that is longer is printed without blanks. OrgLoop's connector reads 1 MiB, and takes more for no sessions:
+/// that is room for 1,000 of them, with prompts.
+pub const PRETTY_LIST_MAX: usize = 512 << 10;

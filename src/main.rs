@@ -13,10 +13,10 @@ use agentctl::sys::service::ServiceManager;
 
 fn main() -> ExitCode {
     let command = cli::parse();
-    let result = if let Command::Daemon(DaemonCommand::Run { backend, detach }) = command {
-        run_daemon(backend, detach)
-    } else if let Command::Daemon(DaemonCommand::Start { foreground: true }) = command {
-        run_daemon(None, false)
+    let result = if let Command::Daemon(DaemonCommand::Run { backend, metrics_port, detach }) = command {
+        run_daemon(backend, metrics_port, detach)
+    } else if let Command::Daemon(DaemonCommand::Start { foreground: true, metrics_port, .. }) = command {
+        run_daemon(None, metrics_port, false)
     } else {
         cli::run(command).map_err(|failure| (failure.code, failure.message))
     };
@@ -30,7 +30,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, String)> {
+fn run_daemon(
+    backend: Option<BackendChoice>,
+    metrics_port: Option<u16>,
+    detach: bool,
+) -> Result<u8, (u8, String)> {
     if let Some(refusal) = cli::inside_a_session() {
         if detach {
             tell_parent(&refusal);
@@ -51,7 +55,8 @@ fn run_daemon(backend: Option<BackendChoice>, detach: bool) -> Result<u8, (u8, S
         None => Starter::Person,
     };
     let home = Home::from_env().map_err(|error| (1, error.to_string()))?;
-    let result = daemon::run(Options { home, backend, starter, schema: Schema::default(), journal });
+    let result =
+        daemon::run(Options { home, backend, metrics_port, starter, schema: Schema::default(), journal });
     match result {
         Ok(()) => Ok(0),
         Err(error) => {

@@ -123,7 +123,7 @@ impl Client {
     ) -> Result<Response<Incoming>, Unanswered> {
         match self.send_to_one_that_lives(&method, path, body.clone(), key).await {
             Err(Unanswered::Nobody(_)) if self.autostart => {
-                if let Err(why) = self.start().await {
+                if let Err(why) = self.start(None).await {
                     self.started_by_another(why).await?;
                 }
                 self.send_to_one_that_lives(&method, path, body, key).await
@@ -142,11 +142,21 @@ impl Client {
         key: Option<&str>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut again = if path == "/v1/shutdown" { 0 } else { ASK_AGAIN_MAX };
+        let mut broke_off = None;
         loop {
             match self.send_once(method, path, body.clone(), key).await {
-                Err(Unanswered::Broken(_)) if again > 0 => {
+                Err(Unanswered::Broken(why)) if again > 0 => {
                     again -= 1;
+                    broke_off = Some(why);
                     sleep(RETRY_PAUSE).await;
+                }
+                // There was one, and its successor may be on its way: who waits for that must not take this for an
+                // answer. Where one may be started, that is as good.
+                Err(Unanswered::Nobody(nobody)) => {
+                    return Err(match broke_off {
+                        Some(why) if !self.autostart => Unanswered::Broken(why),
+                        Some(_) | None => Unanswered::Nobody(nobody),
+                    });
                 }
                 answer => return answer,
             }
@@ -281,13 +291,18 @@ impl Client {
     }
 
     /// Starts a daemon of this home and waits until it answers.
-    pub(crate) async fn start(&self) -> Result<u32, String> {
+    pub(crate) async fn start(&self, metrics_port: Option<u16>) -> Result<u32, String> {
         let home = self.home.clone().ok_or("the socket belongs to a daemon that a service manager starts")?;
         // Where a unit is enabled, the daemon is the service manager's to start.
         let of_unit = std::env::var_os("AGENTCTL_HOME").is_none();
         let started = spawn_blocking(move || match of_unit.then(units::start_enabled).flatten() {
-            Some(started) => started,
-            None => start_daemon(&home),
+            Some(started) if metrics_port.is_none() => started,
+            Some(_) => {
+                Err("the daemon is started by its unit, and serves metrics where config.json says: set \
+                            metrics_addr there"
+                    .to_owned())
+            }
+            None => start_daemon(&home, metrics_port),
         });
         match timeout(limits::DAEMON_START_TIMEOUT, started).await {
             Ok(Ok(Ok(pid))) => {
@@ -303,7 +318,7 @@ impl Client {
     }
 }
 
-fn start_daemon(home: &Home) -> Result<u32, String> {
+fn start_daemon(home: &Home, metrics_port: Option<u16>) -> Result<u32, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     match std::fs::DirBuilder::new().mode(0o700).create(home.path()) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -321,6 +336,7 @@ fn start_daemon(home: &Home) -> Result<u32, String> {
     let program = std::env::current_exe().map_err(failed("find this program"))?;
     let mut child = Command::new(program)
         .args(["daemon", "run", "--detach"])
+        .args(metrics_port.map(|port| format!("--metrics-port={port}")))
         .env("AGENTCTL_HOME", home.path())
         .current_dir("/")
         .stdin(Stdio::null())

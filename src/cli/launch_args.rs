@@ -38,7 +38,7 @@ pub struct LaunchArgs {
     /// Where the issue is [default: the origin of the working directory]
     #[arg(long, value_name = "OWNER/REPO", requires = "issue")]
     pub repo: Option<String>,
-    /// Working directory [default: the configured one, or this one]
+    /// Working directory [default: configured, or this one]
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<std::path::PathBuf>,
     /// Work in a worktree of this repository, beside it: <REPO>-<BRANCH>; made, or used again
@@ -55,7 +55,7 @@ pub struct LaunchArgs {
     /// A name to select the session by
     #[arg(short, long)]
     pub name: Option<String>,
-    /// End it after this time: 90s, 3h; 0 for never [default: 3h]
+    /// End it after this time: 90s, 3h; 0: never [default: 3h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<std::time::Duration>,
     /// Time between TERM and KILL [default: 10s]
@@ -91,7 +91,7 @@ pub struct LaunchArgs {
     /// Tell when it shows no sign of life (output, processor time, a child) for so long; 0 for never [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub stuck: Option<std::time::Duration>,
-    /// Launch although somebody has the directory; who is there is not disturbed
+    /// Launch although somebody has the directory
     #[arg(long)]
     pub force: bool,
     /// Wait for the directory, or for a place where too many sessions run, instead of being refused

@@ -108,11 +108,14 @@ pub enum Command {
   agentctl fuse cancel .                           not any more"
     )]
     Fuse(commands::fuses::FuseCommand),
-    /// Lock a directory by hand: no session is launched there until it is unlocked
+    /// Lock a directory: no session is launched there
     Lock(commands::locks::LockArgs),
     /// Release a lock that was set by hand
     Unlock(commands::locks::UnlockArgs),
     /// List directories that are taken, by sessions or by hand
+    #[command(after_help = "Examples:
+  agentctl locks         who has which directory
+  agentctl locks --json  for programs")]
     Locks(JsonFlag),
     /// Send a signal to sessions
     Kill(commands::again::KillArgs),
@@ -554,6 +557,9 @@ pub enum DaemonCommand {
         /// How the kernel is asked: auto, uring, epoll or portable [default: the configured one]
         #[arg(long, value_name = "NAME")]
         backend: Option<BackendChoice>,
+        /// Serve metrics at this port of 127.0.0.1 [default: the configured address]
+        #[arg(long, value_name = "PORT")]
+        metrics_port: Option<u16>,
         /// Leave the terminal, and say `ready` on standard output
         #[arg(long, hide = true)]
         detach: bool,
@@ -565,6 +571,12 @@ pub enum DaemonCommand {
         /// Stay in the foreground, like `daemon run`
         #[arg(long)]
         foreground: bool,
+        /// Serve metrics at this port of 127.0.0.1 [default: the configured address]
+        #[arg(long, value_name = "PORT")]
+        metrics_port: Option<u16>,
+        /// Accepted for compatibility: a daemon that is needed and not there is started, always
+        #[arg(long, hide = true)]
+        supervised: bool,
     },
     /// Stop the daemon; sessions live on
     #[command(after_help = "Examples:

@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(all.len(), KEYS.len());
         assert!(all.values().all(|(_, origin)| *origin == Origin::Default), "{all:?}");
         for (key, value) in [
-            ("adapter", "none"),
+            ("adapter", "claude-code"),
             ("timeout", "3h"),
             ("grace", "10s"),
             ("leftovers", "kill"),

@@ -101,6 +101,8 @@ pub struct Options {
     pub home: Home,
     /// Beats the configured backend.
     pub backend: Option<BackendChoice>,
+    /// Beats the configured address of the metrics, on the loopback.
+    pub metrics_port: Option<u16>,
     /// Who is to hear how it goes.
     pub starter: Starter,
     /// What the journal is brought to.
@@ -235,9 +237,12 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     if let Some(old) = options.home.old_daemon() {
         return Err(DaemonError::OldDaemon(old));
     }
-    let config = Config::load(&options.home.config(), &environment())?;
+    let mut config = Config::load(&options.home.config(), &environment())?;
     if config.old_timeout {
         tracing::warn!("{}: {OLD_TIMEOUT}", options.home.config().display());
+    }
+    if let Some(port) = options.metrics_port {
+        config.metrics_addr = Some(format!("127.0.0.1:{port}"));
     }
     let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
     let nofile = sys::raise_nofile().before;

@@ -55,7 +55,14 @@ fn later_daemon(schema: u32) -> io::Result<ExitCode> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
     let home = Home::from_env().map_err(io::Error::other)?;
     let schema = (2..=schema).fold(Schema::default(), |schema, n| schema.then(storm::migration(n)));
-    match daemon::run(Options { home, backend: None, starter: Starter::Person, schema, journal: None }) {
+    match daemon::run(Options {
+        home,
+        backend: None,
+        metrics_port: None,
+        starter: Starter::Person,
+        schema,
+        journal: None,
+    }) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(io::Error::other(error)),
     }

@@ -1,5 +1,9 @@
 //! Whoever used the earlier tool of this name goes on as before.
 
+mod cli;
+mod connector;
+mod faults;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -35,7 +35,7 @@ fn without_file_and_daemon_the_defaults_are_shown_on_one_screen() {
         "{}/config.json (there is none: the defaults hold)\n\n\
          Key                   From     Value\n\
          --------------------  -------  --------------\n\
-         adapter               default  none\n\
+         adapter               default  claude-code\n\
          model                 default  none\n\
          cwd                   default  none\n\
          timeout               default  3h\n\

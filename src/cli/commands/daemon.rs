@@ -21,7 +21,7 @@ pub(super) async fn daemon(command: DaemonCommand) -> Result<u8, Failure> {
         DaemonCommand::Install { system, now } => say_all(&units::install(&scope(system), now)?),
         DaemonCommand::Uninstall { system } => say_all(&units::uninstall(&scope(system))?),
         DaemonCommand::Run { .. } => unreachable!("main runs the daemon itself"),
-        DaemonCommand::Start { .. } => start(&client).await,
+        DaemonCommand::Start { metrics_port, .. } => start(&client, metrics_port).await,
         DaemonCommand::Stop => {
             let said = match stop(&client).await? {
                 Stopped::Gone => "Daemon stopped\n",
@@ -57,12 +57,12 @@ fn say_all(lines: &[String]) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn start(client: &Client) -> Result<u8, Failure> {
+async fn start(client: &Client, metrics_port: Option<u16>) -> Result<u8, Failure> {
     if let Ok(health) = health(client).await {
         render::out(&format!("Daemon already running (PID {})\n", health["pid"]))?;
         return Ok(0);
     }
-    let pid = client.start().await.map_err(|why| Failure::new(1, why))?;
+    let pid = client.start(metrics_port).await.map_err(|why| Failure::new(1, why))?;
     render::out(&format!("Daemon started (PID {pid})\n"))?;
     Ok(0)
 }
@@ -140,8 +140,8 @@ async fn restart(client: &Client) -> Result<u8, Failure> {
             render::out(&format!("Daemon restarted (PID {pid})\n"))?;
             Ok(0)
         }
-        Ok(Stopped::Gone | Stopped::ByManager) => start(client).await,
-        Err(failure) if failure.code == 3 => start(client).await,
+        Ok(Stopped::Gone | Stopped::ByManager) => start(client, None).await,
+        Err(failure) if failure.code == 3 => start(client, None).await,
         Err(failure) => Err(failure),
     }
 }

@@ -212,7 +212,7 @@ fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
         repo: args.repo,
     };
     let prompt = assembly::assemble(&parts, named.as_deref().unwrap_or(&here))?;
-    if prompt.is_none() && command.is_empty() && adapter.as_ref().is_some_and(|name| name != "exec") {
+    if prompt.is_none() && command.is_empty() && adapter.as_ref().is_none_or(|name| name != "exec") {
         return Err(usage("Missing required option: -p, --prompt <text>".into()));
     }
     let (cwd, here) = match named {

@@ -14,10 +14,11 @@ use super::super::{Failure, render};
 use super::NO_BODY;
 
 #[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "Sessions are not launched there until `unlock`, save with --force. A session that works there goes on.
-The lock is kept over restarts; it is the directory's, by whatever path that is named."
-)]
+#[command(after_help = "Examples:
+  agentctl lock . --reason 'a release'  no session is launched here
+  agentctl lock ../app --by alice       in the name of somebody else
+
+Sessions are not launched there until `unlock`, save with --force. A session that works there goes on. The lock is kept over restarts; it is the directory's, by whatever path that is named.")]
 pub struct LockArgs {
     /// The directory
     #[arg(value_name = "DIR")]
@@ -34,6 +35,8 @@ pub struct LockArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  agentctl unlock .  sessions may be launched here again")]
 pub struct UnlockArgs {
     /// The directory
     #[arg(value_name = "DIR")]

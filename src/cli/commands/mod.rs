@@ -22,6 +22,7 @@ use hyper::{Method, Response};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use crate::limits;
 use crate::wire::api::{Extend, SessionView};
 use crate::wire::found::WARNING_HEADER;
 
@@ -85,7 +86,12 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
     if args.json {
         // As it came: a newer daemon may know more keys than we do.
         super::client::decode::<IgnoredAny>(&bytes)?;
-        render::out_bytes(false, &reindent(&bytes))?;
+        let pretty = reindent(&bytes);
+        if pretty.len() > limits::PRETTY_LIST_MAX {
+            render::out_bytes(false, &[&bytes[..], b"\n"].concat())?;
+        } else {
+            render::out_bytes(false, &pretty)?;
+        }
     } else {
         render::table(&super::client::decode::<Vec<Line<'_>>>(&bytes)?)?;
     }

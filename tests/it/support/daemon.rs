@@ -151,6 +151,11 @@ impl Daemon {
         self.env.push((key.into(), value.into()));
     }
 
+    /// One more argument of later starts.
+    pub(crate) fn argument(&mut self, word: &str) {
+        self.arguments.push(word.to_owned());
+    }
+
     /// SIGKILL, reaped.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("a running daemon");
@@ -160,6 +165,12 @@ impl Daemon {
             let lock = File::open(self.home().join("daemon.lock")).expect("a lock file");
             until("the daemon to be gone", || lock.try_lock_shared().ok());
         }
+    }
+
+    /// Another daemon than the one that was killed runs now: a command has started it.
+    pub(crate) fn is_anothers(&mut self) {
+        assert_eq!(self.run(["daemon", "stop"]).status.code(), Some(0));
+        self.start();
     }
 
     /// Waits until it has ended by itself.

@@ -15,4 +15,5 @@ pub(crate) mod schema;
 pub(crate) mod stage;
 pub(crate) mod tls;
 pub(crate) mod trace;
+pub(crate) mod transcript;
 pub(crate) mod wait;

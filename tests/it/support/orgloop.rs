@@ -1,5 +1,11 @@
-//! What OrgLoop's connectors make of a webhook, as measured by feeding them, and what they need to be right.
+//! What OrgLoop's connectors make of a webhook and of a listing, as measured by feeding them, and what they need to be
+//! right.
 
+use std::collections::BTreeMap;
+use std::process::Output;
+use std::time::Duration;
+
+use agentctl::wire::time::parse_rfc3339;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -56,4 +62,65 @@ fn the_hmac_is_that_of_rfc_4231() {
     let long = "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54";
     let key = [0xaa; 131];
     assert_eq!(hex_hmac(&key, b"Test Using Larger Than Block-Size Key - Hash Key First"), long);
+}
+
+/// The connector that polls `list --json`: what it remembers of sessions from one poll to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Poller(BTreeMap<String, String>);
+
+impl Poller {
+    /// Node's limit of what a child may print; the connector takes more for no sessions at all.
+    pub(crate) const OUTPUT_BYTES_MAX: usize = 1 << 20;
+    /// It kills a listing that takes longer, and takes that for no sessions, too.
+    pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// One poll: what it tells, as pairs of a session's id and a word.
+    #[track_caller]
+    pub(crate) fn poll(&mut self, output: &Output) -> Vec<(String, &'static str)> {
+        assert_eq!(output.status.code(), Some(0), "it takes this for no sessions: {output:?}");
+        assert!(output.stdout.len() <= Self::OUTPUT_BYTES_MAX, "{} bytes", output.stdout.len());
+        let found: Vec<Value> = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("it takes this for no sessions: {error}: {output:?}"));
+        let now: BTreeMap<String, String> = found.iter().map(understood).collect();
+        assert_eq!(now.len(), found.len(), "an id came twice");
+        let is_live = |status: &str| ["running", "idle"].contains(&status);
+        let ended = |status: &str| if status == "error" { "failed" } else { "stopped" };
+        let mut told = Vec::new();
+        for (id, status) in &now {
+            let word = match self.0.get(id) {
+                None if is_live(status) => "started",
+                None => ended(status),
+                Some(before) if before == status => continue,
+                Some(_) if is_live(status) => "active",
+                Some(_) => ended(status),
+            };
+            told.push((id.clone(), word));
+        }
+        let vanished = self.0.keys().filter(|id| !now.contains_key(*id));
+        told.extend(vanished.map(|id| (id.clone(), "stopped")));
+        self.0 = now;
+        told
+    }
+}
+
+/// Id and status of an element that is as it must be.
+#[track_caller]
+fn understood(session: &Value) -> (String, String) {
+    let text = |key: &str| session[key].as_str().unwrap_or_else(|| panic!("no {key}: {session}")).to_owned();
+    let optional = |key: &str, fine: fn(&Value) -> bool| {
+        let value = &session[key];
+        assert!(value.is_null() || fine(value), "{key}: {session}");
+    };
+    assert!(!text("id").is_empty() && !text("adapter").is_empty(), "{session}");
+    assert!(["running", "idle", "stopped", "error"].contains(&text("status").as_str()), "{session}");
+    assert!(parse_rfc3339(&text("startedAt")).is_some(), "{session}");
+    optional("stoppedAt", |value| value.as_str().is_some_and(|time| parse_rfc3339(time).is_some()));
+    for key in ["cwd", "spec", "model", "prompt", "group"] {
+        optional(key, Value::is_string);
+    }
+    optional("tokens", |tokens| tokens["in"].is_u64() && tokens["out"].is_u64());
+    optional("cost", Value::is_number);
+    optional("pid", Value::is_u64);
+    assert!(session["meta"].is_object(), "{session}");
+    (text("id"), text("status"))
 }
