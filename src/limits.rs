@@ -182,3 +182,7 @@ pub const GIT_BYTES_MAX: usize = 16 << 20;
 /// A listing that is longer is printed without blanks. OrgLoop's connector reads 1 MiB, and takes more for no sessions:
 /// that is room for 1,000 of them, with prompts.
 pub const PRETTY_LIST_MAX: usize = 512 << 10;
+/// Sessions of one group launch.
+pub const GROUP_SLOTS_MAX: usize = 100;
+/// A matrix file.
+pub const MATRIX_BYTES_MAX: usize = 1 << 20;

@@ -68,7 +68,8 @@ pub struct Rule {
 }
 
 /// What stands for something in an argument.
-const PLACEHOLDERS: [&str; 5] = ["{prompt}", "{model}", "{session_id}", "{name}", "{prompt_file}"];
+const PLACEHOLDERS: [&str; 6] =
+    ["{prompt}", "{model}", "{session_id}", "{name}", "{prompt_file}", "{thinking}"];
 
 impl Declared {
     /// Checks what no type can say; the error names the place and what is wrong there.
@@ -144,6 +145,11 @@ impl Declared {
         mentions(&self.args, "{model}")
     }
 
+    /// Whether the arguments say how much it is to think.
+    pub fn takes_thinking(&self) -> bool {
+        mentions(&self.args, "{thinking}")
+    }
+
     /// Whether the conversation is given our session's id.
     pub fn imposes_id(&self) -> bool {
         mentions(&self.args, "{session_id}")
@@ -201,7 +207,7 @@ fn check_word(place: &str, word: &str) -> Result<(), String> {
 }
 
 fn fill(list: &[Arg], ask: &Ask<'_>, session_id: Option<&str>) -> Vec<String> {
-    let values = [ask.prompt, ask.model, session_id, ask.title, Some(PROMPT_FILE)];
+    let values = [ask.prompt, ask.model, session_id, ask.title, Some(PROMPT_FILE), ask.thinking];
     let value = |word: &str| -> Option<String> {
         let mut filled = String::new();
         let mut rest = word;

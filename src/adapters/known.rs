@@ -183,9 +183,15 @@ impl Known {
     pub fn command(&self, ask: &Ask<'_>) -> Result<(String, Vec<String>), Unfit> {
         match self {
             Self::BuiltIn(adapter) => adapter.command(ask),
+            Self::Acp(adapter, _) if ask.thinking.is_some() => {
+                Err(Unfit::NoThinking(format!("{} over ACP", adapter.name)))
+            }
             Self::Acp(adapter, acp) => Adapter { argv: acp.argv, ..**adapter }.command(ask),
             Self::Declared(declared) if !ask.command.is_empty() => {
                 Err(Unfit::CommandRefused(declared.name.clone()))
+            }
+            Self::Declared(declared) if ask.thinking.is_some() && !declared.takes_thinking() => {
+                Err(Unfit::NoThinking(declared.name.clone()))
             }
             Self::Declared(declared) => {
                 check_prompt(&declared.name, self.prompt(), ask)?;

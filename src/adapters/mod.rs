@@ -29,6 +29,7 @@ mod qwen;
 mod readable;
 pub mod retired;
 mod stream;
+mod thinking;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -122,6 +123,8 @@ pub struct Ask<'a> {
     pub command: &'a [String],
     /// Leave the agent's own permission rules in force. Otherwise it is told not to ask, since nobody answers.
     pub safe: bool,
+    /// How much it is to think, in its own words; `None` leaves that to the agent.
+    pub thinking: Option<&'a str>,
 }
 
 /// Why an agent cannot be started like this. The texts are shown to the user as they stand.
@@ -139,6 +142,10 @@ pub enum Unfit {
     CannotResume(String),
     #[error("adapter {0} does not speak ACP: launch it without --acp")]
     NoAcp(String),
+    #[error("adapter {0} has no flag for thinking: leave --thinking out")]
+    NoThinking(String),
+    #[error("adapter {adapter} knows no thinking \"{level}\": it is {levels}")]
+    ThinkingLevel { adapter: String, level: String, levels: String },
     #[error("an argument holds a NUL byte, which no program can be given")]
     NulByte,
 }
@@ -153,7 +160,7 @@ impl Adapter {
             (Program::Named(_), [_, ..]) => return Err(Unfit::CommandRefused(self.name.to_owned())),
         };
         check_prompt(self.name, self.prompt, ask)?;
-        checked(program, (self.argv)(ask))
+        checked(program, thinking::with(self.name, ask.thinking, (self.argv)(ask))?)
     }
 
     /// The program and the arguments that go on with a conversation; [`Ask::prompt`] is what is said next.
@@ -162,7 +169,7 @@ impl Adapter {
             return Err(Unfit::CannotResume(self.name.to_owned()));
         };
         check_prompt(self.name, self.prompt, ask)?;
-        checked(program.to_owned(), resume(ask, native_id))
+        checked(program.to_owned(), thinking::with(self.name, ask.thinking, resume(ask, native_id))?)
     }
 }
 
@@ -311,6 +318,7 @@ mod tests {
                 session: Some("own-id"),
                 command: &command,
                 safe: false,
+                thinking: None,
             };
             let arguments = (adapter.argv)(&ask);
             assert!(!arguments.iter().any(|argument| argument.contains("SECRET")), "{}", adapter.name);

@@ -28,7 +28,7 @@ const COMMANDS: [(&str, &[&str]); 5] = [
 /// Flags of `launch` and `run` that `-h` leaves out.
 const FLAGS: [(&str, &[&str]); 6] = [
     ("What it is told", &["spec", "file", "max_file_size", "issue", "repo"]),
-    ("Where it works", &["worktree", "branch", "base_branch"]),
+    ("Where it works", &["worktree", "branch", "base_branch", "matrix"]),
     (
         "Limits",
         &[
@@ -43,7 +43,10 @@ const FLAGS: [(&str, &[&str]); 6] = [
             "stuck",
         ],
     ),
-    ("How it runs", &["force", "queue", "slot_adapter", "prompt_file", "env", "safe", "acp", "private"]),
+    (
+        "How it runs",
+        &["force", "queue", "slot_adapter", "thinking", "prompt_file", "env", "safe", "acp", "private"],
+    ),
     ("Who is told", &["notify", "callback_session", "callback_agent", "on_create", "on_complete"]),
     ("More", &["label"]),
 ];

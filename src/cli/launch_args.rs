@@ -52,6 +52,12 @@ pub struct LaunchArgs {
     pub base_branch: Option<String>,
     #[command(flatten)]
     pub slots: Slots,
+    /// How much the agent is to think, in its own word: low, high
+    #[arg(long, value_name = "LEVEL")]
+    pub thinking: Option<String>,
+    /// Launch a group, a session for each adapter and model that a YAML file lists
+    #[arg(long, value_name = "FILE")]
+    pub matrix: Option<std::path::PathBuf>,
     /// A name to select the session by
     #[arg(short, long)]
     pub name: Option<String>,

@@ -9,6 +9,7 @@ mod generate;
 mod help;
 mod launch_args;
 mod listing;
+mod matrix;
 mod render;
 mod slots;
 mod units;
@@ -292,8 +293,14 @@ pub struct StatusArgs {
 The exit code is the session's number, as with `run`; of several sessions the first that is not 0, in the order named. 124 when --timeout is over.")]
 pub struct WaitArgs {
     /// Ids, unique starts of them, or names
-    #[arg(required = true)]
+    #[arg(required_unless_present_any = ["group", "label"])]
     pub ids: Vec<String>,
+    /// All sessions of a group, ended ones too
+    #[arg(long, value_name = "GROUP", conflicts_with = "ids")]
+    pub group: Option<String>,
+    /// All sessions with a label, ended ones too
+    #[arg(long, value_name = "K[=V]", conflicts_with = "ids")]
+    pub label: Vec<String>,
     /// Return when the first of them has ended
     #[arg(long)]
     pub any: bool,

@@ -33,7 +33,7 @@ impl Args for Slots {
             .long("model")
             .value_name("MODEL")
             .action(ArgAction::Append)
-            .help("Model, in the agent's own spelling; of the --adapter before it");
+            .help("Model, in the agent's own spelling");
         command.arg(adapter).arg(model)
     }
 

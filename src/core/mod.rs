@@ -31,6 +31,7 @@ mod signalled;
 mod steps;
 pub mod supervisor;
 pub mod timers;
+mod together;
 pub mod trouble;
 pub mod vocab;
 pub mod worktree;
@@ -71,6 +72,8 @@ use vocab::{HostId, Mono, RunId, SessionId};
 pub enum Event {
     /// Somebody asks for something and waits for an answer.
     Request(ReplyTo, Request),
+    /// The same of several things at once, all of which is recorded in one step.
+    Together(Vec<(ReplyTo, Request)>),
     /// Somebody does not wait any more. What was asked for goes on.
     Abandoned(ReplyTo),
     /// Something was seen about a run.

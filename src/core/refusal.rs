@@ -57,6 +57,10 @@ pub enum Refusal {
     NotLocked(String),
     #[error("there are {0} locks by hand already, the most that are kept; release some first")]
     TooManyLocks(usize),
+    #[error(
+        "{asked} more sessions are more than the daemon may supervise ({live} run, {max} is its limit), so none was launched; stop some first, or raise sessions_max"
+    )]
+    NoRoom { asked: usize, live: usize, max: usize },
     #[error("no endpoint is named {0}; agentctl webhooks endpoints lists them")]
     NoEndpoint(String),
     #[error("No active fuse for directory: {0}")]

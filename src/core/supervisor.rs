@@ -139,6 +139,7 @@ impl Supervisor {
         self.compare_clocks(now);
         match event {
             Event::Request(to, request) => self.request(now, to, request, &mut out),
+            Event::Together(requests) => self.together(now, requests, &mut out),
             Event::Abandoned(to) => self.abandon(to),
             Event::Evidence(run, evidence) => self.evidence(now, run, evidence, &mut out),
             Event::Agent(run, said) => self.agent(now, run, &said, &mut out),
@@ -191,7 +192,7 @@ impl Supervisor {
         }
     }
 
-    fn request(&mut self, now: Now, to: ReplyTo, request: Request, out: &mut Step) {
+    pub(super) fn request(&mut self, now: Now, to: ReplyTo, request: Request, out: &mut Step) {
         match request {
             Request::Launch { session, host, origin, spec, key } => {
                 self.launch(now, to, session, host, origin, spec, key, out);

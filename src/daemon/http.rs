@@ -40,8 +40,8 @@ use crate::wire::route::{NoRoute, Route};
 use super::found::told::{self, Env, Question};
 use super::log_files::{self, Beginning, LogTail};
 use super::{
-    Daemon, adopted, again, doctor, follow, found, fuses, health, launch, locks, queue, reload, scrape,
-    stream, webhooks,
+    Daemon, adopted, again, doctor, follow, found, fuses, groups, health, launch, locks, queue, reload,
+    scrape, stream, webhooks,
 };
 
 /// A body of an answer: whole, or as it comes.
@@ -154,6 +154,7 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
         Route::List => Ok(found::list(daemon, &Query::of(&request)).await),
         Route::Adapters => Ok(json_answer(StatusCode::OK, &known_adapters(daemon))),
         Route::Launch => launch_session(daemon, request).await,
+        Route::LaunchGroup => groups::launch(daemon, request).await,
         Route::Prune => {
             let prune: Prune = read_json(daemon, request).await?.0;
             let older_than = prune.older_than_ms.map(Duration::from_millis);
@@ -295,6 +296,7 @@ pub(super) fn refused(refusal: &Refusal) -> Fault {
         Refusal::JournalFailing(_) => StatusCode::INSUFFICIENT_STORAGE,
         Refusal::Recovering
         | Refusal::TooMany(_)
+        | Refusal::NoRoom { .. }
         | Refusal::TooManyOf { .. }
         | Refusal::QueueFull(_)
         | Refusal::TooManyLocks(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -458,7 +460,7 @@ async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Inc
 }
 
 /// A launch, with what there is to know before a logout.
-fn advised(daemon: &Daemon, answer: Handled) -> Handled {
+pub(super) fn advised(daemon: &Daemon, answer: Handled) -> Handled {
     let mut answer = answer?;
     let advice = daemon.places.advice(crate::sys::clock::now().mono);
     found::warn(&mut answer, advice.as_slice());

@@ -94,6 +94,7 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         session: Some(&own_id),
         command: &ask.command,
         safe: ask.safe,
+        thinking: ask.thinking.as_deref(),
     };
     let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
     let (env, first_start) = environment(&adapter, id, ask.env.as_ref(), ask.safe, &cwd)?;
@@ -161,8 +162,13 @@ pub(crate) fn prepare_resume(
 ) -> Result<(Option<String>, Parcel), String> {
     let spec = &session.spec;
     let adapter = adapter(daemon, &spec.adapter, spec.acp)?;
-    let line =
-        Ask { prompt: Some(&ask.message), model: spec.model.as_deref(), safe: spec.safe, ..Ask::default() };
+    let line = Ask {
+        prompt: Some(&ask.message),
+        model: spec.model.as_deref(),
+        safe: spec.safe,
+        thinking: spec.thinking.as_deref(),
+        ..Ask::default()
+    };
     if ask.message.trim().is_empty() {
         return Err("the message to go on with is empty".into());
     }

@@ -14,6 +14,7 @@ mod exit_files;
 mod follow;
 mod found;
 mod fuses;
+mod groups;
 mod health;
 mod home;
 mod hooks;

@@ -10,6 +10,7 @@ pub mod events;
 pub mod found;
 pub mod fuses; // of directories
 pub mod git; // its list of worktrees
+pub mod groups;
 pub mod journald;
 pub mod locks;
 pub mod old_home; // the earlier agentctl's files

@@ -19,6 +19,7 @@ pub enum Route {
     Adapters,
     List,
     Launch,
+    LaunchGroup,
     Prune,
     Session(String),
     Adopt(String),
@@ -75,6 +76,7 @@ impl Route {
             | Self::Adapters
             | Self::List
             | Self::Launch
+            | Self::LaunchGroup
             | Self::Prune
             | Self::Adopt(_)
             | Self::Endpoints
@@ -107,6 +109,7 @@ impl Route {
             ("GET", ["v1", "adapters"]) => Ok(Self::Adapters),
             ("GET", ["v1", "sessions"]) => Ok(Self::List),
             ("POST", ["v1", "sessions"]) => Ok(Self::Launch),
+            ("POST", ["v1", "groups"]) => Ok(Self::LaunchGroup),
             ("POST", ["v1", "prune"]) => Ok(Self::Prune),
             ("GET", ["v1", "sessions", id]) => Ok(Self::Session((*id).into())),
             ("GET", ["v1", "sessions", id, "wait"]) => Ok(Self::Wait((*id).into())),

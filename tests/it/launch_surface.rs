@@ -38,7 +38,8 @@ impl Stage {
     /// What the agent was told, and its record.
     #[track_caller]
     fn told(&self, flags: &[&str]) -> (String, Value) {
-        let line = [&["launch", "echo", "--json"], flags].concat();
+        // The last one may not be gone to its last process.
+        let line = [&["launch", "echo", "--json", "--force"], flags].concat();
         let output = self.run(&line);
         let record: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
         let id = record["id"].as_str().expect("an id").to_owned();
@@ -169,7 +170,8 @@ fn the_configuration_fills_what_a_launch_leaves_out() {
         .config("cwd", work.to_str().expect("a text"))
         .start();
     let launched = |flags: &[&str]| -> Value {
-        let output = daemon.run_at(home.path(), &[&["launch", "--json", "-p", "x"], flags].concat());
+        let output =
+            daemon.run_at(home.path(), &[&["launch", "--json", "--force", "-p", "x"], flags].concat());
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
     };
     let told = |record: &Value| ["adapter", "model", "cwd"].map(|key| record[key].clone());
@@ -178,7 +180,7 @@ fn the_configuration_fills_what_a_launch_leaves_out() {
     let named = launched(&["-A", "echo", "-M", "m2", "--cwd", "."]);
     assert_eq!(told(&named), [json!("echo"), json!("m2"), json!(real)]);
     // `run` follows what happens here.
-    let output = daemon.run_at(home.path(), &["run", "--", "pwd"]);
+    let output = daemon.run_at(home.path(), &["run", "--force", "--", "pwd"]);
     assert_eq!(stdout(&output), format!("{}\n", real.display()));
 }
 

@@ -24,6 +24,7 @@ mod exit_files;
 mod found;
 mod fuses;
 mod golden;
+mod groups;
 mod help;
 mod hooks;
 mod identity;

@@ -17,11 +17,12 @@ fn stage() -> (Daemon, TempDir, Repo) {
     (Daemon::new(), dir, repo)
 }
 
-/// A launch of `sh -c script` in a worktree; its record.
+/// A launch of `sh -c script` in a worktree, although the last one there may not be gone to its last process; its record.
 #[track_caller]
 fn launched(daemon: &Daemon, repo: &Repo, flags: &[&str], script: &str) -> Value {
     let line =
-        [&["launch", "--json", "--worktree", repo.text()], flags, &["--", "sh", "-c", script]].concat();
+        [&["launch", "--json", "--force", "--worktree", repo.text()], flags, &["--", "sh", "-c", script]]
+            .concat();
     daemon.json(line)
 }
 
@@ -48,8 +49,17 @@ fn a_session_works_in_a_worktree_of_its_own() {
     assert_eq!(daemon.stdout(id), "kept");
     // From below the repository, and by a relative path, it is the same one.
     fs::create_dir(repo.path.join("sub")).expect("a directory");
-    let mut command =
-        daemon.command(["launch", "--json", "--worktree", ".", "--branch", "fix/it", "--", "true"]);
+    let mut command = daemon.command([
+        "launch",
+        "--force",
+        "--json",
+        "--worktree",
+        ".",
+        "--branch",
+        "fix/it",
+        "--",
+        "true",
+    ]);
     let output = command.current_dir(repo.path.join("sub")).output().expect("the command line runs");
     let record: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     assert_eq!(record["cwd"], json!(path));

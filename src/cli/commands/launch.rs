@@ -21,12 +21,15 @@ use super::super::client::{Client, RETRY_PAUSE, Unanswered, decode, encode, may_
 use super::super::render;
 use super::super::slots::Slot;
 use super::super::{Failure, LaunchArgs, ResumeArgs, RunArgs};
-use super::{logs, say_warnings, view, wait};
+use super::{groups, logs, say_warnings, view, wait};
 
 /// Everything under `run` and `wait` that is not the session's own end.
 const ITSELF: u8 = 125;
 
 pub(super) async fn launch(args: LaunchArgs) -> Result<u8, Failure> {
+    if groups::are_asked(&args) {
+        return groups::launch(args).await;
+    }
     let client = Client::find()?;
     let json = args.json;
     let record = send(&client, "/v1/sessions", &request(args, true)?).await?;
@@ -75,7 +78,7 @@ pub(super) fn told(record: Value, json: bool, done: &str, word: &str) -> Result<
 }
 
 /// What the daemon wants known of the directories around.
-fn warn(session: &SessionView) {
+pub(super) fn warn(session: &SessionView) {
     let warnings = session.meta.get("warnings").and_then(Value::as_array).into_iter().flatten();
     for warning in warnings.filter_map(Value::as_str) {
         render::say(&format!("agentctl: warning: {warning}"));
@@ -86,6 +89,10 @@ pub(super) async fn run(args: RunArgs) -> Result<u8, Failure> {
     let itself = |failure: Failure| Failure::new(ITSELF, failure.message);
     let client = Client::find().map_err(itself)?;
     let json = args.launch.json;
+    if groups::are_asked(&args.launch) {
+        let text = "run follows one session; for several use: agentctl launch, then agentctl wait --group";
+        return Err(Failure::new(2, text));
+    }
     let request = request(args.launch, false)?;
     let record = send(&client, "/v1/sessions", &request).await.map_err(itself)?;
     drop(request);
@@ -177,7 +184,7 @@ pub(super) async fn send<T: Serialize>(client: &Client, path: &str, request: &T)
 }
 
 /// What is asked of the daemon. `may_default`: a directory that is not named may be the configured one.
-fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
+pub(super) fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
     let usage = |message: String| Failure::new(2, message);
     let command: Vec<String> = args
         .command
@@ -259,7 +266,7 @@ fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Failure> {
         private: args.private,
         safe: args.safe,
         acp: args.acp,
-        thinking: None,
+        thinking: args.thinking,
         on_create: args.on_create,
         on_complete: args.on_complete,
         notify: args.notify,

@@ -8,6 +8,7 @@ mod daemon;
 mod doctor;
 mod events;
 pub(crate) mod fuses;
+mod groups;
 mod launch;
 pub(crate) mod locks;
 mod logs;

@@ -12,12 +12,16 @@ use crate::wire::api::SessionView;
 use super::super::client::{Client, Patience, decode, segment, whole};
 use super::super::render;
 use super::super::{Failure, WaitArgs};
-use super::view;
+use super::{NO_BODY, select, view};
 
 pub(super) async fn wait(args: WaitArgs) -> Result<u8, Failure> {
     let itself = |failure: Failure| Failure::new(125, failure.message);
     let client = Client::find().map_err(itself)?;
-    let waiting = all(&client, &args.ids, args.any);
+    let ids = match args.group.is_some() || !args.label.is_empty() {
+        true => selected(&client, args.group.as_deref(), &args.label).await.map_err(itself)?,
+        false => args.ids,
+    };
+    let waiting = all(&client, &ids, args.any);
     let ended = match args.timeout {
         None => waiting.await,
         Some(limit) => match timeout(limit, waiting).await {
@@ -35,6 +39,22 @@ pub(super) async fn wait(args: WaitArgs) -> Result<u8, Failure> {
     }
     let numbers = ended.iter().map(|session| session.exit_status.unwrap_or(125));
     Ok(numbers.into_iter().find(|number| *number != 0).unwrap_or(0))
+}
+
+/// The sessions of a group or with labels, in the order of their ids: that in which a group was launched.
+async fn selected(client: &Client, group: Option<&str>, labels: &[String]) -> Result<Vec<String>, Failure> {
+    let path = select::list_path(true, None, None, group, labels);
+    let sessions: Vec<SessionView> = client.json(Method::GET, &path, NO_BODY).await?;
+    let mut ids: Vec<_> = sessions.into_iter().map(|session| session.id).collect();
+    ids.sort_unstable();
+    if ids.is_empty() {
+        let what = group.map_or_else(
+            || format!("with the label {}", labels.join(" ")),
+            |group| format!("of the group {group}"),
+        );
+        return Err(Failure::new(125, format!("no session {what} is known; agentctl list -a shows all")));
+    }
+    Ok(ids)
 }
 
 /// The records in the order in which the sessions were named; of `any`, only the first that ended.
