@@ -54,9 +54,9 @@ struct RawConfig {
     retention_days: Option<f64>,
     disk_max: Option<String>,
     log_max: Option<String>,
-    sessions_max: Option<usize>,
+    max_sessions: Option<usize>,
     #[serde(default)]
-    adapter_sessions_max: BTreeMap<String, usize>,
+    adapter_max_sessions: BTreeMap<String, usize>,
     discover: Option<bool>,
     #[serde(default)]
     adapters: BTreeMap<String, adapters::RawAdapter>,
@@ -122,9 +122,9 @@ pub struct Config {
     pub disk_max_bytes: u64,
     /// What is kept of each log of a run; `None` = all of it.
     pub log_max_bytes: Option<u64>,
-    pub sessions_max: usize,
+    pub max_sessions: usize,
     /// Sessions of an adapter that run at once, where they are limited.
-    pub adapter_sessions_max: BTreeMap<String, usize>,
+    pub adapter_max_sessions: BTreeMap<String, usize>,
     /// Whether `list` looks for agents that were started outside.
     pub discover: bool,
     /// Agents that the user declares.
@@ -296,8 +296,8 @@ fn mean(
         retention,
         disk_max_bytes,
         log_max_bytes,
-        sessions_max: raw.sessions_max.unwrap_or(limits::SESSIONS_MAX),
-        adapter_sessions_max: raw.adapter_sessions_max,
+        max_sessions: raw.max_sessions.unwrap_or(limits::SESSIONS_MAX),
+        adapter_max_sessions: raw.adapter_max_sessions,
         discover: raw.discover.unwrap_or(true),
         adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
         old_timeout,

@@ -18,12 +18,12 @@ pub fn host(
     host: &HostLimits,
     systemd: &Systemd,
     found: &Scopes,
-    sessions_max: usize,
+    max_sessions: usize,
 ) -> Vec<Check> {
     let mut checks = kernel(features);
     checks.push(cgroups(&features.cgroup));
     checks.push(scopes(found));
-    checks.extend(room(host, sessions_max));
+    checks.extend(room(host, max_sessions));
     checks.push(service(systemd));
     checks.extend(testing_aid(&features.without));
     checks
@@ -119,8 +119,8 @@ fn scopes(found: &Scopes) -> Check {
 }
 
 /// The limits against the number of sessions that the configuration allows.
-fn room(host: &HostLimits, sessions_max: usize) -> Vec<Check> {
-    let wanted = u64::try_from(sessions_max).unwrap_or(u64::MAX);
+fn room(host: &HostLimits, max_sessions: usize) -> Vec<Check> {
+    let wanted = u64::try_from(max_sessions).unwrap_or(u64::MAX);
     let holds = |name: &'static str, bound: Option<Bound>, kept: u64, each: u64, raise: &str| match bound {
         None => Check::new(name, CheckState::Unknown, "the limit cannot be read"),
         Some(Bound::Unlimited) => Check::new(name, CheckState::Ok, "no limit"),
@@ -130,7 +130,7 @@ fn room(host: &HostLimits, sessions_max: usize) -> Vec<Check> {
             if sessions >= wanted {
                 Check::new(name, CheckState::Ok, found)
             } else {
-                Check::new(name, CheckState::Note, found).advise(format!("{raise}, or lower sessions_max"))
+                Check::new(name, CheckState::Note, found).advise(format!("{raise}, or lower max_sessions"))
             }
         }
     };
@@ -254,10 +254,10 @@ mod tests {
     fn states(
         features: &Features,
         host_limits: &HostLimits,
-        sessions_max: usize,
+        max_sessions: usize,
     ) -> Vec<(String, CheckState)> {
         let systemd = Systemd { booted: true, unit: Some(UNIT.into()) };
-        let checks = host(features, host_limits, &systemd, &made(), sessions_max);
+        let checks = host(features, host_limits, &systemd, &made(), max_sessions);
         checks.into_iter().map(|check| (check.name, check.state)).collect()
     }
 
@@ -266,10 +266,10 @@ mod tests {
     fn check(
         features: &Features,
         host_limits: &HostLimits,
-        sessions_max: usize,
+        max_sessions: usize,
         differ: &[(&str, CheckState)],
     ) {
-        let states = states(features, host_limits, sessions_max);
+        let states = states(features, host_limits, max_sessions);
         let found: Vec<_> = states.iter().filter(|(_, state)| *state != CheckState::Ok).collect();
         let found: Vec<_> = found.iter().map(|(name, state)| (name.as_str(), *state)).collect();
         assert_eq!(found, differ);

@@ -99,8 +99,8 @@ impl Core {
             endpoints: Vec::new(),
             retention: Duration::from_secs(7 * 86_400),
             disk_max_bytes: u64::MAX,
-            sessions_max: 100_000,
-            adapter_sessions_max: Default::default(),
+            max_sessions: 100_000,
+            adapter_max_sessions: Default::default(),
             host: host.clone(),
         };
         let mut core = Self { supervisor: Supervisor::new(settings), now: 0, host };

@@ -26,8 +26,8 @@ pub(super) const KEYS: [&str; 22] = [
     "retention_days",
     "disk_max",
     "log_max",
-    "sessions_max",
-    "adapter_sessions_max",
+    "max_sessions",
+    "adapter_max_sessions",
     "discover",
     "adapters",
 ];

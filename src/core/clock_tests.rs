@@ -33,8 +33,8 @@ fn running() -> Supervisor {
         }],
         retention: Duration::from_secs(7 * 24 * 3600),
         disk_max_bytes: u64::MAX,
-        sessions_max: 10,
-        adapter_sessions_max: Default::default(),
+        max_sessions: 10,
+        adapter_max_sessions: Default::default(),
         host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
     });
     let order = OrderTrace {

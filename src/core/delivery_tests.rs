@@ -55,8 +55,8 @@ impl World {
             endpoints,
             retention: Duration::from_secs(7 * DAY),
             disk_max_bytes: u64::MAX,
-            sessions_max: 100_000,
-            adapter_sessions_max: Default::default(),
+            max_sessions: 100_000,
+            adapter_max_sessions: Default::default(),
             host: host(),
         };
         let mut daemon = Supervisor::new(settings.clone());

@@ -290,8 +290,8 @@ mod tests {
             endpoints: Vec::new(),
             retention: Duration::from_secs(7 * 24 * 3600),
             disk_max_bytes: u64::MAX,
-            sessions_max: 2,
-            adapter_sessions_max: Default::default(),
+            max_sessions: 2,
+            adapter_max_sessions: Default::default(),
             host: host(),
         })
     }

@@ -1,4 +1,4 @@
-//! Launches that wait: for their directory, or for one of the places that `sessions_max` and `adapter_sessions_max` give.
+//! Launches that wait: for their directory, or for one of the places that `max_sessions` and `adapter_max_sessions` give.
 //!
 //! A queued run is a run that is recorded and not begun. Its place in the line is that of its record, so the order is the
 //! same after a restart, and nobody is ever forgotten. Who stands first in the line of a directory that is free is *ready*;
@@ -165,11 +165,11 @@ impl Supervisor {
 
     /// Why there is no place for one session more.
     pub(super) fn no_place(&self, adapter: &str) -> Option<Refusal> {
-        let most = self.settings.sessions_max;
+        let most = self.settings.max_sessions;
         if self.queue.placed.len() >= most {
             return Some(Refusal::TooMany(most));
         }
-        let most = *self.settings.adapter_sessions_max.get(adapter)?;
+        let most = *self.settings.adapter_max_sessions.get(adapter)?;
         let full = self.queue.of_adapter(adapter) >= most;
         full.then(|| Refusal::TooManyOf { adapter: adapter.to_owned(), most })
     }
@@ -332,7 +332,7 @@ impl Supervisor {
         }
         match self.no_place(&session.spec.adapter) {
             Some(Refusal::TooManyOf { most, .. }) => WaitsFor::PlaceOfAdapter(most),
-            Some(_) => WaitsFor::Place(self.settings.sessions_max),
+            Some(_) => WaitsFor::Place(self.settings.max_sessions),
             None => WaitsFor::Nothing,
         }
     }

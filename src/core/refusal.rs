@@ -34,7 +34,7 @@ pub enum Refusal {
     #[error("the daemon still reads its records; try again in a moment")]
     Recovering,
     #[error(
-        "the daemon already supervises {0} sessions, its limit; stop one first, wait with --queue, or raise sessions_max"
+        "the daemon already supervises {0} sessions, its limit; stop one first, wait with --queue, or raise max_sessions"
     )]
     TooMany(usize),
     #[error("Directory in use by session {}. Use --force to override.", .0.short())]
@@ -42,7 +42,7 @@ pub enum Refusal {
     #[error("Directory awaited by session {}, which is queued. Use --queue to wait behind it, or --force to override.", .0.short())]
     Awaited(SessionId),
     #[error(
-        "the daemon already supervises {most} sessions of {adapter}, their limit; stop one first, wait with --queue, or raise adapter_sessions_max"
+        "the daemon already supervises {most} sessions of {adapter}, their limit; stop one first, wait with --queue, or raise adapter_max_sessions"
     )]
     TooManyOf { adapter: String, most: usize },
     #[error("{0} launches are queued already, the most that are; try again when some have begun")]
@@ -58,7 +58,7 @@ pub enum Refusal {
     #[error("there are {0} locks by hand already, the most that are kept; release some first")]
     TooManyLocks(usize),
     #[error(
-        "{asked} more sessions are more than the daemon may supervise ({live} run, {max} is its limit), so none was launched; stop some first, or raise sessions_max"
+        "{asked} more sessions are more than the daemon may supervise ({live} run, {max} is its limit), so none was launched; stop some first, or raise max_sessions"
     )]
     NoRoom { asked: usize, live: usize, max: usize },
     #[error("no endpoint is named {0}; agentctl webhooks endpoints lists them")]

@@ -185,8 +185,8 @@ fn settings(boot: u64) -> Settings {
         }],
         retention: Duration::from_secs(7 * 24 * 3600),
         disk_max_bytes: u64::MAX,
-        sessions_max: 1000,
-        adapter_sessions_max: BTreeMap::from([("exec".to_owned(), locks::PLACES)]),
+        max_sessions: 1000,
+        adapter_max_sessions: BTreeMap::from([("exec".to_owned(), locks::PLACES)]),
         host: host(boot),
     }
 }

@@ -32,9 +32,9 @@ pub struct Settings {
     /// Files of ended sessions together, bytes; beyond it the oldest go first.
     pub disk_max_bytes: u64,
     /// Sessions supervised at once.
-    pub sessions_max: usize,
+    pub max_sessions: usize,
     /// Sessions of an adapter that run at once, where they are limited.
-    pub adapter_sessions_max: BTreeMap<String, usize>,
+    pub adapter_max_sessions: BTreeMap<String, usize>,
     /// Where hooks are started: this boot of this host.
     pub host: HostId,
 }

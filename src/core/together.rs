@@ -15,7 +15,7 @@ impl Supervisor {
             key.as_ref().is_none_or(|key| !self.keys.contains_key(&key.key))
         };
         let asked = requests.iter().filter(|(_, request)| is_new(request)).count();
-        let (live, max) = (self.live, self.settings.sessions_max);
+        let (live, max) = (self.live, self.settings.max_sessions);
         if asked > 0 && live + asked > max {
             for (to, _) in requests {
                 out.reply(to, Reply::Refused(Refusal::NoRoom { asked, live, max }));
@@ -43,14 +43,14 @@ mod tests {
 
     const NOW: Now = Now { wall: Wall(1_000_000), mono: Mono(1_000_000) };
 
-    fn supervisor(sessions_max: usize) -> Supervisor {
+    fn supervisor(max_sessions: usize) -> Supervisor {
         let host = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
         let mut core = Supervisor::new(Settings {
             endpoints: Vec::new(),
             retention: Duration::from_secs(1_000),
             disk_max_bytes: u64::MAX,
-            adapter_sessions_max: std::collections::BTreeMap::new(),
-            sessions_max,
+            adapter_max_sessions: std::collections::BTreeMap::new(),
+            max_sessions,
             host,
         });
         core.step(NOW, Event::Recovered);

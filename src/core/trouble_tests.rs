@@ -38,8 +38,8 @@ impl Stage {
             endpoints: Vec::new(),
             retention: Duration::from_secs(7 * 24 * 3600),
             disk_max_bytes: u64::MAX,
-            sessions_max: 10,
-            adapter_sessions_max: Default::default(),
+            max_sessions: 10,
+            adapter_max_sessions: Default::default(),
             host: host.clone(),
         });
         let mut stage = Self { supervisor, told: Vec::new(), samples: 0 };

@@ -34,7 +34,7 @@ pub(super) async fn answer(daemon: &Rc<Daemon>) -> Response<Answer> {
         &sys::host_limits::host_limits(),
         &sys::host_limits::systemd(),
         &sys::features::scopes(),
-        daemon.config.borrow().sessions_max,
+        daemon.config.borrow().max_sessions,
     ));
     checks.push(journal(daemon));
     checks.push(integrity(daemon.journal.reader()).await);

@@ -294,12 +294,13 @@ pub(super) fn refused(refusal: &Refusal) -> Fault {
         | Refusal::Stopping(_) => StatusCode::CONFLICT,
         Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::JournalFailing(_) => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Recovering
-        | Refusal::TooMany(_)
+        // Not 503, which says that the same may be asked again in a moment, as clients do.
+        Refusal::TooMany(_)
         | Refusal::NoRoom { .. }
         | Refusal::TooManyOf { .. }
         | Refusal::QueueFull(_)
-        | Refusal::TooManyLocks(_) => StatusCode::SERVICE_UNAVAILABLE,
+        | Refusal::TooManyLocks(_) => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::Recovering => StatusCode::SERVICE_UNAVAILABLE,
     };
     Fault::new(status, refusal.to_string())
 }

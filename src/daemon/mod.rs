@@ -667,8 +667,8 @@ fn settings(config: &Config, host: HostId) -> Settings {
         endpoints: config.webhooks.iter().map(endpoint).collect(),
         retention: config.retention,
         disk_max_bytes: config.disk_max_bytes,
-        sessions_max: config.sessions_max,
-        adapter_sessions_max: config.adapter_sessions_max.clone(),
+        max_sessions: config.max_sessions,
+        adapter_max_sessions: config.adapter_max_sessions.clone(),
         host,
     }
 }

@@ -189,11 +189,11 @@ pub(super) fn show(daemon: &Daemon, session: &Session, view: &mut SessionView) {
             (format!("session {} was queued before it for the directory", id.short()), other(id))
         }
         WaitsFor::Place(most) => {
-            (format!("{most} sessions run, the most that may (sessions_max)"), Value::Null)
+            (format!("{most} sessions run, the most that may (max_sessions)"), Value::Null)
         }
         WaitsFor::PlaceOfAdapter(most) => {
             let adapter = &session.spec.adapter;
-            let text = format!("{most} sessions of {adapter} run, the most that may (adapter_sessions_max)");
+            let text = format!("{most} sessions of {adapter} run, the most that may (adapter_max_sessions)");
             (text, Value::Null)
         }
         WaitsFor::Nothing => ("it is about to begin".to_owned(), Value::Null),

@@ -53,8 +53,8 @@ fn without_file_and_daemon_the_defaults_are_shown_on_one_screen() {
          retention_days        default  7 days\n\
          disk_max              default  5.0 GB\n\
          log_max               default  1.0 GB\n\
-         sessions_max          default  10000 sessions\n\
-         adapter_sessions_max  default  none\n\
+         max_sessions          default  10000 sessions\n\
+         adapter_max_sessions  default  none\n\
          discover              default  true\n\
          adapters              default  none\n",
         dir.path().display()
@@ -104,7 +104,7 @@ fn a_file_that_cannot_be_used_is_refused_with_its_place_and_the_key_that_was_mea
         ),
         ("{\n\"grace\": \"10s\",}", "broken at line 2, column 16"),
         ("{\n \"log_max\": \"5MB\"}", "at line 2, column 2: log_max: \"5MB\" is less than 64"),
-        ("{\"sessions_max\": \"many\"}", "broken at line 1, column 23: invalid type"),
+        ("{\"max_sessions\": \"many\"}", "broken at line 1, column 23: invalid type"),
     ];
     for (text, expected) in table {
         let file = dir.path().join("other.json");

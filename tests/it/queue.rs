@@ -165,25 +165,25 @@ fn nobody_overtakes_who_is_queued_and_a_lock_by_hand_is_waited_for_too() {
 
 #[test]
 fn limits_of_concurrency_queue_in_the_same_way() {
-    let daemon = Daemon::builder().config("adapter_sessions_max", json!({"exec": 1})).start();
+    let daemon = Daemon::builder().config("adapter_max_sessions", json!({"exec": 1})).start();
     let gate = daemon.gate("gate");
     let running = daemon.launch(&[], &gate.wait());
     let refused = daemon.run(["launch", "--", "true"]);
-    let why = "the daemon already supervises 1 sessions of exec, their limit; stop one first, wait with --queue, or raise adapter_sessions_max\n";
+    let why = "the daemon already supervises 1 sessions of exec, their limit; stop one first, wait with --queue, or raise adapter_max_sessions\n";
     assert_eq!((refused.status.code(), stderr(&refused).as_str()), (Some(1), why));
     let order = daemon.path("order");
     let ids: Vec<_> = (0..3)
         .map(|n| id_of(&daemon.queues(&daemon.fresh_dir(), &[], &format!("echo {n} >>{order}"))))
         .collect();
     let waits = daemon.status(&ids[2])["meta"]["queued"]["waitsFor"].clone();
-    assert_eq!(waits, json!("1 sessions of exec run, the most that may (adapter_sessions_max)"));
+    assert_eq!(waits, json!("1 sessions of exec run, the most that may (adapter_max_sessions)"));
     gate.open();
     daemon.ended(&running);
     for id in &ids {
         daemon.ended(id);
     }
     assert_eq!(fs::read_to_string(&order).expect("what they wrote"), "0\n1\n2\n");
-    assert!(stdout(&daemon.run(["config", "show"])).contains("adapter_sessions_max  file     exec 1"));
+    assert!(stdout(&daemon.run(["config", "show"])).contains("adapter_max_sessions  file     exec 1"));
 }
 
 #[test]
