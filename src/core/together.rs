@@ -3,6 +3,7 @@
 //! Each is carried out and answered by itself, in the one way that there is for a request of its kind. Refuses to begin
 //! launches of which only a part would find room.
 
+use super::locks::IfTaken;
 use super::refusal::Refusal;
 use super::supervisor::Supervisor;
 use super::vocab::Now;
@@ -11,8 +12,10 @@ use super::{Reply, ReplyTo, Request, Step};
 impl Supervisor {
     pub(super) fn together(&mut self, now: Now, requests: Vec<(ReplyTo, Request)>, out: &mut Step) {
         let is_new = |request: &Request| {
-            let Request::Launch { key, .. } = request else { return false };
-            key.as_ref().is_none_or(|key| !self.keys.contains_key(&key.key))
+            let Request::Launch { key, spec, .. } = request else { return false };
+            // One that may wait needs no room now.
+            spec.claim.if_taken != IfTaken::Queue
+                && key.as_ref().is_none_or(|key| !self.keys.contains_key(&key.key))
         };
         let asked = requests.iter().filter(|(_, request)| is_new(request)).count();
         let (live, max) = (self.live, self.settings.max_sessions);

@@ -356,7 +356,7 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             // Only a start of the daemon finds no parcel, and there reattach.rs decides.
             (None, None) => return,
         };
-        if let Err(why) = worktree(&daemon, id, &parcel).await {
+        if let Err(why) = worktrees::of_run(&daemon, id, &parcel).await {
             return withdraw(&daemon, id, why);
         }
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
@@ -372,21 +372,6 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             Err(why) => withdraw(&daemon, id, why),
         }
     });
-}
-
-/// The session's own directory, where it is to have one: of its first run, for later ones find it or do not.
-async fn worktree(daemon: &Rc<Daemon>, id: RunId, parcel: &Parcel) -> Result<(), String> {
-    let of = |daemon: &Daemon| {
-        let core = daemon.core.borrow();
-        core.session(id.session)
-            .map(|session| (session.spec.worktree.clone(), session.run.fuse.stop.is_some()))
-    };
-    let Some((Some(worktree), _)) = of(daemon).filter(|_| id.run == 1) else { return Ok(()) };
-    worktrees::ensure(daemon, worktree, &parcel.env, parcel.umask).await?;
-    match of(daemon) {
-        Some((_, true)) => Err("it was stopped before its worktree was ready".into()),
-        Some((_, false)) | None => Ok(()),
-    }
 }
 
 /// What a hidden session needs: its script is in its record.

@@ -14,12 +14,14 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
+use crate::core::vocab::RunId;
 use crate::core::worktree::Worktree;
 use crate::limits;
 use crate::sys::tool::{self, Ran, ToolError};
 use crate::wire::git::{self, GitWorktree, IN_THE_MAKING, REPOSITORY_VARS};
 
 use super::Daemon;
+use super::launch::Parcel;
 
 /// Sets the mask of what comes after it. What it runs is in its arguments: nothing of a user's is shell text.
 const WITH_UMASK: &str = r#"umask "$1" && shift && exec "$@""#;
@@ -72,13 +74,23 @@ fn common_dir(repo: &Path) -> PathBuf {
     common.map_or(dot_git, Path::to_owned)
 }
 
+/// The session's own directory, where it is to have one: of its first run, for later ones find it or do not.
+pub(super) async fn of_run(daemon: &Rc<Daemon>, id: RunId, parcel: &Parcel) -> Result<(), String> {
+    let of = |daemon: &Daemon| {
+        let core = daemon.core.borrow();
+        core.session(id.session)
+            .map(|session| (session.spec.worktree.clone(), session.run.fuse.stop.is_some()))
+    };
+    let Some((Some(worktree), _)) = of(daemon).filter(|_| id.run == 1) else { return Ok(()) };
+    ensure(daemon, worktree, &parcel.env, parcel.umask).await?;
+    match of(daemon) {
+        Some((_, true)) => Err("it was stopped before its worktree was ready".into()),
+        Some((_, false)) | None => Ok(()),
+    }
+}
+
 /// Sees to it that the worktree is there. `env` is the session's, as the shim takes it.
-pub(super) async fn ensure(
-    daemon: &Rc<Daemon>,
-    worktree: Worktree,
-    env: &[u8],
-    umask: u32,
-) -> Result<(), String> {
+async fn ensure(daemon: &Rc<Daemon>, worktree: Worktree, env: &[u8], umask: u32) -> Result<(), String> {
     let key = common_dir(Path::new(&worktree.repo));
     let turns = &daemon.worktrees;
     let turn = Arc::clone(turns.of_repository.borrow_mut().entry(key.clone()).or_default());
