@@ -41,7 +41,7 @@ pub struct LaunchArgs {
     /// Working directory [default: configured, or this one]
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<std::path::PathBuf>,
-    /// Work in a worktree of this repository, beside it: <REPO>-<BRANCH>; made, or used again
+    /// Work in a worktree of this repository, beside it: REPO-BRANCH; made, or used again
     #[arg(long, value_name = "REPO")]
     pub worktree: Option<std::path::PathBuf>,
     /// The worktree's branch; made where there is none
