@@ -158,7 +158,7 @@ impl Drop for Guest {
 fn launch_fleet(guest: &Guest) -> BTreeSet<String> {
     let script = format!(
         "for n in $(seq {FLEET}); do \
-         agentctl launch --json --name s$n --timeout 0 -- sh -c \"read _ <gate; exit $n\" || exit; done"
+         agentctl launch --force --json --name s$n --timeout 0 -- sh -c \"read _ <gate; exit $n\" || exit; done"
     );
     // Somebody holds the gate: a FIFO without a writer would be at its end.
     guest.root("mkfifo /home/dev1/gate; chown dev1: /home/dev1/gate; systemd-run -q sh -c 'exec sleep 10000 <>/home/dev1/gate'");
@@ -275,7 +275,7 @@ fn told_once(guest: &Guest, command: &str, what: &str) {
     let said = |script: &str| guest.root(&format!("runuser -u dev1 -- agentctl {script} 2>&1 >/dev/null"));
     let first = said(&format!("run -- {command}"));
     assert!(first.contains(what) && first.contains("sudo loginctl enable-linger dev1"), "{first}");
-    let second = said(&format!("launch -- {command}"));
+    let second = said(&format!("launch --force -- {command}"));
     assert_eq!(second, "", "it was said before");
 }
 
@@ -312,7 +312,7 @@ fn sessions_of_the_template_live_through_everything_that_happens_to_it() {
     assert!(status.contains("the last one failed: the user's manager refused: refused"), "{status}");
     torment(&guest, TEMPLATE, &fleet);
     // A stop empties the cgroup of a session, and takes it away.
-    let id = guest.json("launch --json -- sh -c 'setsid sleep 1000 & sleep 1000'")["id"]
+    let id = guest.json("launch --force --json -- sh -c 'setsid sleep 1000 & sleep 1000'")["id"]
         .as_str()
         .expect("an id")
         .to_owned();
@@ -323,7 +323,7 @@ fn sessions_of_the_template_live_through_everything_that_happens_to_it() {
     ends_right(&guest, &fleet);
     // It does not refuse any more, and takes processes of a system unit as well.
     guest.root("rm /usr/local/bin/busctl; systemctl restart agentctl@dev1.service");
-    let id = guest.json("launch --json -- sleep 1000")["id"].as_str().expect("an id").to_owned();
+    let id = guest.json("launch --force --json -- sleep 1000")["id"].as_str().expect("an id").to_owned();
     assert!(guest.scopes().contains(&format!("agentctl-{id}.1.scope")));
     guest.user(&format!("agentctl stop {id}"));
     until("the scope to be gone", || guest.scopes().is_empty().then_some(()));
@@ -360,7 +360,7 @@ fn units_are_installed_for_where_the_program_is_and_leave_sessions_alone_when_re
     assert!(!installed.contains("enable-linger"), "it lingers: {installed}");
     let program = format!("readlink /proc/{}/exe", guest.shows(USER, "MainPID"));
     assert_eq!(guest.root(&program).trim(), "/home/dev1/my tools/agentctl");
-    let id = guest.json("launch --json -- sleep 1000")["id"].as_str().expect("an id").to_owned();
+    let id = guest.json("launch --force --json -- sleep 1000")["id"].as_str().expect("an id").to_owned();
     // Stopped altogether, it is the manager that a command starts it with.
     guest.user("systemctl --user stop agentctl.socket agentctl.service");
     assert!(guest.running().contains(&id));
@@ -392,7 +392,7 @@ fn units_are_installed_for_where_the_program_is_and_leave_sessions_alone_when_re
 fn a_unit_takes_over_from_a_daemon_that_a_command_had_started() {
     let Some(guest) = Guest::boot("agentctl-takeover") else { return };
     // In one breath: what a command starts in a transient unit ends with that.
-    let script = "agentctl launch --json --name kept -- sleep 1000 >/dev/null; cat ~/.agentctl/daemon.lock; \
+    let script = "agentctl launch --force --json --name kept -- sleep 1000 >/dev/null; cat ~/.agentctl/daemon.lock; \
                   systemctl --user enable -q --now agentctl.socket agentctl.service; agentctl list --json";
     let said = guest.user(script);
     let (lock, listed) = said.split_once('[').expect("a lock file and a list");
@@ -431,7 +431,7 @@ fn each_session_is_a_scope_that_outlives_the_daemons_unit_and_ends_with_its_last
     assert_eq!(guest.shows(USER, "ActiveState"), "inactive");
     all_live(&guest, &fleet, "a stop of the unit and all in it");
     // A stop ends all that is in the scope, and with it the scope; the others' stay.
-    let id = guest.json("launch --json -- sh -c 'setsid sleep 1000 & sleep 1000'")["id"]
+    let id = guest.json("launch --force --json -- sh -c 'setsid sleep 1000 & sleep 1000'")["id"]
         .as_str()
         .expect("an id")
         .to_owned();
@@ -442,7 +442,7 @@ fn each_session_is_a_scope_that_outlives_the_daemons_unit_and_ends_with_its_last
     until("the scope to be gone", || (guest.scopes() == all).then_some(()));
     // A limit that the manager has no controller for is refused before anything is started.
     let refused =
-        guest.user("agentctl launch --memory-max 1G -- sleep 1000 2>&1; echo $?; agentctl list --json");
+        guest.user("agentctl launch --force --memory-max 1G -- sleep 1000 2>&1; echo $?; agentctl list --json");
     assert!(refused.contains("no controllers memory") && refused.contains("\n1\n"), "{refused}");
     assert_eq!(guest.running(), fleet);
     ends_right(&guest, &fleet);

@@ -47,7 +47,7 @@ fn the_template_is_kept_up() {
 
 /// One session lives on.
 fn is_kept_up(guest: &Guest, kind: Kind) {
-    let id = guest.json("launch --json --timeout 0 -- sleep 10000")["id"].clone();
+    let id = guest.json("launch --force --json --timeout 0 -- sleep 10000")["id"].clone();
     a_start_is_told_when_requests_are_answered(guest, kind);
     a_refused_configuration_fails_the_start(guest, kind);
     an_end_without_a_daemon_is_told(guest, kind);
@@ -106,7 +106,7 @@ fn a_refused_configuration_fails_the_start(guest: &Guest, kind: Kind) {
 
 fn an_end_without_a_daemon_is_told(guest: &Guest, kind: Kind) {
     guest.user(
-        "cd; mkfifo late; agentctl launch --json --name late -- sh -c 'read _ <late; exit 33' >/dev/null",
+        "cd; mkfifo late; agentctl launch --force --json --name late -- sh -c 'read _ <late; exit 33' >/dev/null",
     );
     guest.systemctl(kind, &format!("stop {}", kind.service));
     guest.user("cd; echo >late; rm late");
