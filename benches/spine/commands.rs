@@ -57,7 +57,7 @@ fn rate(name: &str, count: usize, took_ns: u64, least: f64, report: &mut Report)
 
 fn launch_command(daemon: &Daemon) -> Command {
     let mut command = daemon.command();
-    command.args(["launch", "exec", "--cwd", "/", "--"]).args(SLEEPER);
+    command.args(["launch", "exec", "--force", "--cwd", "/", "--"]).args(SLEEPER);
     command
 }
 

@@ -273,7 +273,7 @@ fn ends_right(guest: &Guest, fleet: &BTreeSet<String>) {
 #[track_caller]
 fn told_once(guest: &Guest, command: &str, what: &str) {
     let said = |script: &str| guest.root(&format!("runuser -u dev1 -- agentctl {script} 2>&1 >/dev/null"));
-    let first = said(&format!("run -- {command}"));
+    let first = said(&format!("run --force -- {command}"));
     assert!(first.contains(what) && first.contains("sudo loginctl enable-linger dev1"), "{first}");
     let second = said(&format!("launch --force -- {command}"));
     assert_eq!(second, "", "it was said before");
@@ -441,8 +441,8 @@ fn each_session_is_a_scope_that_outlives_the_daemons_unit_and_ends_with_its_last
     assert_eq!((&stopped["outcome"], &stopped["leftovers"]), (&json!("cancelled"), &json!(0)), "{stopped:#}");
     until("the scope to be gone", || (guest.scopes() == all).then_some(()));
     // A limit that the manager has no controller for is refused before anything is started.
-    let refused =
-        guest.user("agentctl launch --force --memory-max 1G -- sleep 1000 2>&1; echo $?; agentctl list --json");
+    let refused = guest
+        .user("agentctl launch --force --memory-max 1G -- sleep 1000 2>&1; echo $?; agentctl list --json");
     assert!(refused.contains("no controllers memory") && refused.contains("\n1\n"), "{refused}");
     assert_eq!(guest.running(), fleet);
     ends_right(&guest, &fleet);
