@@ -108,7 +108,7 @@ pub(crate) fn reading(extent: &Extent, report: &mut Report) -> Outcome<()> {
 
 /// A session that has ended, by `true`.
 pub(crate) fn run_one(daemon: &Daemon) -> Outcome<()> {
-    succeeded(daemon.command().args(["run", "exec", "--cwd", "/", "--", "true"]))?;
+    succeeded(daemon.command().args(["run", "exec", "--force", "--cwd", "/", "--", "true"]))?;
     let ended = daemon.client()?.get("/v1/sessions?all=1")?;
     let id = ended[0]["id"].as_str().ok_or("a session")?.to_owned();
     // Whatever is left of it: the word that nothing of its tree is.
