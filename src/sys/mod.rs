@@ -99,7 +99,8 @@ enum Running {
 /// News of a watched directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirNews {
-    /// A file of this name was renamed into the directory.
+    /// A file of this name was renamed into the directory, or written there. May be told again when the last who had
+    /// it open for writing closes it.
     Arrived(OsString),
     /// Names may have been missed: read the directory. Also the very first item, when the watch is in place.
     Rescan {

@@ -174,8 +174,12 @@ fn shims_killed_during_launches_under_a_daemon_leave_no_client_waiting_and_no_gh
         };
         let seen = clock::now().mono;
         while clock::now().mono.since(seen) < Duration::from_micros(u64::from(round) * 150) {}
-        // Gone already if the launch was over.
-        let _gone = ProcessRef::of_child(shim).and_then(|shim| shim.signal(9));
+        // Gone already if the launch was over. Its agent is then the daemon's child, and must not be the next round's
+        // "shim".
+        if let Ok(shim) = ProcessRef::of_child(shim) {
+            let _gone = shim.signal(9);
+            until("the shim's end", || (shim.has_ended() == Some(true)).then_some(()));
+        }
         until("the client's answer", || client.try_wait().expect("our own child"));
     }
     let list = daemon.json(["list", "-a", "--json"]);

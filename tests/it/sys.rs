@@ -216,9 +216,12 @@ fn watch(sys: &Sys, dir: &Path) -> UnboundedReceiver<DirNews> {
 }
 
 /// Publishes a file as the shim does: written elsewhere, renamed in.
+/// Written by another process: a copy of our descriptor in a child that another test has just forked would make the
+/// last close, which is told as well, come after the rename.
 fn publish(outside: &Path, dir: &Path, name: &str) {
     let temporary = outside.join(name);
-    fs::write(&temporary, "content").expect("written");
+    let written = Command::new("sh").args(["-c", "echo content >\"$0\""]).arg(&temporary).status();
+    assert!(written.expect("sh starts").success());
     fs::rename(&temporary, dir.join(name)).expect("renamed");
 }
 
