@@ -20,7 +20,7 @@ const EXAMPLES: &str = "Examples:";
 const COMMANDS: [(&str, &[&str]); 5] = [
     ("Commands", &["run", "launch", "list", "status", "logs", "wait", "stop", "resume", "doctor", "daemon"]),
     ("More of sessions", &["adopt", "rerun", "peek", "events", "extend", "kill", "prune"]),
-    ("Groups of launches", &["matrix", "groups", "diff", "worktree"]),
+    ("Worktrees", &["worktree"]),
     ("Directories", &["lock", "unlock", "locks", "fuse", "fuses"]),
     ("The program", &["adapters", "config", "webhooks", "completions", "help"]),
 ];
@@ -138,6 +138,10 @@ mod tests {
         for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
             let places = listed.iter().filter(|name| **name == sub.get_name()).count();
             assert_eq!(places, 1, "{} is in {places} groups of COMMANDS", sub.get_name());
+        }
+        for name in listed {
+            let there = command.find_subcommand(name).is_some_and(|sub| !sub.is_hide_set());
+            assert!(there, "{name} is listed in COMMANDS, and no command");
         }
         for name in ["launch", "run"] {
             let sub = command.find_subcommand(name).expect("a command");
