@@ -93,7 +93,7 @@ fn lay_out(mut rows: Vec<Vec<String>>) -> io::Result<()> {
 /// A table of any kind: as wide as it is on a terminal that can hold it, else the last column gives way.
 pub(crate) fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> io::Result<()> {
     let mut all = vec![header.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()];
-    all.extend(rows.map(|row| row.iter().map(|cell| one_line(cell)).collect()));
+    all.extend(rows);
     let last = header.len() - 1;
     let others: usize = (0..last).map(|at| widest(&all, at) + 2).sum();
     let allowed = width().saturating_sub(others).max(12);
@@ -104,21 +104,25 @@ pub(crate) fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) 
 }
 
 fn print_rows(rows: Vec<Vec<String>>) -> io::Result<()> {
+    out(&rows_text(rows))
+}
+
+/// A line each, whatever is in a cell.
+fn rows_text(rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| one_line(cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    let text: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    out(&text)
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 fn row(session: &Line<'_>, strangers: bool, grouped: bool, now: Wall) -> Vec<String> {
     let or_dash = |text: Option<&Cow<'_, str>>| {
-        text.filter(|text| !text.is_empty()).map_or("-".into(), |text| one_line(text))
+        text.filter(|text| !text.is_empty()).map_or("-".into(), |text| text.to_string())
     };
     let mut cells = vec![
         session.id.chars().take(8).collect(),
@@ -142,8 +146,12 @@ fn row(session: &Line<'_>, strangers: bool, grouped: bool, now: Wall) -> Vec<Str
     cells
 }
 
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    } else {
+        text.into()
+    }
 }
 
 /// The longest columns give way: first the prompt, then the directory, until the table fits.
@@ -232,7 +240,7 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
     } else if let Some(timeout) = &session.timeout_at {
         lines.push(("Deadline", timeout.clone()));
     }
-    lines.push(("Prompt", session.prompt.as_deref().map_or_else(dash, one_line).chars().take(60).collect()));
+    lines.push(("Prompt", session.prompt.as_deref().unwrap_or("-").chars().take(60).collect()));
     if let Some(tokens) = session.tokens {
         lines.push(("Tokens", format!("in: {}, out: {}", tokens.r#in, tokens.out)));
     }
@@ -266,7 +274,7 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
         lines.push(("Hook", format!("{kind}: {}{why}, {}", text("state"), text("logPath"))));
     }
     lines.push(("Log", session.log_path.clone().unwrap_or_else(dash)));
-    let text: String = lines.iter().map(|(key, value)| format!("{key:<10} {value}\n")).collect();
+    let text: String = lines.iter().map(|(key, value)| format!("{key:<10} {}\n", one_line(value))).collect();
     out(&text)
 }
 

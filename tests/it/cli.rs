@@ -52,6 +52,22 @@ fn the_table_shows_a_session_a_line() {
 }
 
 #[test]
+fn a_directory_with_a_line_break_in_its_name_takes_one_line() {
+    let daemon = Daemon::new();
+    let parent = TempDir::new().expect("a directory");
+    let dir = parent.path().join("a\nb\tc");
+    std::fs::create_dir(&dir).expect("a directory");
+    let dir = dir.to_str().expect("a text");
+    let launched = daemon.json(["launch", "--json", "--cwd", dir, "--", "sleep", "1000"]);
+    let id = launched["id"].as_str().expect("an id");
+    let table = stdout(&daemon.run(["list"]));
+    assert_eq!(table.lines().count(), 3, "{table}");
+    assert!(table.contains("a b c"), "{table}");
+    let details = stdout(&daemon.run(["status", id]));
+    assert!(details.lines().any(|line| line.starts_with("CWD") && line.ends_with("a b c")), "{details}");
+}
+
+#[test]
 fn a_piped_table_fits_80_columns() {
     let daemon = Daemon::new();
     let deep = daemon.path(&"deep/".repeat(20));
