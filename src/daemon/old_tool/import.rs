@@ -281,11 +281,11 @@ fn launch_dirs(home: &Home) -> Vec<(PathBuf, &'static str)> {
 
 /// Launches that the state may have lost: it was written a second late.
 fn launched_in(dir: &Path, adapter: &str) -> Vec<OldSession> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(limits::IMPORT_SESSIONS_MAX);
-    let files =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let paths = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    // Beside each are its log and more, which do not count.
+    let files = paths.filter(|path| path.extension().is_some_and(|end| end == "json"));
     let read = files.filter_map(|path| read(&path, limits::IMPORT_FILE_BYTES_MAX).ok());
-    read.filter_map(|bytes| old_home::launched(&bytes, adapter)).collect()
+    read.filter_map(|bytes| old_home::launched(&bytes, adapter)).take(limits::IMPORT_SESSIONS_MAX).collect()
 }
 
 fn merge(found: &mut BTreeMap<String, OldSession>, launched: OldSession) {
@@ -442,6 +442,20 @@ mod tests {
         assert!(!is_wrapper(&["sh".to_owned()], &id));
         assert_eq!(likeness(true, &old("opencode"), after(99)), Likeness::Same, "the name is proof enough");
         assert_eq!(likeness(false, &old("opencode"), after(99)), Likeness::Another);
+    }
+
+    #[test]
+    fn what_is_beside_launches_takes_no_place_of_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for n in 0..2 * limits::IMPORT_SESSIONS_MAX {
+            let name = if n % 2 == 0 { format!("{n}.log") } else { format!("{n}.json") };
+            fs::write(dir.path().join(name), "").expect("a file");
+        }
+        for n in 0..20 {
+            let launch = format!(r#"{{"sessionId":"s{n}"}}"#);
+            fs::write(dir.path().join(format!("s{n}.json")), launch).expect("a launch");
+        }
+        assert_eq!(launched_in(dir.path(), "codex").len(), 20);
     }
 
     #[test]
