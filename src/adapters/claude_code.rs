@@ -4,6 +4,8 @@
 //! Checked against 2.1.330 by running it. Exit codes lie here: SIGINT gives 0, and an API error is a `result` of subtype
 //! `success`; what counts is `is_error`. Qwen Code prints the same events and is read in `qwen.rs` with this parser.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use super::found;
@@ -49,14 +51,17 @@ fn resume(ask: &Ask<'_>, native_id: &str) -> Vec<String> {
 /// What makes Claude Code pay by API key, or elsewhere, instead of by the subscription that it is logged in to.
 const API_KEY: [&str; 3] = ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"];
 
+/// Where its settings and its conversations are.
+pub(super) fn config_dir(look: &EnvLook<'_>) -> PathBuf {
+    look.own_dir("CLAUDE_CONFIG_DIR", ".claude")
+}
+
 fn env(look: &EnvLook<'_>) -> EnvChange {
     let mut change = EnvChange::default();
     // A launch from inside another Claude Code is one of its own.
     change.unset.extend(["CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT"]);
-    let config = look.var("CLAUDE_CONFIG_DIR");
-    let config = config.map_or_else(|| look.home().join(".claude"), |config| look.cwd.join(config));
-    let logged_in =
-        look.var("CLAUDE_CODE_OAUTH_TOKEN").is_some() || (look.exists)(&config.join(".credentials.json"));
+    let credentials = config_dir(look).join(".credentials.json");
+    let logged_in = look.var("CLAUDE_CODE_OAUTH_TOKEN").is_some() || (look.exists)(&credentials);
     // A key that happens to be in the environment would silently be billed instead of the subscription.
     if logged_in && look.var("AGENTCTL_CLAUDE_USE_API_KEY").is_none_or(|value| value != "1") {
         change.unset.extend(API_KEY);
@@ -75,19 +80,24 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
     if kind == "result" {
         let usage = &event["usage"];
         if usage.is_object() {
-            let tokens = Tokens {
-                r#in: count(&usage["input_tokens"]),
-                out: count(&usage["output_tokens"]),
-                cache_read: count(&usage["cache_read_input_tokens"]),
-                cache_write: count(&usage["cache_creation_input_tokens"]),
-            };
-            events.push(AgentEvent::Total { span: Span::Run, tokens: Some(tokens), cost_usd: None });
+            let tokens = Some(tokens(usage));
+            events.push(AgentEvent::Total { span: Span::Run, tokens, cost_usd: None });
         }
         if let Some(cost) = dollars(&event["total_cost_usd"]) {
             events.push(AgentEvent::Total { span: Span::Conversation, tokens: None, cost_usd: Some(cost) });
         }
     }
     events
+}
+
+/// As its output and its transcripts have them.
+pub(super) fn tokens(usage: &Value) -> Tokens {
+    Tokens {
+        r#in: count(&usage["input_tokens"]),
+        out: count(&usage["output_tokens"]),
+        cache_read: count(&usage["cache_read_input_tokens"]),
+        cache_write: count(&usage["cache_creation_input_tokens"]),
+    }
 }
 
 /// Everything in an event but what was used.

@@ -88,8 +88,8 @@ fn parse(line: &[u8]) -> Vec<AgentEvent> {
     }
 }
 
-/// Its `input_tokens` include what came from the cache; `output_tokens` include reasoning.
-fn tokens(usage: &Value) -> Tokens {
+/// Its `input_tokens` include what came from the cache; `output_tokens` include reasoning. Rollouts have the same.
+pub(super) fn tokens(usage: &Value) -> Tokens {
     let cached = count(&usage["cached_input_tokens"]);
     Tokens {
         r#in: count(&usage["input_tokens"]).saturating_sub(cached),

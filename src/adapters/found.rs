@@ -123,7 +123,6 @@ pub struct Told {
     pub model: Option<String>,
     /// The first thing that the user said.
     pub prompt: Option<String>,
-    pub cost_usd: Option<f64>,
     /// The last messages of the assistant, oldest first.
     pub said: VecDeque<String>,
     /// The directory, as its SHA-256, where that is all that is told.
@@ -131,45 +130,54 @@ pub struct Told {
     /// Lines that were understood.
     pub understood: usize,
     last_said: Option<String>,
-    counted: Counted,
-}
-
-/// Tokens as stores count them.
-#[derive(Clone, Debug, Default)]
-enum Counted {
-    #[default]
-    Nothing,
-    /// Message by message; a message that is repeated counts once.
-    Messages(HashMap<String, Tokens>),
-    /// So far, in all.
-    Total(Tokens),
+    /// What each message used, by its id: one that is repeated counts once.
+    messages: HashMap<String, (Tokens, Option<f64>)>,
+    /// What was used so far in all, where the store counts that itself.
+    total: Option<Tokens>,
+    total_usd: Option<f64>,
+    has_gap: bool,
 }
 
 impl Told {
-    /// The tokens of the conversation. `whole`: whether all of it was read; a sum of a part would be a lie.
-    pub fn tokens(&self, whole: bool) -> Option<Tokens> {
-        match &self.counted {
-            Counted::Messages(messages) if whole => {
-                Some(messages.values().fold(Tokens::default(), |sum, tokens| sum.plus(*tokens)))
-            }
-            Counted::Messages(_) | Counted::Nothing => None,
-            Counted::Total(tokens) => Some(*tokens),
-        }
+    /// The tokens of the conversation; a sum of a part would be a lie.
+    pub fn tokens(&self) -> Option<Tokens> {
+        let sum = || self.messages.values().fold(Tokens::default(), |sum, (tokens, _)| sum.plus(*tokens));
+        self.total.or_else(|| self.is_all_told().then(sum))
     }
 
-    fn message(&mut self, id: &str, tokens: Tokens) {
-        match &mut self.counted {
-            Counted::Messages(messages) => {
-                messages.insert(id.to_owned(), tokens);
-            }
-            Counted::Nothing | Counted::Total(_) => {
-                self.counted = Counted::Messages(HashMap::from([(id.to_owned(), tokens)]));
-            }
-        }
+    /// What it cost, in dollars: in the same way.
+    pub fn cost_usd(&self) -> Option<f64> {
+        let sum = || self.messages.values().try_fold(0.0, |sum, (_, cost)| Some(sum + (*cost)?));
+        self.total_usd.or_else(|| if self.is_all_told() { sum() } else { None })
     }
 
-    fn total(&mut self, tokens: Tokens) {
-        self.counted = Counted::Total(tokens);
+    fn is_all_told(&self) -> bool {
+        !self.has_gap && !self.messages.is_empty()
+    }
+
+    /// Here something was not read. What was used in all only a later total knows, and what was said before are not the last
+    /// messages.
+    pub fn gap(&mut self) {
+        self.has_gap = true;
+        (self.total, self.total_usd) = (None, None);
+        self.said.clear();
+        self.last_said = None;
+    }
+
+    /// What a message used. One without an id is no other's repetition.
+    fn message(&mut self, id: &serde_json::Value, tokens: Tokens, cost_usd: Option<f64>) {
+        let id = id.as_str().map_or_else(|| format!("#{}", self.messages.len()), str::to_owned);
+        self.messages.insert(id, (tokens, cost_usd));
+    }
+
+    /// Whose conversation it is. The first line that tells it counts: what was taken over from others comes later.
+    fn held(&mut self, id: &serde_json::Value, cwd: &serde_json::Value) {
+        if self.native_id.is_none() {
+            self.native_id = id.as_str().and_then(fit);
+        }
+        if self.cwd.is_none() {
+            self.cwd = cwd.as_str().map(str::to_owned);
+        }
     }
 
     /// The user's first words. What agents put into the user's mouth begins with a tag.
@@ -178,6 +186,12 @@ impl Told {
         if self.prompt.is_none() {
             self.prompt = text.map(str::to_owned);
         }
+    }
+
+    /// The same, of a message that is a text or blocks of which some are.
+    fn asked_in(&mut self, content: &serde_json::Value) {
+        let block = content.as_array().into_iter().flatten().find(|block| block["type"] == "text");
+        self.asked(content.as_str().or_else(|| block?["text"].as_str()));
     }
 
     /// A message of the assistant.
@@ -189,10 +203,11 @@ impl Told {
     }
 
     /// The same, of one that may be told again.
-    fn say_once(&mut self, id: &str, text: Option<String>) {
-        if self.last_said.as_deref() != Some(id) {
+    fn say_once(&mut self, id: &serde_json::Value, text: Option<String>) {
+        let id = id.as_str();
+        if id.is_none() || self.last_said.as_deref() != id {
             self.say(text);
-            self.last_said = Some(id.to_owned());
+            self.last_said = id.map(str::to_owned);
         }
     }
 
@@ -293,6 +308,11 @@ pub(super) fn id_of_session(arguments: &[String]) -> Option<String> {
     uuid::Uuid::try_parse(id).ok().and_then(|_| fit(id))
 }
 
+/// The working directory as the name of a file, as Claude Code and Qwen Code write it.
+fn slug(look: &EnvLook<'_>) -> String {
+    look.cwd.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
 fn no_open_file(_: &Path) -> Option<&str> {
     None
 }
@@ -375,12 +395,30 @@ mod tests {
     fn a_sum_of_a_part_is_no_sum() {
         let tokens = |out| Tokens { out, ..Tokens::default() };
         let mut told = Told::default();
-        assert_eq!(told.tokens(true), None);
-        told.message("a", tokens(1));
-        told.message("a", tokens(2));
-        told.message("b", tokens(3));
-        assert_eq!((told.tokens(true), told.tokens(false)), (Some(tokens(5)), None));
-        told.total(tokens(9));
-        assert_eq!(told.tokens(false), Some(tokens(9)));
+        assert_eq!((told.tokens(), told.cost_usd()), (None, None));
+        told.message(&"a".into(), tokens(1), Some(0.5));
+        told.message(&"a".into(), tokens(2), Some(0.25));
+        told.message(&"b".into(), tokens(3), Some(0.25));
+        assert_eq!((told.tokens(), told.cost_usd()), (Some(tokens(5)), Some(0.5)));
+        // Those without an id are as many as there are.
+        told.message(&serde_json::Value::Null, tokens(1), Some(0.0));
+        told.message(&serde_json::Value::Null, tokens(1), None);
+        assert_eq!((told.tokens(), told.cost_usd()), (Some(tokens(7)), None), "one does not tell its cost");
+        told.gap();
+        told.message(&"c".into(), tokens(4), Some(1.0));
+        assert_eq!((told.tokens(), told.cost_usd()), (None, None));
+    }
+
+    #[test]
+    fn a_total_is_that_of_the_end() {
+        let tokens = |out| Tokens { out, ..Tokens::default() };
+        let mut told = Told { total: Some(tokens(9)), total_usd: Some(0.5), ..Told::default() };
+        told.say_once(&"a".into(), Some("early".to_owned()));
+        assert_eq!((told.tokens(), told.cost_usd()), (Some(tokens(9)), Some(0.5)));
+        told.gap();
+        assert_eq!((told.tokens(), told.cost_usd()), (None, None), "there may have been another since");
+        told.say_once(&"a".into(), Some("late".to_owned()));
+        told.total = Some(tokens(12));
+        assert_eq!((told.tokens(), told.said.as_slices().0), (Some(tokens(12)), &["late".to_owned()][..]));
     }
 }

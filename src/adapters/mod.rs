@@ -219,6 +219,11 @@ impl EnvLook<'_> {
         self.var("HOME").map_or_else(|| self.passwd_home.to_owned(), PathBuf::from)
     }
 
+    /// The directory that a variable names, else the one of this name in the home directory.
+    fn own_dir(&self, variable: &str, in_home: &str) -> PathBuf {
+        self.var(variable).map_or_else(|| self.home().join(in_home), |own| self.cwd.join(own))
+    }
+
     /// `$XDG_DATA_HOME`, else `~/.local/share`. A relative one counts from the working directory, against the
     /// XDG specification, because that is what the agents do with it.
     pub fn data_home(&self) -> PathBuf {

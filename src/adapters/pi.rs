@@ -68,13 +68,18 @@ pub(super) fn parse(line: &[u8]) -> Vec<AgentEvent> {
     }
 }
 
-fn used(usage: &Value) -> Option<AgentEvent> {
-    let tokens = Tokens {
+/// As its output and its sessions have them.
+pub(super) fn tokens(usage: &Value) -> Tokens {
+    Tokens {
         r#in: count(&usage["input"]),
         out: count(&usage["output"]),
         cache_read: count(&usage["cacheRead"]),
         cache_write: count(&usage["cacheWrite"]),
-    };
+    }
+}
+
+fn used(usage: &Value) -> Option<AgentEvent> {
+    let tokens = tokens(usage);
     let cost_usd = dollars(&usage["cost"]["total"]).unwrap_or(0.0);
     // An answer that failed used nothing.
     (tokens != Tokens::default() || cost_usd > 0.0).then_some(AgentEvent::Used { tokens, cost_usd })

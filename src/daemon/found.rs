@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hyper::header::HeaderValue;
@@ -139,8 +139,8 @@ async fn run(daemon: &Rc<Daemon>) -> Seen {
 }
 
 /// A panic elsewhere leaves what was found as good as it was.
-fn locked(progress: &Mutex<scan::Progress>) -> std::sync::MutexGuard<'_, scan::Progress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a look has to know of us.

@@ -231,6 +231,27 @@ fn what_two_could_be_is_guessed_for_neither() {
 }
 
 #[test]
+fn what_could_not_be_read_might_be_its_so_that_no_other_is_guessed() {
+    let outside = Outside::new();
+    let begun = json!({"type": "session", "id": "01a2-ee", "cwd": outside.cwd}).to_string();
+    let other = outside.home.join(outside.pi_session("01a2-ff"));
+    let as_a_pipe: fn(&Path) = |at| mknodat(CWD, at, FileType::Fifo, 0o600.into(), 0).expect("a fifo");
+    let as_a_loop: fn(&Path) = |at| symlink(at, at).expect("a link to itself");
+    let as_no_words: fn(&Path) = |at| fs::write(at, "{\"ty\n").expect("a file");
+    for put in [as_a_pipe, as_a_loop, as_no_words] {
+        let pi = outside.start("pi", &[], "", "");
+        outside.store(&outside.pi_session("01a2-ee"), &begun);
+        put(&other);
+        let (records, warnings) = outside.list();
+        assert!(warnings.contains("01a2-ff"), "{warnings}");
+        let record = records.iter().find(|record| record["pid"] == pi.pid()).expect("it is listed");
+        tells(record, &json!({"nativeId": null}));
+        fs::remove_file(&other).expect("a file");
+        tells(&outside.shown(&pi), &json!({"nativeId": "01a2-ee"}));
+    }
+}
+
+#[test]
 fn a_note_of_an_earlier_process_is_nobodys() {
     let outside = Outside::new();
     let agent = outside.start("claude", &[], "", "");
@@ -359,7 +380,11 @@ fn a_store_that_is_broken_locked_huge_or_mute_costs_a_warning_and_nothing_else()
     fs::remove_file(&db).expect("a file");
     let locked = outside.opencode_db();
     locked.execute_batch("PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE").expect("a lock");
+    // What an earlier version kept in files is not taken for what the database may hold.
+    let earlier = json!({"id": "ses_earlier", "directory": outside.cwd, "projectID": "global"}).to_string();
+    let earlier = outside.store(".local/share/opencode/storage/session/global/ses_earlier.json", &earlier);
     says("locked", &db);
+    fs::remove_file(earlier).expect("a session");
     drop(locked);
     fs::remove_file(&db).expect("a file");
 

@@ -121,6 +121,11 @@ fn gemini_qwen_and_the_older_opencode_are_told_from_their_stores() {
     let (_, warnings) = outside.list();
     assert!(warnings.contains("msg_4.json"), "{warnings}");
     outside.tells(&opencode, &json!({"tokens": null, "cost": null, "prompt": "fix it"}));
+    // Nor is what was not read nothing.
+    let messages = outside.home.join(".local/share/opencode/storage/message/ses_elsewhere");
+    std::fs::remove_dir_all(&messages).expect("messages");
+    std::os::unix::fs::symlink(&messages, &messages).expect("a link to itself");
+    outside.tells(&named, &json!({"nativeId": "ses_elsewhere", "tokens": null, "cost": null}));
 }
 
 #[test]

@@ -1,42 +1,30 @@
 //! Claude Code's registry of living processes, `~/.claude/sessions/<pid>.json`, and its transcripts,
 //! `~/.claude/projects/<directory>/<id>.jsonl`. As seen with 2.1.330.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 
-use super::super::json::{count, dollars, texts, typed};
+use super::super::claude_code::{config_dir, tokens};
+use super::super::json::{dollars, texts, typed};
 use super::{
-    Anywhere, EnvLook, Files, Found, Registered, Registry, Search, Store, Told, fit, id_of_session,
-    no_open_file,
+    Anywhere, Files, Found, Registered, Registry, Search, Store, Told, fit, id_of_session, no_open_file, slug,
 };
-use crate::core::agent::Tokens;
 
 pub(in crate::adapters) const CLAUDE_CODE: Found = Found {
     packages: &["@anthropic-ai/claude-code"],
     id_in: id_of_session,
     store: Some(Store::Files(Files {
         registry: Some(Registry {
-            file: |look, pid| config(look).join("sessions").join(format!("{pid}.json")),
+            file: |look, pid| config_dir(look).join("sessions").join(format!("{pid}.json")),
             read: registered,
         }),
-        dirs: |look, _: &Search<'_>| vec![config(look).join("projects").join(slug(look))],
-        anywhere_in: Some(Anywhere { projects: |look| config(look).join("projects"), below: "" }),
+        dirs: |look, _: &Search<'_>| vec![config_dir(look).join("projects").join(slug(look))],
+        anywhere_in: Some(Anywhere { projects: |look| config_dir(look).join("projects"), below: "" }),
         id_of: |name| name.strip_suffix(".jsonl"),
         id_is_cut: false,
         id_of_open: no_open_file,
         read,
     })),
 };
-
-fn config(look: &EnvLook<'_>) -> PathBuf {
-    look.var("CLAUDE_CONFIG_DIR").map_or_else(|| look.home().join(".claude"), |own| look.cwd.join(own))
-}
-
-fn slug(look: &EnvLook<'_>) -> String {
-    let cwd = look.cwd.to_string_lossy();
-    cwd.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
-}
 
 fn registered(bytes: &[u8]) -> Option<Registered> {
     let told: Value = serde_json::from_slice(bytes).ok()?;
@@ -50,44 +38,30 @@ fn registered(bytes: &[u8]) -> Option<Registered> {
 fn read(line: &[u8], told: &mut Told) {
     let Some((kind, event)) = typed(line) else { return };
     told.understood += 1;
-    if told.native_id.is_none() {
-        told.native_id = event["sessionId"].as_str().and_then(fit);
-    }
-    if told.cwd.is_none() {
-        told.cwd = event["cwd"].as_str().map(str::to_owned);
-    }
+    told.held(&event["sessionId"], &event["cwd"]);
     let message = &event["message"];
     match kind.as_str() {
         "user" if event["isSidechain"] != true && event["isMeta"] != true => {
-            let block = message["content"].as_array().into_iter().flatten().find(|it| it["type"] == "text");
-            told.asked(message["content"].as_str().or_else(|| block?["text"].as_str()));
+            told.asked_in(&message["content"]);
         }
         "assistant" => {
             if event["isSidechain"] != true {
                 told.said_by(&message["model"]);
                 told.say(texts(&message["content"]));
             }
-            if let Some(id) = message["id"].as_str() {
-                told.message(id, tokens(&message["usage"]));
+            if message["id"].is_string() {
+                told.message(&message["id"], tokens(&message["usage"]), None);
             }
         }
-        "cost-state" => told.cost_usd = dollars(&event["totalCostUSD"]).or(told.cost_usd),
+        "cost-state" => told.total_usd = dollars(&event["totalCostUSD"]).or(told.total_usd),
         _ => {}
-    }
-}
-
-fn tokens(usage: &Value) -> Tokens {
-    Tokens {
-        r#in: count(&usage["input_tokens"]),
-        out: count(&usage["output_tokens"]),
-        cache_read: count(&usage["cache_read_input_tokens"]),
-        cache_write: count(&usage["cache_creation_input_tokens"]),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::agent::Tokens;
 
     #[test]
     fn the_registry_names_the_conversation_and_the_process() {
@@ -116,7 +90,7 @@ mod tests {
         assert_eq!((told.native_id.as_deref(), told.cwd.as_deref()), (Some("s1"), Some("/w")));
         assert_eq!((told.prompt.as_deref(), told.model.as_deref()), (Some("fix it"), Some("opus")));
         let expected = Tokens { r#in: 3, out: 5, cache_read: 7, cache_write: 0 };
-        assert_eq!((told.tokens(true), told.cost_usd), (Some(expected), Some(0.5)));
+        assert_eq!((told.tokens(), told.cost_usd()), (Some(expected), Some(0.5)));
         assert_eq!(told.said, ["on it"]);
         assert_eq!(told.understood, lines.len() - 1);
     }

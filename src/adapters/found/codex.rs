@@ -8,10 +8,10 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use uuid::Uuid;
 
-use super::super::json::{count, typed, words};
+use super::super::codex::tokens;
+use super::super::json::typed;
 use super::super::stream::message_text;
 use super::{EnvLook, Files, Found, Search, Store, Told, fit};
-use crate::core::agent::Tokens;
 use crate::core::vocab::Wall;
 
 pub(in crate::adapters) const CODEX: Found = Found {
@@ -28,7 +28,7 @@ pub(in crate::adapters) const CODEX: Found = Found {
     })),
 };
 
-/// The most days of rollouts that are looked through.
+/// The most days of rollouts that are looked through. Of a process that is older none is: it could have begun on any.
 const DAYS_MAX: usize = 10;
 
 /// `codex resume ID`, `codex exec resume [flags] ID [prompt]`.
@@ -56,8 +56,7 @@ fn id_of_open(path: &Path) -> Option<&str> {
 
 /// A day each, by the local time of its beginning. The id holds that time, so that also an old one is found.
 fn dirs(look: &EnvLook<'_>, search: &Search<'_>) -> Vec<PathBuf> {
-    let home = look.var("CODEX_HOME").map_or_else(|| look.home().join(".codex"), |own| look.cwd.join(own));
-    let sessions = home.join("sessions");
+    let sessions = look.own_dir("CODEX_HOME", ".codex").join("sessions");
     let (from, to) = match search.native_id.and_then(begun) {
         Some(at) => (day(at), day(at)),
         None => (day(search.started), day(search.now)),
@@ -66,7 +65,10 @@ fn dirs(look: &EnvLook<'_>, search: &Search<'_>) -> Vec<PathBuf> {
     // The local day can be the one before or after.
     let mut days = Vec::new();
     let mut at = to.saturating_add(1.day());
-    while at >= from.saturating_sub(1.day()) && days.len() < DAYS_MAX {
+    while at >= from.saturating_sub(1.day()) {
+        if days.len() == DAYS_MAX {
+            return Vec::new();
+        }
         days.push(sessions.join(format!("{:04}/{:02}/{:02}", at.year(), at.month(), at.day())));
         at = at.saturating_sub(1.day());
     }
@@ -89,10 +91,7 @@ fn read(line: &[u8], told: &mut Told) {
     told.understood += 1;
     let payload = &event["payload"];
     match kind.as_str() {
-        "session_meta" => {
-            told.native_id = payload["id"].as_str().and_then(fit).or(told.native_id.take());
-            told.cwd = words(&payload["cwd"]).or(told.cwd.take());
-        }
+        "session_meta" => told.held(&payload["id"], &payload["cwd"]),
         "turn_context" => told.said_by(&payload["model"]),
         "response_item" if payload["type"] == "message" && payload["role"] == "user" => {
             let content = payload["content"].as_array();
@@ -107,13 +106,7 @@ fn read(line: &[u8], told: &mut Told) {
         "event_msg" if payload["type"] == "token_count" => {
             let total = &payload["info"]["total_token_usage"];
             if total.is_object() {
-                let cached = count(&total["cached_input_tokens"]);
-                told.total(Tokens {
-                    r#in: count(&total["input_tokens"]).saturating_sub(cached),
-                    out: count(&total["output_tokens"]),
-                    cache_read: cached,
-                    cache_write: count(&total["cache_write_input_tokens"]),
-                });
+                told.total = Some(tokens(total));
             }
         }
         _ => {}
@@ -123,6 +116,7 @@ fn read(line: &[u8], told: &mut Told) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::agent::Tokens;
 
     const ID: &str = "01a20287-ab6b-7fa1-8031-1521fdc9368c";
 
@@ -157,7 +151,8 @@ mod tests {
         let named = |day: &str| PathBuf::from(format!("/h/.codex/sessions/{day}"));
         assert_eq!(days(Some(ID), 0, 1), ["2026/11/23", "2026/11/22", "2026/11/21"].map(named));
         assert_eq!(days(None, 30, 31), ["1970/02/02", "1970/02/01", "1970/01/31", "1970/01/30"].map(named));
-        assert_eq!(days(None, 0, 20_000).len(), DAYS_MAX);
+        assert_eq!(days(None, 0, 7).len(), DAYS_MAX);
+        assert_eq!(days(None, 0, 20_000), [""; 0].map(named));
     }
 
     #[test]
@@ -178,6 +173,6 @@ mod tests {
         assert_eq!((told.prompt.as_deref(), told.model.as_deref()), (Some("fix it"), Some("gpt-5")));
         assert_eq!(told.said, ["on it"]);
         let expected = Tokens { r#in: 6, out: 5, cache_read: 4, cache_write: 0 };
-        assert_eq!(told.tokens(false), Some(expected), "totals need no whole file");
+        assert_eq!(told.tokens(), Some(expected), "the last total");
     }
 }

@@ -4,9 +4,9 @@
 
 use std::path::PathBuf;
 
-use super::super::json::{count, typed, words};
+use super::super::json::{count, typed};
 use super::super::stream::message_text;
-use super::{Anywhere, EnvLook, Files, Found, Search, Store, Told, fit, id_of_session, no_open_file};
+use super::{Anywhere, EnvLook, Files, Found, Search, Store, Told, id_of_session, no_open_file};
 use crate::core::agent::Tokens;
 use serde_json::Value;
 
@@ -41,7 +41,7 @@ fn read(line: &[u8], told: &mut Told) {
     if let Some(hash) = event["projectHash"].as_str() {
         told.understood += 1;
         told.cwd_sha256 = Some(hash.to_owned());
-        told.native_id = event["sessionId"].as_str().and_then(fit).or(told.native_id.take());
+        told.held(&event["sessionId"], &Value::Null);
     }
     // What was said before a chat was gone on with comes again in one piece.
     for message_again in event["$set"]["messages"].as_array().into_iter().flatten() {
@@ -58,11 +58,11 @@ fn message(kind: &str, event: &Value, told: &mut Told) {
             told.asked(event["content"].as_str());
         }
         "gemini" => {
-            told.model = words(&event["model"]).or(told.model.take());
-            let id = event["id"].as_str().unwrap_or_default();
+            told.said_by(&event["model"]);
+            let id = &event["id"];
             told.say_once(id, event["content"].as_str().and_then(message_text));
             if event["tokens"].is_object() {
-                told.message(id, tokens(&event["tokens"]));
+                told.message(id, tokens(&event["tokens"]), None);
             }
         }
         _ => {}
@@ -103,7 +103,7 @@ mod tests {
             (Some("f4fa"), vec!["on it"])
         );
         let expected = Tokens { r#in: 900, out: 57, cache_read: 100, cache_write: 0 };
-        assert_eq!(told.tokens(true), Some(expected), "told twice, used once");
+        assert_eq!(told.tokens(), Some(expected), "told twice, used once");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::super::json::{count, dollars, texts, typed, words};
+use super::super::json::{dollars, texts, typed};
+use super::super::pi::tokens;
 use super::{Anywhere, EnvLook, Files, Found, Search, Store, Told, fit, no_open_file, option};
-use crate::core::agent::Tokens;
 
 pub(in crate::adapters) const PI: Found = Found {
     packages: &["@earendil-works/pi-coding-agent", "@mariozechner/pi-coding-agent"],
@@ -21,8 +21,7 @@ pub(in crate::adapters) const PI: Found = Found {
 };
 
 fn sessions(look: &EnvLook<'_>) -> PathBuf {
-    let own = look.var("PI_CODING_AGENT_DIR");
-    own.map_or_else(|| look.home().join(".pi/agent"), |own| look.cwd.join(own)).join("sessions")
+    look.own_dir("PI_CODING_AGENT_DIR", ".pi/agent").join("sessions")
 }
 
 fn slug(look: &EnvLook<'_>) -> String {
@@ -35,28 +34,16 @@ fn read(line: &[u8], told: &mut Told) {
     told.understood += 1;
     let message = &event["message"];
     match kind.as_str() {
-        "session" => {
-            told.native_id = event["id"].as_str().and_then(fit).or(told.native_id.take());
-            told.cwd = words(&event["cwd"]).or(told.cwd.take());
-        }
+        "session" => told.held(&event["id"], &event["cwd"]),
         "model_change" => told.said_by(&event["modelId"]),
-        "message" if message["role"] == "user" => {
-            let block = message["content"].as_array().into_iter().flatten().find(|it| it["type"] == "text");
-            told.asked(message["content"].as_str().or_else(|| block?["text"].as_str()));
-        }
+        "message" if message["role"] == "user" => told.asked_in(&message["content"]),
         "message" if message["role"] == "assistant" => {
             told.said_by(&message["model"]);
-            told.say(texts(&message["content"]));
+            told.say_once(&event["id"], texts(&message["content"]));
             let usage = &message["usage"];
-            let tokens = Tokens {
-                r#in: count(&usage["input"]),
-                out: count(&usage["output"]),
-                cache_read: count(&usage["cacheRead"]),
-                cache_write: count(&usage["cacheWrite"]),
-            };
-            told.message(event["id"].as_str().unwrap_or_default(), tokens);
-            if let Some(cost) = dollars(&usage["cost"]["total"]) {
-                told.cost_usd = Some(told.cost_usd.unwrap_or(0.0) + cost);
+            // An answer that failed used nothing.
+            if usage.is_object() {
+                told.message(&event["id"], tokens(usage), dollars(&usage["cost"]["total"]));
             }
         }
         _ => {}
@@ -66,6 +53,7 @@ fn read(line: &[u8], told: &mut Told) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::agent::Tokens;
 
     #[test]
     fn a_session_tells_prompt_model_tokens_and_cost() {
@@ -73,6 +61,7 @@ mod tests {
             r#"{"type":"session","version":3,"id":"01a2-bb","cwd":"/w"}"#,
             r#"{"type":"model_change","id":"b","provider":"fake","modelId":"fake-1"}"#,
             r#"{"type":"message","id":"c","message":{"role":"user","content":[{"type":"text","text":"fix it"}]}}"#,
+            r#"{"type":"message","id":"d","message":{"role":"assistant","model":"fake-2","content":[{"type":"text","text":"on it"}],"usage":{"input":9,"output":5,"cacheRead":1,"cost":{"total":0.25}}}}"#,
             r#"{"type":"message","id":"d","message":{"role":"assistant","model":"fake-2","content":[{"type":"text","text":"on it"}],"usage":{"input":9,"output":5,"cacheRead":1,"cost":{"total":0.25}}}}"#,
             r#"{"type":"message","id":"e","message":{"role":"assistant","model":"fake-2","usage":{"input":9,"output":5,"cacheRead":1,"cost":{"total":0.25}}}}"#,
         ];
@@ -82,6 +71,6 @@ mod tests {
         assert_eq!((told.prompt.as_deref(), told.model.as_deref()), (Some("fix it"), Some("fake-2")));
         assert_eq!(told.said, ["on it"]);
         let expected = Tokens { r#in: 18, out: 10, cache_read: 2, cache_write: 0 };
-        assert_eq!((told.tokens(true), told.cost_usd), (Some(expected), Some(0.5)));
+        assert_eq!((told.tokens(), told.cost_usd()), (Some(expected), Some(0.5)), "told twice, used once");
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::super::json::{count, typed, words};
+use super::super::json::{count, typed};
 use super::super::stream::message_text;
-use super::{Anywhere, EnvLook, Files, Found, Search, Store, Told, fit, id_of_session, no_open_file};
+use super::{Anywhere, EnvLook, Files, Found, Search, Store, Told, id_of_session, no_open_file, slug};
 use crate::core::agent::Tokens;
 
 pub(in crate::adapters) const QWEN: Found = Found {
@@ -22,23 +22,14 @@ pub(in crate::adapters) const QWEN: Found = Found {
 };
 
 fn projects(look: &EnvLook<'_>) -> PathBuf {
-    let own = look.var("QWEN_RUNTIME_DIR").or_else(|| look.var("QWEN_HOME"));
-    own.map_or_else(|| look.home().join(".qwen"), |own| look.cwd.join(own)).join("projects")
-}
-
-fn slug(look: &EnvLook<'_>) -> String {
-    look.cwd.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+    let own = if look.var("QWEN_RUNTIME_DIR").is_some() { "QWEN_RUNTIME_DIR" } else { "QWEN_HOME" };
+    look.own_dir(own, ".qwen").join("projects")
 }
 
 fn read(line: &[u8], told: &mut Told) {
     let Some((kind, event)) = typed(line) else { return };
     told.understood += 1;
-    if told.native_id.is_none() {
-        told.native_id = event["sessionId"].as_str().and_then(fit);
-    }
-    if told.cwd.is_none() {
-        told.cwd = words(&event["cwd"]);
-    }
+    told.held(&event["sessionId"], &event["cwd"]);
     let parts = || event["message"]["parts"].as_array().into_iter().flatten();
     match kind.as_str() {
         "user" => parts().for_each(|part| told.asked(part["text"].as_str())),
@@ -58,7 +49,7 @@ fn read(line: &[u8], told: &mut Told) {
                 cache_read: cached,
                 cache_write: 0,
             };
-            told.message(event["uuid"].as_str().unwrap_or_default(), tokens);
+            told.message(&event["uuid"], tokens, None);
         }
         _ => {}
     }
@@ -82,6 +73,6 @@ mod tests {
         assert_eq!((told.prompt.as_deref(), told.model.as_deref()), (Some("fix it"), Some("m")));
         assert_eq!(told.said, ["on it"]);
         let expected = Tokens { r#in: 900, out: 50, cache_read: 100, cache_write: 0 };
-        assert_eq!(told.tokens(true), Some(expected));
+        assert_eq!(told.tokens(), Some(expected));
     }
 }

@@ -3,7 +3,6 @@
 //! Owns a few questions in SQL. Waits for nobody longer than a moment; a database that is locked, broken or of another
 //! shape is said to be that.
 
-use std::io;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
@@ -16,7 +15,7 @@ use crate::core::vocab::Mono;
 use crate::limits;
 use crate::sys::clock;
 
-use super::files::{open_regular, unread};
+use super::files::{Unread, open_regular, there, unread};
 use super::scan::{Conversation, Look, Whose};
 
 /// How many steps SQLite makes between two looks at the time.
@@ -25,31 +24,24 @@ const OPS_BETWEEN_LOOKS: i32 = 1_000;
 const COLUMNS: &str =
     "id, model, cost, tokens_input, tokens_output, tokens_reasoning, tokens_cache_read, tokens_cache_write";
 
-/// The conversation of an agent: the one of this id; or the only one of its directory that can be its.
+/// The conversation of an agent: the one of this id; or the only one of its directory that can be its. None where there
+/// is no database.
 pub(super) fn conversation(
     look: &Look,
     whose: &Whose<'_>,
     path: &Path,
     id: Option<&str>,
     is_free: &dyn Fn(&str) -> bool,
-) -> Option<Conversation> {
+) -> Result<Option<Conversation>, Unread> {
     look.doing(path.display());
     // A pipe in its place would never answer.
-    match open_regular(path) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            unread(look, whose, path, &error);
-            return None;
-        }
+    if there(look, whose, path, open_regular(path))?.is_none() {
+        return Ok(None);
     }
-    match asked(look, whose, path, id, is_free) {
-        Ok(conversation) => conversation,
-        Err(error) => {
-            unread(look, whose, path, &error);
-            None
-        }
-    }
+    asked(look, whose, path, id, is_free).map_err(|error| {
+        unread(look, whose, path, &error);
+        Unread
+    })
 }
 
 fn asked(
@@ -76,15 +68,15 @@ fn asked(
                  ORDER BY time_updated DESC LIMIT ?3"
             );
             let since = whose.started.0 / 1_000 - 1_000;
-            let most = i64::try_from(limits::STORE_CANDIDATES_MAX).unwrap_or(i64::MAX);
+            // One more than are looked at: of more than those none is guessed either.
+            let most = i64::try_from(limits::STORE_CANDIDATES_MAX + 1).unwrap_or(i64::MAX);
             let mut asked = db.prepare(&question)?;
             let rows = asked.query_map(params![whose.cwd, since, most], row)?;
-            let mut free = Vec::new();
-            for conversation in rows {
-                free.extend(Some(conversation?).filter(|found| is_free(&found.native_id)));
-            }
+            let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let all = rows.len() <= limits::STORE_CANDIDATES_MAX;
+            let mut free = rows.into_iter().filter(|found| is_free(&found.native_id));
             // Of several none is guessed.
-            if free.len() == 1 { free.pop() } else { None }
+            free.next().filter(|_| all && free.next().is_none())
         }
     };
     let Some(mut found) = found else { return Ok(None) };

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::adapters::found::{self, Store};
@@ -152,8 +152,8 @@ impl Job {
 /// Looks once.
 pub(super) fn scan(job: &Job) {
     job.look.doing("/proc");
-    let agents = match processes(job) {
-        Ok(agents) => agents,
+    let (agents, all) = match processes(job) {
+        Ok(found) => found,
         Err(error) => {
             job.look.warn(format!("agents started outside are not listed: read /proc: {error}"));
             return;
@@ -174,7 +174,7 @@ pub(super) fn scan(job: &Job) {
             return;
         }
         let agent = &agents[at];
-        let alone = names[at].id.is_some() || is_alone(job, &agents, &names, at);
+        let alone = names[at].id.is_some() || (all && is_alone(job, &agents, &names, at));
         let conversation = conversation(job, agent, names[at].id.as_deref(), alone, &claimed, &mut budget);
         if let Some(conversation) = &conversation {
             names[at].id = Some(conversation.native_id.clone());
@@ -199,19 +199,21 @@ struct Name {
     idle: bool,
 }
 
-/// All agents that are ours to see and not part of a session; a wrapper and what it wraps are one.
-fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
+/// The agents that are ours to see and not part of a session, and whether these are all; a wrapper and what it wraps are
+/// one.
+fn processes(job: &Job) -> std::io::Result<(Vec<Agent>, bool)> {
     let mut ancestry = Ancestry::default();
-    let mut agents: Vec<Agent> = Vec::new();
+    let (mut agents, mut all) = (Vec::<Agent>::new(), true);
     let mut crowd = Crowd::open()?;
     let mut numbers = crowd.numbers()?;
     numbers.sort_unstable_by_key(|numbered| numbered.pid);
-    let known_of_kernel = std::mem::take(&mut *job.of_kernel.lock().unwrap_or_else(PoisonError::into_inner));
+    let known_of_kernel = std::mem::take(&mut *locked(&job.of_kernel));
     let mut of_kernel = HashSet::new();
     for numbered in numbers {
         let pid = numbered.pid;
         if job.look.is_late() {
             late(job);
+            all = false;
             break;
         }
         if job.held.contains(&pid) {
@@ -241,6 +243,7 @@ fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
         }
         if agents.len() == limits::FOUND_MAX {
             job.look.warn(format!("more than {} agents run; the rest is not listed", limits::FOUND_MAX));
+            all = false;
             break;
         }
         agents.push(Agent {
@@ -262,8 +265,8 @@ fn processes(job: &Job) -> std::io::Result<Vec<Agent>> {
             line: vec![Arc::new(shown)],
         });
     }
-    *job.of_kernel.lock().unwrap_or_else(PoisonError::into_inner) = of_kernel;
-    Ok(unwrap(agents, &mut ancestry))
+    *locked(&job.of_kernel) = of_kernel;
+    Ok((unwrap(agents, &mut ancestry), all))
 }
 
 /// A wrapper starts what it wraps with its own arguments, as its direct child.
@@ -355,7 +358,11 @@ pub(super) fn in_store(
         Store::Files(files) => files::conversation(look, whose, files, id, is_free, budget),
         Store::Opencode(store) => {
             let database = look.env(whose, store.database);
-            let told = database.and_then(|path| opencode::conversation(look, whose, &path, id, is_free));
+            let told = match database {
+                // A database that does not answer may hold what is looked for, and what the files say is older.
+                Some(path) => opencode::conversation(look, whose, &path, id, is_free).ok()?,
+                None => None,
+            };
             // A version that has the database has taken over what was in the files.
             told.or_else(|| opencode_files::conversation(look, whose, store, id, is_free, budget))
         }
