@@ -1,5 +1,6 @@
 //! The command line, with a long history and with many at once; how soon a daemon answers that has much to read.
 
+use std::fs;
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, wait_until};
 use crate::exits::{Leader, wait_for_end};
 use crate::history::History;
 use crate::launches::{self, AT_ONCE, SLEEPER, at_once, raw_spawns, timed};
@@ -178,6 +179,9 @@ fn waiting(daemon: &Daemon, count: usize, report: &mut Report) -> Outcome<()> {
 fn first_byte(daemon: &Daemon, count: usize, report: &mut Report) -> Outcome<()> {
     let record = daemon.client()?.launch(&["/bin/sh", "-c", "echo hi; exec sleep 100000"])?;
     let id = record["id"].as_str().ok_or("an id")?;
+    // Whoever reads before there is anything to read waits for the next look at the log.
+    let log = daemon.home().join(format!("sessions/{id}/stdout.log"));
+    wait_until("the log has something", || fs::metadata(&log).is_ok_and(|log| log.len() > 0))?;
     let mut took = Vec::new();
     for _ in 0..count {
         let begun = mono_ns();

@@ -15,9 +15,10 @@ use agentctl::core::{Event, ReplyTo, Request, Settings, Supervisor};
 use agentctl::sys::ProcessRef;
 use uuid::Uuid;
 
-use crate::daemon::{Client, Daemon};
+use crate::daemon::Daemon;
 use crate::exits::Watch;
 use crate::launches::{SLEEPER, at_once};
+use crate::others::Sleepers;
 use crate::proc;
 use crate::report::Report;
 use crate::{Extent, Outcome};
@@ -27,6 +28,8 @@ const FEW: usize = 10;
 const MANY: usize = 200;
 /// The core alone is cheap enough for more.
 const MANY_IN_CORE: usize = 5_000;
+/// Processes that are nobody's of ours.
+const OTHERS: usize = 300;
 /// Of each kind, so that what comes now and then is spread.
 const ROUNDS: usize = 20;
 
@@ -41,7 +44,7 @@ struct Counted {
 }
 
 pub(crate) fn measure(_extent: &Extent, report: &mut Report) -> Outcome<()> {
-    let mut counted = vec![allocations()];
+    let mut counted = vec![allocations()?];
     let mut daemon = Daemon::start("normal")?;
     let few = Counts::of(&mut daemon, FEW)?;
     let many = Counts::of(&mut daemon, MANY)?;
@@ -61,7 +64,7 @@ pub(crate) fn measure(_extent: &Extent, report: &mut Report) -> Outcome<()> {
 }
 
 /// Of one whole life of a session in the core: launch, start, end, tree gone.
-fn allocations() -> Counted {
+fn allocations() -> Outcome<Counted> {
     let among = |sessions: usize| {
         let mut core = Core::new();
         for _ in 0..sessions {
@@ -75,15 +78,19 @@ fn allocations() -> Counted {
                 core.end(run);
             }
         });
-        info.count_total as f64 / f64::from(lives)
+        // A launch that is refused would be cheap.
+        if core.supervisor.live() != sessions {
+            return Err(format!("{} sessions live, and not {sessions}", core.supervisor.live()).into());
+        }
+        Outcome::Ok(info.count_total as f64 / f64::from(lives))
     };
-    Counted {
+    Ok(Counted {
         what: "core: allocations for a session's life",
-        few: among(FEW),
-        many: among(MANY_IN_CORE),
-        most: 40.0,
-        why: "its records, effects and names; nothing for each other session",
-    }
+        few: among(FEW)?,
+        many: among(MANY_IN_CORE)?,
+        most: 60.0,
+        why: "its records, effects, names and the place of its directory; nothing for each other session",
+    })
 }
 
 struct Core {
@@ -119,7 +126,7 @@ impl Core {
 
     fn begin(&mut self) -> RunId {
         let run = RunId { session: SessionId(Uuid::new_v4()), run: 1 };
-        let spec = Spec::exec(vec!["true".into()], "/".into(), Duration::from_secs(1));
+        let spec = Spec::exec(vec!["true".into()], format!("/work/{}", self.now), Duration::from_secs(1));
         let launch = Request::Launch {
             session: run.session,
             host: self.host.clone(),
@@ -172,10 +179,15 @@ impl Counts {
         let launched = calls(&mut || client.launch(&SLEEPER).map(|_| ()))?;
         let lived = calls(&mut || watch.exits(1).map(|_| ()))?;
         let listed = calls(&mut || client.get("/v1/sessions?discovered=0").map(|_| ()))?;
-        let looked = calls(&mut || client.get("/v1/sessions").map(|_| ()))?;
-        let of_others = outside(&mut client)?;
+        // Whoever else comes and goes on this machine is in both.
+        let mut look = || client.get("/v1/sessions").map(|_| ());
+        let without = calls(&mut look)?;
+        let _others = Sleepers::start(OTHERS)?;
+        look()?;
+        let with = calls(&mut look)?;
+        let looked = with.zip(without).map(|(with, without)| (with - without) / OTHERS as f64);
         let calls = launched.zip(lived).zip(listed).zip(looked);
-        let calls = calls.map(|(((a, b), c), d)| [a, b, c, (d - c) / of_others]);
+        let calls = calls.map(|(((a, b), c), d)| [a, b, c, d]);
         Ok(Self { calls, switches: [launch, life] })
     }
 
@@ -223,15 +235,6 @@ impl Counts {
         }
         counted
     }
-}
-
-/// Processes that are nobody's of ours, about.
-fn outside(client: &mut Client) -> Outcome<f64> {
-    let ours = client.get("/v1/sessions?discovered=0")?.as_array().map_or(0, Vec::len) * 2;
-    let numbers = fs::read_dir("/proc")?.flatten().filter(|entry| {
-        entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-    });
-    Ok(numbers.count().saturating_sub(ours).max(1) as f64)
 }
 
 /// strace, counting.

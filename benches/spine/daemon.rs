@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::Outcome;
 use crate::proc::mono_ns;
 
-/// How long a daemon may take to answer.
+/// How long anything may take.
 const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// A running daemon. Dropping it ends its sessions and itself.
@@ -56,14 +56,8 @@ impl Daemon {
     }
 
     fn first_answer(&self) -> Outcome<()> {
-        let begun = mono_ns();
-        while self.client().and_then(|mut client| client.get("/v1/health")).is_err() {
-            if mono_ns() - begun > PATIENCE_NS {
-                return Err("the daemon does not answer".into());
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        let answers = || self.client().and_then(|mut client| client.get("/v1/health")).is_ok();
+        wait_until("the daemon answers", answers)
     }
 
     pub(crate) fn home(&self) -> &Path {
@@ -86,6 +80,18 @@ impl Daemon {
     pub(crate) fn command(&self) -> Command {
         command(self.home())
     }
+}
+
+/// Looks every millisecond.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome<()> {
+    let begun = mono_ns();
+    while !is_so() {
+        if mono_ns() - begun > PATIENCE_NS {
+            return Err(format!("waited too long until {what}").into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 impl Drop for Daemon {

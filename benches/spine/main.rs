@@ -22,10 +22,12 @@ mod proc;
 mod report;
 mod scale;
 mod soak;
+mod stream;
 mod webhooks;
 
 use std::env;
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 
 use daemon::Daemon;
@@ -54,6 +56,10 @@ impl Extent {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    let name = env::args_os().next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(|name| name == stream::AGENT) {
+        return ended(stream::play());
+    }
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [exits::DIE_WHEN_TOLD, gate, stamp] => exits::die_when_told(gate, stamp),
         [output::PRINT, bytes, stamp] => output::print(bytes, stamp),
@@ -61,6 +67,10 @@ fn main() -> ExitCode {
         _ if arguments.iter().any(|argument| argument == "--bench") => parts(&arguments),
         _ => Ok(()),
     };
+    ended(outcome)
+}
+
+fn ended(outcome: Outcome<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -111,10 +121,12 @@ fn spine(extent: &Extent, report: &mut Report) -> Outcome<()> {
     }
     for durability in ["normal", "full"] {
         eprintln!("{} webhooks, durability {durability} ...", extent.exits);
-        webhooks::measure(durability, extent.exits, report)?;
+        let receiver = webhooks::Receiver::start()?;
+        let daemon = Daemon::start_with(webhooks::config(durability, &receiver))?;
+        webhooks::measure(&daemon, &receiver, (durability, durability), extent.exits, report)?;
     }
     let daemon = Daemon::start("normal")?;
-    idle::memory_when_empty(&daemon, report)?;
+    idle::daemon_memory("no session", daemon.pid(), 0, report)?;
     eprintln!("{} launches ...", extent.sessions);
     launches::measure(&daemon, extent.sessions, report)?;
     launches::command_line(&daemon, if extent.quick { 10 } else { 50 }, report)?;

@@ -1,23 +1,22 @@
-//! What one would write instead of a supervisor, each with as many children of its own: tokio on a pidfd, a loop over
-//! SIGCHLD, a poller. Nobody of them records anything. `tokio::process` itself is not linked: its feature would be in
-//! the daemon that is measured, too.
+//! What one would write instead of a supervisor, each with as many children of its own: `tokio::process`, a loop over
+//! SIGCHLD, a poller. Nobody of them records anything.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, wait};
-use tokio::io::unix::AsyncFd;
+use rustix::process::{WaitOptions, wait};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Outcome;
 use crate::exits::{CALM, DIE_WHEN_TOLD, stamp_in, text};
 use crate::proc::mono_ns;
+use crate::report::output_dir;
 
 /// Children that sleep, so that there is somebody to be told from.
 pub(crate) struct Sleepers(Vec<Child>);
@@ -79,24 +78,37 @@ fn runtime() -> Outcome<Runtime> {
     Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
-/// What `tokio::process` does for `child.wait().await`: a pidfd that becomes readable, then the status.
-pub(crate) fn tokio_pidfd(count: usize) -> Outcome<Vec<u64>> {
+/// `tokio::process`, in a program of its own, which has `idle` sleepers besides.
+pub(crate) fn tokio_process(idle: usize, count: usize) -> Outcome<Vec<u64>> {
+    let target = output_dir()?.join("tokio-process");
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tokio-process/Cargo.toml");
+    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--locked", "--quiet", "--manifest-path", manifest, "--target-dir"])
+        .arg(&target)
+        .status()?;
+    if !built.success() {
+        return Err("benches/tokio-process is not built".into());
+    }
     let scratch = tempfile::tempdir_in("/dev/shm")?;
-    runtime()?.block_on(async {
-        let mut took = Vec::new();
-        for n in 0..count {
-            let (plain, mut command) = Plain::new(scratch.path(), n)?;
-            let mut child = command.spawn()?;
-            #[expect(deprecated, reason = "the descriptor lives as long as what waits for it")]
-            let pidfd = AsyncFd::new(pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?)?;
-            plain.end_after(CALM)?;
-            pidfd.readable().await?.retain_ready();
-            child.wait()?;
-            let at = mono_ns();
-            took.push(at.saturating_sub(stamp_in(&plain.stamp)?));
-        }
-        Ok(took)
-    })
+    let mut child = Command::new(target.join("release/tokio-process"))
+        .arg(idle.to_string())
+        .arg(std::env::current_exe()?)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut words = child.stdin.take().ok_or("a pipe")?;
+    let mut told = BufReader::new(child.stdout.take().ok_or("a pipe")?).lines();
+    let mut took = Vec::new();
+    for n in 0..count {
+        let (plain, _) = Plain::new(scratch.path(), n)?;
+        writeln!(words, "{DIE_WHEN_TOLD} {} {}", text(&plain.gate)?, text(&plain.stamp)?)?;
+        plain.end_after(CALM)?;
+        let at: u64 = told.next().ok_or("tokio-process has ended")??.parse()?;
+        took.push(at.saturating_sub(stamp_in(&plain.stamp)?));
+    }
+    drop(words);
+    child.wait()?;
+    Ok(took)
 }
 
 /// On each SIGCHLD, whoever has ended is waited for.

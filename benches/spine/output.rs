@@ -55,7 +55,8 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
     let aim = |ns: u64| Some(("not slower than 0.9 x of that".to_owned(), ns * 9 / 10 <= alone));
     report.figure("the same, supervised", rate(supervised), words(supervised), aim(supervised));
     report.figure("the same, while agentctl logs -f reads it", rate(read), words(read), aim(read));
-    Ok(())
+    drop(daemon);
+    crate::stream::measure(extent, report)
 }
 
 fn alone(command: &[&str], scratch: &Path, stamp: &Path) -> Outcome<u64> {

@@ -68,6 +68,11 @@ pub(crate) fn memory(pid: u32) -> Outcome<Memory> {
     })
 }
 
+/// All that a process has read, from files and others.
+pub(crate) fn read_bytes(pid: u32) -> Outcome<u64> {
+    field(&fs::read_to_string(format!("/proc/{pid}/io"))?, "rchar:")
+}
+
 /// The most memory that a process had.
 pub(crate) fn peak_kb(pid: u32) -> Outcome<u64> {
     field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmHWM:")

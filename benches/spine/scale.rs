@@ -16,6 +16,7 @@ use crate::others::{self, Sleepers};
 use crate::plot::{self, Line, Titles};
 use crate::proc;
 use crate::report::{Report, Spread};
+use crate::webhooks::{self, Receiver};
 use crate::{Extent, Outcome};
 
 /// Exits that are waited for once in a period: enough to see the period.
@@ -27,7 +28,8 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
     let mut daemon = Daemon::start("normal")?;
     let mut lines = Lines::default();
     let (mut sessions, free) = (0, available_kb()?);
-    idle::memory_when_empty(&daemon, report)?;
+    let receiver = Receiver::start()?;
+    idle::daemon_memory("no session", daemon.pid(), 0, report)?;
     for &step in steps {
         eprintln!("{step} sessions ...");
         at_once(&daemon, step - sessions)?;
@@ -45,6 +47,12 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
                 bursts(durability, burst, &mut watch, &taken, report)?;
             }
         }
+        daemon.restart(&webhooks::config("normal", &receiver), |_| Ok(()))?;
+        thread::sleep(Duration::from_secs(2));
+        let name = format!("normal, {step} sessions");
+        let told = webhooks::measure(&daemon, &receiver, ("normal", &name), count, report)?;
+        lines.add("agentctl, durability normal, webhook", step, &told);
+        idle::daemon_memory(&format!("{step} sessions"), daemon.pid(), step, report)?;
         lines.instead(step, count, report)?;
     }
     if !extent.quick {
@@ -125,18 +133,8 @@ impl Lines {
     }
 
     fn exits(&mut self, durability: &str, sessions: usize, taken: &Taken, report: &mut Report) {
-        let [raw, told, more, commit] =
-            [&taken.raw, &taken.told, &taken.more, &taken.commits].map(|values| Spread::of(values.clone()));
-        let name = |what: &str| format!("{durability}, {sessions} sessions: {what}");
-        report.times(&name("exit -> raw epoll on the pidfd"), &raw);
-        report.times(&name("exit -> event on an open stream"), &told);
-        let ms = |ns: u64| ns as f64 / 1e6;
-        let (most, words) = if durability == "normal" {
-            (300_000, "p50 <= 0.3 ms".to_owned())
-        } else {
-            (commit.p50 + 500_000, format!("p50 <= a commit + 0.5 ms = {:.2} ms", ms(commit.p50 + 500_000)))
-        };
-        report.times_with_aim(&name("event after the raw watcher, per exit"), &more, words, more.p50 <= most);
+        let name = format!("{durability}, {sessions} sessions");
+        taken.judge((durability, &name), report);
         if durability == "normal" {
             self.add("raw epoll on pidfds (the floor)", sessions, &taken.raw);
         }
@@ -144,16 +142,16 @@ impl Lines {
     }
 
     fn instead(&mut self, sessions: usize, count: usize, report: &mut Report) -> Outcome<()> {
-        let sleepers = Sleepers::start(sessions - 1)?;
-        for name in ["tokio on a pidfd", "a loop over SIGCHLD"] {
-            let took =
-                if name.starts_with("tokio") { others::tokio_pidfd(count) } else { others::sigchld(count) }?;
-            let what = format!("{sessions} children of its own: exit -> {name}");
-            report.times(&what, &Spread::of(took.clone()));
-            self.add(name, sessions, &took);
-        }
-        drop(sleepers);
+        self.other("tokio::process", sessions, &others::tokio_process(sessions - 1, count)?, report);
+        let _sleepers = Sleepers::start(sessions - 1)?;
+        self.other("a loop over SIGCHLD", sessions, &others::sigchld(count)?, report);
         Ok(())
+    }
+
+    fn other(&mut self, name: &str, sessions: usize, took: &[u64], report: &mut Report) {
+        let what = format!("{sessions} children of its own: exit -> {name}");
+        report.times(&what, &Spread::of(took.to_vec()));
+        self.add(name, sessions, took);
     }
 
     fn polled(&mut self, report: &mut Report) -> Outcome<()> {
