@@ -202,8 +202,9 @@ fn natural_ends(matrix: &mut Matrix) {
     assert_eq!(matrix.stage.daemon.json(["peek", &launched[0], "-n", "1", "--json"])[0], "hello there");
 }
 
-/// A tool that never ends, with a process beside it that left its session.
-const WITHOUT_END: &str = "[[tool:bash:(setsid tail -f /dev/null &) ; tail -F /dev/null]]";
+/// A tool that never ends, with a process beside it that left its session. An agent that does not wait for it any longer
+/// (codex, after 10 s) asks its model, and waits for that.
+const WITHOUT_END: &str = "[[tool:bash:(setsid tail -f /dev/null &) ; tail -F /dev/null]] [[hang]]";
 
 fn ended_by_others(matrix: &mut Matrix) {
     let ids = ["stopped", "killed"].map(|name| matrix.launch(name, WITHOUT_END, &["--grace", "5s"]));
@@ -237,7 +238,8 @@ fn ended_by_others(matrix: &mut Matrix) {
 fn resumed(matrix: &mut Matrix) {
     let before = matrix.stage.daemon.status("success");
     let id = before["id"].as_str().expect("an id");
-    let output = matrix.stage.command(&["resume", id, "[[reply:again]]", "--json"]);
+    // The directory may still be that of the one before.
+    let output = matrix.stage.command(&["resume", id, "[[reply:again]]", "--json", "--force"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let after = matrix.check("resume", id, &COMPLETED);
     assert_eq!((&after["run"], &after["nativeId"]), (&Value::from(2), &before["nativeId"]));

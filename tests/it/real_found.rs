@@ -141,7 +141,9 @@ fn found_and_adopted(kind: Agent) {
     let Some(theirs) = Theirs::new(kind, &format!("{} started outside", kind.adapter())) else { return };
     let gate = theirs.home.path().join("gate");
     let wait = format!("echo > {0}.met; until test -e {0}; do sleep 0.1; done", gate.display());
-    let mut child = theirs.start(&format!("[[tool:bash:{wait}]] [[reply:done outside]]"));
+    // Also where it does not wait for the tool so long, its work is not over before.
+    let when = format!("[[when:{}]]", gate.display());
+    let mut child = theirs.start(&format!("[[tool:bash:{wait}]] {when} [[reply:done outside]]"));
     let met = theirs.home.path().join("gate.met");
     until("the tool to run", || met.exists().then_some(()));
 

@@ -12,6 +12,7 @@ mod tests;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -224,17 +225,21 @@ fn speak(
     if model.contains("no-such") || model.contains("nosuch") {
         return answer.json(404, &error_body(dialect, 404));
     }
-    // With a tool as well, the error is the answer to what the tool returned.
+    // With a tool as well, all of this is the answer to what the tool returned.
     let tool_is_due = plan.tool.is_some() && !said.tool_answered;
     if let Some(status) = plan.error.filter(|_| !tool_is_due) {
         return answer.json(status, &error_body(dialect, status));
     }
-    if plan.hang {
+    if plan.hang && !tool_is_due {
         // Blocks until the client goes away or the test is over.
         while answer.out.peek(&mut [0])? > 0 {
             thread::sleep(Duration::from_millis(200));
         }
         return Ok(Next::Close);
+    }
+    let waits = |path: &PathBuf| !tool_is_due && !path.exists();
+    while plan.when.as_ref().is_some_and(waits) && !shared.stopped.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(20));
     }
     let id = shared.next_id.fetch_add(1, Ordering::SeqCst);
     // Side requests carry no tools and must not be answered with a call.

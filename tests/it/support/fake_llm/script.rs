@@ -10,17 +10,22 @@
 //! | `[[error:STATUS]]` | that HTTP status |
 //! | `[[errormid:STATUS]]` | start a stream and send an error in it |
 //! | `[[hang]]` | accept and never answer |
+//! | `[[when:PATH]]` | answer once there is a file of this path |
 //! | `[[drop]]` | start a stream and close the connection in the middle |
 //! | `[[length]]` | finish with reason `length` |
 //! | `[[refuse]]` | finish with reason `content_filter` |
 //! | `[[usage:IN,OUT]]` | reported usage, 1000,50 by default |
+//!
+//! With a tool as well, errors, hangs and waiting are the answer to what the tool returned. Agents do not wait for a tool for
+//! ever (codex for 10 s): what must last as long as a test wants it to has one of them behind its tool.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-const NAMES: [&str; 10] =
-    ["reply", "sleep", "tool", "error", "errormid", "hang", "drop", "length", "usage", "refuse"];
+const NAMES: [&str; 11] =
+    ["reply", "sleep", "tool", "error", "errormid", "hang", "when", "drop", "length", "usage", "refuse"];
 
 /// What agents call their shell tool, in order of preference.
 const SHELL_NAMES: [&str; 7] =
@@ -35,6 +40,7 @@ pub(crate) struct Plan {
     pub(super) error: Option<u16>,
     pub(super) error_mid: Option<u16>,
     pub(super) hang: bool,
+    pub(super) when: Option<PathBuf>,
     pub(super) drop: bool,
     pub(super) length: bool,
     pub(super) refuse: bool,
@@ -139,6 +145,7 @@ pub(super) fn plan_of(users: &[String]) -> Plan {
             "error" => plan.error = Some(status()),
             "errormid" => plan.error_mid = Some(status()),
             "hang" => plan.hang = true,
+            "when" => plan.when = value.map(PathBuf::from),
             "drop" => plan.drop = true,
             "length" => plan.length = true,
             "refuse" => plan.refuse = true,

@@ -32,11 +32,16 @@ fn answer(mut stream: &TcpStream) -> String {
     }
 }
 
-fn send(mut stream: &TcpStream, prompt: &str, stream_wanted: bool) {
+fn send(stream: &TcpStream, prompt: &str, stream_wanted: bool) {
+    let said = [json!({"role": "system", "content": "[[hang]]"}), json!({"role": "user", "content": prompt})];
+    send_all(stream, &said, stream_wanted);
+}
+
+fn send_all(mut stream: &TcpStream, said: &[Value], stream_wanted: bool) {
     let body = json!({
         "model": "fake-1",
         "stream": stream_wanted,
-        "messages": [{"role": "system", "content": "[[hang]]"}, {"role": "user", "content": prompt}],
+        "messages": said,
         "tools": [{"type": "function", "function": {"name": "bash", "parameters": {
             "properties": {"command": {"type": "string"}, "timeout": {"type": "number"}},
             "required": ["command", "timeout"],
@@ -135,6 +140,29 @@ fn a_hang_lasts_until_the_test_ends() {
     drop(fake);
     stream.set_read_timeout(None).expect("lift the limit");
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "the connection is closed");
+}
+
+#[test]
+fn what_is_behind_a_tool_comes_after_its_answer() {
+    let fake = FakeLlm::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("gate");
+    for waits in ["[[hang]]".to_owned(), format!("[[when:{}]]", path.display())] {
+        let prompt = format!("[[tool:bash:true]] {waits} [[reply:ab]]");
+        assert_eq!(told(&ask(&fake, &prompt, true)).1.as_deref(), Some("tool_calls"));
+        let stream = connect(&fake);
+        let said =
+            [json!({"role": "user", "content": prompt}), json!({"role": "tool", "content": "it returned"})];
+        send_all(&stream, &said, true);
+        stream.set_read_timeout(Some(Duration::from_millis(300))).expect("set a limit");
+        let silent = (&stream).read(&mut [0]).expect_err("nothing comes");
+        assert!(matches!(silent.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent}");
+        if waits != "[[hang]]" {
+            std::fs::write(&path, "").expect("a file");
+            stream.set_read_timeout(None).expect("lift the limit");
+            assert_eq!(told(&answer(&stream)).1.as_deref(), Some("stop"));
+        }
+    }
 }
 
 #[test]
