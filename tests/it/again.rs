@@ -88,7 +88,8 @@ fn the_same_is_launched_once_more_with_what_is_kept_and_the_environment_of_now()
         ["--cwd", &cwd, "--env", "MINE=then", "--label", "team=core", "--timeout", "90s", "--name", "n1"];
     let first = daemon.launch(&[&flags[..], &["--on-complete", "true", "--grace", "3s"]].concat(), script);
     daemon.ended(&first);
-    let again = daemon.json(["rerun", "n1", "--env", "MINE=now", "--json"]);
+    // The directory is let go a moment after an end.
+    let again = daemon.json(["rerun", "n1", "--env", "MINE=now", "--force", "--json"]);
     let second = again["id"].as_str().expect("an id").to_owned();
     assert_ne!(first, second);
     let record = daemon.ended(&second);
@@ -119,7 +120,7 @@ fn the_same_is_launched_once_more_with_what_is_kept_and_the_environment_of_now()
     assert_eq!((&third["timeoutAt"], &third["name"]), (&json!(null), &json!("n3")), "{third:#}");
     assert_eq!(daemon.ended(id)["meta"]["rerunOf"], json!(second));
     assert_eq!(daemon.stdout(id), format!("sh in {other}\n"));
-    let said = stdout(&daemon.run(["rerun", "n3"]));
+    let said = stdout(&daemon.run(["rerun", "n3", "--force"]));
     assert!(said.starts_with("Launched session ") && said.contains("(PID: "), "{said}");
 }
 
@@ -133,7 +134,8 @@ fn a_prompt_that_is_not_kept_whole_has_to_be_given_again() {
         daemon.ended(&id);
         id
     };
-    let rerun = |id: &str, flags: &[&str]| daemon.run([&["rerun", id, "--env", &path], flags].concat());
+    let rerun =
+        |id: &str, flags: &[&str]| daemon.run([&["rerun", id, "--force", "--env", &path], flags].concat());
     let short = launch(&["-p", "short and whole"]);
     assert!(rerun(&short, &["--name", "again"]).status.success());
     assert_eq!(daemon.status("again")["prompt"], "short and whole");
