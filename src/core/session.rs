@@ -437,12 +437,22 @@ impl Session {
     /// Which budget the run has used up, by what the agent has told so far.
     pub fn over_budget(&self) -> Option<StopCause> {
         let Budget { max_tokens, max_cost } = self.spec.budget;
-        let over_tokens = |max| self.progress.tokens.is_some_and(|tokens| tokens.sum() > max);
-        let over_cost = |max| self.progress.cost_usd.is_some_and(|cost| cost > max);
+        let verdict = self.run.verdict.as_ref();
+        let tokens = verdict.and_then(|verdict| verdict.tokens).or(self.progress.tokens);
+        let cost_usd = verdict.and_then(|verdict| verdict.cost_usd).or(self.progress.cost_usd);
+        let over_tokens = |max| tokens.is_some_and(|tokens| tokens.sum() > max);
+        let over_cost = |max| cost_usd.is_some_and(|cost| cost > max);
         if max_tokens.is_some_and(over_tokens) {
             return Some(StopCause::MaxTokens);
         }
         max_cost.is_some_and(over_cost).then_some(StopCause::MaxCost)
+    }
+
+    /// The budget that a run has overdrawn which ended before that was known.
+    pub fn overdrawn(&self) -> Option<StopCause> {
+        let verdict = self.run.verdict.as_ref()?;
+        let stopped = matches!(verdict.reason, Reason::MaxTokens | Reason::MaxCost);
+        self.over_budget().filter(|_| !stopped)
     }
 
     /// Takes it up again with another run: what the last one used is spent, its words are forgotten. `stored`: what the

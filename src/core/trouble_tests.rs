@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::agent::AgentEvent::{self, Active, Idle, Over};
+use super::agent::{Budget, Tokens};
 use super::fuse::{Evidence, Outcome, Prong, Reason, StopCause};
 use super::record::{EventKind, Record};
 use super::session::{Origin, Session, Spec};
@@ -33,6 +34,10 @@ fn seconds(count: u64) -> Option<Duration> {
 
 impl Stage {
     fn new(linger: Option<Duration>, stuck: Option<Duration>) -> Self {
+        Self::with(|spec| Spec { linger, stuck, ..spec })
+    }
+
+    fn with(change: impl FnOnce(Spec) -> Spec) -> Self {
         let host = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
         let supervisor = Supervisor::new(Settings {
             endpoints: Vec::new(),
@@ -44,12 +49,8 @@ impl Stage {
         });
         let mut stage = Self { supervisor, told: Vec::new(), samples: 0 };
         stage.step(0, Event::Recovered);
-        let spec = Spec {
-            linger,
-            stuck,
-            wants_report: true,
-            ..Spec::exec(vec!["x".into()], "/".into(), Duration::from_secs(3))
-        };
+        let spec = Spec::exec(vec!["x".into()], "/".into(), Duration::from_secs(3));
+        let spec = change(Spec { wants_report: true, ..spec });
         let launch = Request::Launch {
             session: run().session,
             host,
@@ -309,4 +310,23 @@ fn nobody_looks_where_nobody_asked() {
     let mut stage = Stage::new(None, None);
     stage.passes(1_000_000);
     assert_eq!((stage.samples, stage.supervisor.next_deadline()), (0, None));
+}
+
+#[test]
+fn a_budget_that_was_overdrawn_by_words_that_came_too_late_is_told_with_the_end() {
+    let budget = Budget { max_tokens: Some(100), max_cost: None };
+    let mut stage = Stage::with(|spec| Spec { budget, ..spec });
+    let used = |out| AgentEvent::Used { tokens: Tokens { out, ..Tokens::default() }, cost_usd: 0.5 };
+    assert_eq!((stop_of(&stage.says(1_000, used(100))), stage.session().overdrawn()), (None, None));
+    stage.step(2_000, Event::Evidence(run(), Evidence::LeaderEnded));
+    assert_eq!(stop_of(&stage.says(2_001, used(1))), None, "there is nobody to be stopped");
+    assert_eq!(stage.session().overdrawn(), None, "it has no verdict yet");
+    stage.step(2_002, Event::Evidence(run(), Evidence::Report(super::agent::AgentReport::Success)));
+    stage.step(
+        2_003,
+        Event::Evidence(run(), Evidence::KernelStatus(Some(WaitStatus::exited(0)), Prong::PidfdInfo)),
+    );
+    let verdict = stage.session().run.verdict.clone().expect("a verdict");
+    assert_eq!(verdict.outcome, Outcome::Completed);
+    assert_eq!(stage.session().overdrawn(), Some(StopCause::MaxTokens));
 }

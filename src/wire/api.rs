@@ -375,8 +375,11 @@ fn meta_of(session: &Session, verdict: Option<&Verdict>, told: bool, log: &str) 
     if let Some(note) = &session.rebuilt {
         meta.insert("rebuilt".into(), json!(note));
     }
-    if !run.warnings.is_empty() {
-        meta.insert("warnings".into(), json!(run.warnings));
+    let mut warnings = run.warnings.clone();
+    let overdrawn = session.overdrawn().filter(|_| verdict.is_some());
+    warnings.extend(overdrawn.map(|over| format!("{}, and told so too late for a stop", over.detail())));
+    if !warnings.is_empty() {
+        meta.insert("warnings".into(), json!(warnings));
     }
     if let Some(why) = &run.unverified {
         meta.insert("unverified".into(), json!(why));
