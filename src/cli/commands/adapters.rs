@@ -66,7 +66,10 @@ fn cells(adapter: &AdapterView, found: &Here) -> [String; 4] {
         (Some(program), None) => format!("{program}: not found"),
         (Some(program), Some(_)) => program.clone(),
     };
-    let version = found.as_ref().and_then(|(_, version)| version.clone()).unwrap_or_else(|| "-".to_owned());
+    // A program that is here and does not answer, or says no number, has one all the same.
+    let unknown = if found.is_some() { "not told" } else { "-" };
+    let version =
+        found.as_ref().and_then(|(_, version)| version.clone()).unwrap_or_else(|| unknown.to_owned());
     let can = [
         (adapter.reads_output, "outcome"),
         (adapter.resumes, "resume"),
