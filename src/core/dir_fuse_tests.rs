@@ -259,8 +259,8 @@ fn what_is_over_is_forgotten_by_age_and_number_but_not_while_it_is_needed() {
     let mut stage = Stage::new();
     let first = stage.set(at(0, 0), "/first", 1, everything());
     stage.step(at(1, 1), Event::Timer);
-    for number in 0..OVER_MAX + 5 {
-        stage.set(at(2, 2), "/a", 1_000, nothing());
+    for number in 0..OVER_MAX as u64 + 5 {
+        stage.set(at(2 + number, 2 + number), "/a", 1_000, nothing());
         assert!(stage.supervisor.dir_fuses().over().count() <= OVER_MAX + 1, "{number}");
     }
     assert!(stage.end(first).is_some(), "its script has no verdict yet");
@@ -293,4 +293,40 @@ fn there_is_a_limit_and_it_is_said() {
     assert_eq!(reply, Reply::Refused(Refusal::TooManyFuses(BURNING_MAX)));
     // One that takes the place of another is no more than before.
     stage.set(at(0, 0), "/7", 100, nothing());
+}
+
+#[test]
+fn a_directory_has_one_fuse_whatever_the_records_say() {
+    let mut stage = Stage::new();
+    let first = stage.set(at(0, 0), "/w", 100, OnExpire::default());
+    let second = FuseId(uuid::Uuid::from_u128(99));
+    let fuse = Box::new(FuseSpec {
+        id: second,
+        directory: "/w".into(),
+        ttl: Duration::from_secs(500),
+        label: None,
+        setter: None,
+        on_expire: OnExpire::default(),
+    });
+    let set = Record::Fuse(FuseRecord::Set { fuse, at: at(10, 10).wall, expires: at(510, 510).wall });
+    stage.step(at(10, 10), Event::Rebuilt(vec![set]));
+    assert_eq!(stage.end(first), Some(FuseEnd::Cancelled(CancelCause::Replaced)));
+    stage.step(at(200, 200), Event::Timer);
+    assert_eq!(stage.end(first), Some(FuseEnd::Cancelled(CancelCause::Replaced)), "it does not fire");
+    stage.step(at(520, 520), Event::Timer);
+    assert_eq!(stage.end(second), Some(FuseEnd::Fired));
+}
+
+#[test]
+fn what_is_over_is_known_for_as_long_as_its_own_step_even_where_nothing_is_kept() {
+    let mut stage = Stage::new();
+    stage.supervisor.settings.retention = Duration::ZERO;
+    let [cancelled, fires, also] =
+        ["/a", "/b", "/c"].map(|directory| stage.set(at(0, 0), directory, 100, OnExpire::default()));
+    let directory = "/a".to_owned();
+    stage.ask(at(1, 1), FuseRequest::Cancel { directory });
+    assert!(stage.end(cancelled).is_some(), "its answer and its event are still to be made");
+    stage.step(at(100, 100), Event::Timer);
+    assert_eq!([fires, also].map(|id| stage.end(id)), [Some(FuseEnd::Fired); 2]);
+    assert_eq!(stage.end(cancelled), None, "by then it is forgotten");
 }

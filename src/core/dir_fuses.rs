@@ -338,6 +338,12 @@ impl Supervisor {
         let fuses = &mut self.dir_fuses;
         match record {
             FuseRecord::Set { fuse, at, expires } => {
+                // A directory has one, whatever was recorded: what burns unseen could not be cancelled either.
+                let before = fuses.burning.get(&fuse.directory).copied().filter(|before| *before != fuse.id);
+                if let Some(before) = before {
+                    fuses.end(before, *at, FuseEnd::Cancelled(CancelCause::Replaced));
+                    self.timers.clear(&Timer::DirFuse(before));
+                }
                 if fuses.burning.is_empty() {
                     fuses.ahead = ahead(now);
                 }
@@ -370,12 +376,15 @@ impl Supervisor {
     }
 
     /// Forgets fuses that were over long ago, and the oldest of too many: with their scripts, and never one whose
-    /// script runs or whose URL has not been told yet.
+    /// script runs or whose URL has not been told yet. Nor one that is over since this step: who asked for its end is
+    /// still to be shown it, and its event to be made.
     pub(super) fn forget_fuses(&mut self, now: Now, out: &mut Step) {
         let (excess, retention) =
             (self.dir_fuses.over.len().saturating_sub(OVER_MAX), self.settings.retention);
         let over = self.dir_fuses.over.iter().enumerate();
-        let old = over.take_while(|(at, (ended, _))| *at < excess || now.wall.since(*ended) >= retention);
+        let old = over.take_while(|(at, (ended, _))| {
+            *ended < now.wall && (*at < excess || now.wall.since(*ended) >= retention)
+        });
         let old: Vec<_> = old.map(|(_, (_, id))| *id).collect();
         for id in old {
             self.forget_fuse(now, id, out);

@@ -272,3 +272,20 @@ fn the_words_are_those_of_the_earlier_tool_and_what_cannot_be_is_refused() {
     assert_eq!(daemon.json(["fuses", "--json"]), json!([]));
     assert!(Path::new(&work).is_dir());
 }
+
+#[test]
+fn a_cancelled_fuse_is_shown_where_nothing_is_kept() {
+    let daemon = Daemon::builder().config("retention_days", 0).start();
+    let dir = daemon.fresh_dir();
+    let dir = dir.to_str().expect("a text");
+    assert_eq!(daemon.code(&["fuse", "set", dir, "1h", "--label", "mine"]), Some(0));
+    let cancelled = daemon.json(["fuse", "cancel", dir, "--json"]);
+    assert_eq!(
+        (&cancelled["state"], &cancelled["reason"]),
+        (&json!("cancelled"), &json!("asked")),
+        "{cancelled}"
+    );
+    let events = daemon.events();
+    let told = events.iter().find(|event| event["type"] == "fuse.cancelled").expect("an event");
+    assert_eq!(told["fuse"]["label"], "mine", "{told}");
+}
