@@ -317,8 +317,8 @@ fn no_open_file(_: &Path) -> Option<&str> {
     None
 }
 
-/// An id that is fit to be one.
-fn fit(id: &str) -> Option<String> {
+/// An id that is fit to be one: no path, and no option of an agent's.
+pub fn fit(id: &str) -> Option<String> {
     let fit = !id.is_empty()
         && id.len() <= 200
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));

@@ -232,10 +232,10 @@ impl Client {
         }
     }
 
-    /// The daemon of the earlier tool, if it is one that has this home.
+    /// The daemon of the earlier tool, if it is who listens.
     pub(crate) async fn old_daemon(&self) -> Option<OldDaemon> {
-        let home = self.home.clone().filter(Home::had_old_daemon)?;
-        spawn_blocking(move || home.old_daemon()).await.ok().flatten()
+        let home = self.home.clone()?;
+        spawn_blocking(move || home.listening_old_daemon()).await.ok().flatten()
     }
 
     /// A request whose answer is JSON.
@@ -320,6 +320,10 @@ impl Client {
 
 fn start_daemon(home: &Home, metrics_port: Option<u16>) -> Result<u32, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    // Before anything is made in the home.
+    if let Some(old) = home.old_daemon() {
+        return Err(old.to_string());
+    }
     match std::fs::DirBuilder::new().mode(0o700).create(home.path()) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(format!("make {}: {error}", home.path().display()));

@@ -54,6 +54,8 @@ pub enum Seen {
     Gone,
     /// It, certainly.
     Itself(ProcessId, Wall),
+    /// The process of this number is as like it, and leads another session already.
+    Anothers(u32, SessionId),
     /// Whether it is cannot be told, and why.
     CannotTell(String),
 }
@@ -137,6 +139,9 @@ pub fn import(
             Imported::Ended(ended(created(here.began(old, here.now.wall)), run, verdict, here.now))
         }
         (Seen::CannotTell(why), None) => Imported::LeftOut(why.clone()),
+        (Seen::Anothers(pid, other), None) => {
+            Imported::LeftOut(format!("its process {pid} is that of session {} already", other.short()))
+        }
     }
 }
 
@@ -299,10 +304,13 @@ mod tests {
     /// After the records were taken, and everything was looked at.
     fn after(records: Vec<Record>) -> Supervisor {
         let mut supervisor = supervisor();
-        let step = supervisor.step(NOW, Event::Rebuilt(records));
+        let live = |record: &Record| if let Record::Started { run, .. } = record { Some(*run) } else { None };
+        let files =
+            records.iter().filter_map(live).map(|run| Effect::WriteDeadline(run, None)).collect::<Vec<_>>();
+        let step = supervisor.step(NOW, Event::Imported(records));
         let told = |record: &Record| matches!(record, Record::Event { .. } | Record::DeliveryQueued { .. });
         assert!(!step.records.iter().any(told), "it is no news");
-        assert_eq!(step.effects, []);
+        assert_eq!(step.effects, files, "of what runs, once it is recorded");
         supervisor.step(NOW, Event::Recovered);
         supervisor
     }
@@ -374,6 +382,8 @@ mod tests {
             assert_eq!(imported(&old(status), &unsure, None), Imported::LeftOut("PID 7 may be it".into()));
         }
         assert!(matches!(imported(&old("running"), &Seen::NoNumber, None), Imported::LeftOut(_)));
+        let left_out = imported(&old("running"), &Seen::Anothers(7, id()), None);
+        assert_eq!(left_out, Imported::LeftOut("its process 7 is that of session 00000000 already".into()));
     }
 
     #[test]

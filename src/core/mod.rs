@@ -90,8 +90,10 @@ pub enum Event {
     Durable(u64),
     /// The journal cannot be written, or can be again.
     Journal(JournalHealth),
-    /// At a start, before anything else: the records of sessions that the journal did not know (rebuild.rs, import.rs).
+    /// At a start, before anything else: the records of sessions that the journal did not know (rebuild.rs).
     Rebuilt(Vec<Record>),
+    /// Right after it: what is taken over from the earlier tool (import.rs).
+    Imported(Vec<Record>),
     /// After a start: everything that was left by an earlier life has been looked at.
     Recovered,
     /// The files of a settled session take this much space.
@@ -127,7 +129,7 @@ pub enum Effect {
     ReadReport(RunId),
     /// See what is left of the tree, and say when nothing is.
     AskTree(RunId),
-    /// Write the deadline where the shim finds it.
+    /// Write the deadline where the shim finds it, and of a run that has no shim who its leader is.
     WriteDeadline(RunId, Option<Mono>),
     /// Put an exit file aside that does not count. One whose [`Rejection::may_pass`] stays if the leader has been reaped
     /// meanwhile: then the shim's own file may have taken its place.

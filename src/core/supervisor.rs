@@ -154,6 +154,7 @@ impl Supervisor {
                 self.queue.stir();
             }
             Event::Rebuilt(records) => self.rebuilt(now, records, &mut out),
+            Event::Imported(records) => self.taken_over(now, records, &mut out),
             Event::Recovered => self.recover(now, &mut out),
             Event::Sized(session, bytes) => self.sized(now, session, bytes, &mut out),
             Event::Configured(settings) => self.configured(now, settings, &mut out),
@@ -228,6 +229,14 @@ impl Supervisor {
             self.record(now, record, out);
         }
         self.counters = counters;
+    }
+
+    /// What an earlier tool had: what runs of it gets its files once that is recorded.
+    fn taken_over(&mut self, now: Now, records: Vec<Record>, out: &mut Step) {
+        let live = |record: &Record| if let Record::Started { run, .. } = record { Some(*run) } else { None };
+        let live: Vec<_> = records.iter().filter_map(live).collect();
+        self.rebuilt(now, records, out);
+        out.effects.extend(live.into_iter().map(|run| Effect::WriteDeadline(run, None)));
     }
 
     /// Launches that failed a moment before it was known that this cannot be recorded.

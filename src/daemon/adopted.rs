@@ -34,11 +34,10 @@ pub(super) fn is_adopted(daemon: &Daemon, id: RunId) -> bool {
     core.session(id.session).is_some_and(|session| session.run_id() == id && session.run.adopted)
 }
 
-/// Writes down who the leader is, for a daemon that has lost its journal, and waits for its end.
+/// Waits for the leader's end.
 pub(super) fn hold(daemon: &Rc<Daemon>, id: RunId) {
     let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
     let Some(process) = known else { return };
-    keep_leader(daemon, id, process);
     look_at(daemon, id, process);
     match perform::leader_of(daemon, id) {
         Some(leader) => perform::watch_leader(daemon, id, &leader),
@@ -46,8 +45,14 @@ pub(super) fn hold(daemon: &Rc<Daemon>, id: RunId) {
     }
 }
 
-/// Writes down who the leader is.
-pub(super) fn keep_leader(daemon: &Daemon, id: RunId, process: ProcessId) {
+/// Writes down who leads a run that somebody else started, for a daemon that has lost its journal. Of others the shim
+/// does.
+pub(super) fn keep_leader(daemon: &Daemon, id: RunId) {
+    if !is_adopted(daemon, id) {
+        return;
+    }
+    let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
+    let Some(process) = known else { return };
     let identity = LeaderIdentity {
         v: Version,
         session: id.session,

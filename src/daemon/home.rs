@@ -152,14 +152,14 @@ impl Home {
     /// Makes what is missing, checks what is there, and takes the lock. `line` is written into the lock file below our
     /// process number, for whoever finds the home taken, and below it the host.
     pub fn prepare(&self, line: &str, host: &HostId) -> Result<HomeLock, HomeError> {
-        private_dir(&self.path)?;
-        self.tighten()?;
-        check_owner(&self.path)?;
-        check_local(&self.path)?;
         let length = self.socket().as_os_str().len();
         if length >= limits::SOCKET_PATH_BYTES_MAX {
             return Err(HomeError::SocketTooLong { path: self.socket(), length });
         }
+        private_dir(&self.path)?;
+        check_local(&self.path)?;
+        self.tighten()?;
+        check_owner(&self.path)?;
         private_dir(&self.exits())?;
         private_dir(&self.sessions())?;
         private_dir(&self.queued())?;

@@ -234,10 +234,11 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let managed = matches!(options.starter, Starter::Manager(_));
     let host = sys::host_id().map_err(StartError::Host)?;
-    let lock = takeover::prepare(&options.home, options.starter.line(), &host, managed)?;
+    // First: what is refused has changed nothing.
     if let Some(old) = options.home.old_daemon() {
         return Err(DaemonError::OldDaemon(old));
     }
+    let lock = takeover::prepare(&options.home, options.starter.line(), &host, managed)?;
     let mut config = Config::load(&options.home.config(), &environment())?;
     if config.old_timeout {
         tracing::warn!("{}: {OLD_TIMEOUT}", options.home.config().display());

@@ -37,19 +37,27 @@ pub(super) fn named(config: &Config, named: &[String]) -> Result<Vec<Notify>, St
 
 /// A URL that the configuration does not know, as far as it is allowed.
 pub(super) fn ad_hoc(config: &Config, text: &str) -> Result<Notify, String> {
+    match of_url(config, text)? {
+        (notify, None) => Ok(notify),
+        (_, Some(why)) => Err(why),
+    }
+}
+
+/// A URL that the configuration does not know, and why it may not be told as things are; each delivery asks again.
+pub(super) fn of_url(config: &Config, text: &str) -> Result<(Notify, Option<String>), String> {
     let target = Target::parse(text)?;
     let private = target.socket().is_some()
         || target.uri().host().is_some_and(|host| {
             host == "localhost" || literal(host).is_some_and(|address| place(address) != Place::Public)
         });
-    if private && !config.notify_allow_private {
+    let needs_leave = (private && !config.notify_allow_private).then(|| {
         let shown = target.shown();
-        return Err(format!(
+        format!(
             "{shown} is on this host or its networks; name an endpoint of the configuration, or set notify_allow_private there"
-        ));
-    }
+        )
+    });
     // The digest tells apart what is not shown, and is the same for the same URL.
     let digest = Sha256::digest(text.as_bytes());
     let endpoint = format!("{}#{}", target.shown(), hex(&digest[..4]));
-    Ok(Notify { endpoint, url: Some(HiddenText(text.to_owned())) })
+    Ok((Notify { endpoint, url: Some(HiddenText(text.to_owned())) }, needs_leave))
 }

@@ -2,14 +2,16 @@
 //! each other, and that one kills whatever it takes for a daemon of its kind when it starts.
 //!
 //! It is only looked at: asked over its socket, which changes nothing there, and by its pid files, whose numbers must
-//! be processes of that tool. Refuses to signal it: the user is told what runs, and the command that stops it.
+//! be processes of that tool, of a user whose home this is. A request under way is refused on the word of who listens
+//! alone: a file that was left behind is no daemon. Refuses to signal it: the user is told what runs, and the command that
+//! stops it.
 
 pub(super) mod import;
 mod kept;
 
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +19,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::limits;
 use crate::sys::service::passes_sockets;
-use crate::sys::shown;
+use crate::sys::shown::{self, Shown};
 use crate::wire::old_tool::{STATUS_REQUEST, pid_of_old_daemon};
 
 use super::Home;
@@ -60,27 +62,56 @@ impl fmt::Display for OldDaemon {
 }
 
 impl Home {
-    /// The daemon, or its supervisor, of the earlier tool, if one lives. What cannot be looked at is taken for nobody:
-    /// a daemon that answers at the socket is never overlooked.
+    /// The daemon, or its supervisor, of the earlier tool, if one lives: for a daemon that is about to start. What cannot
+    /// be looked at is named in the log and taken for nobody: a daemon that answers at the socket is never overlooked.
     pub fn old_daemon(&self) -> Option<OldDaemon> {
         let answering = if passes_sockets() { None } else { ask(&self.socket()) };
-        let daemon = answering.or_else(|| by_pid_file(&self.path().join("agentctl.pid")));
-        let supervisor = by_pid_file(&self.path().join("supervisor.pid"));
-        (daemon.is_some() || supervisor.is_some()).then(|| OldDaemon {
-            home: self.path().to_owned(),
-            daemon,
-            supervisor,
-        })
+        let daemon = answering.or_else(|| self.by_pid_file("agentctl.pid"));
+        let supervisor = self.by_pid_file("supervisor.pid");
+        let lives = daemon.is_some() || supervisor.is_some();
+        lives.then(|| OldDaemon { home: self.path().to_owned(), daemon, supervisor })
+    }
+
+    /// The daemon of the earlier tool, if it is who listens at the socket: for a request that has waited. `None`: it is
+    /// not, or that cannot be told.
+    pub fn listening_old_daemon(&self) -> Option<OldDaemon> {
+        let daemon = ask(&self.socket())?;
+        let supervisor = self.by_pid_file("supervisor.pid");
+        Some(OldDaemon { home: self.path().to_owned(), daemon: Some(daemon), supervisor })
+    }
+
+    /// The number in a pid file, where it is a process of the earlier tool's that has this home. These files stay behind
+    /// and are copied with their homes, and numbers are used again.
+    fn by_pid_file(&self, name: &str) -> Option<u32> {
+        let path = self.path().join(name);
+        let mut text = String::new();
+        fs::File::open(&path).ok()?.take(PID_FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+        let pid = text.trim().parse::<u32>().ok().filter(|pid| *pid > 1)?;
+        match shown::look(pid, false) {
+            Ok(shown) => shown.filter(|it| is_of_old_tool(&it.argv) && self.may_be_of(it)).map(|_| pid),
+            Err(error) => {
+                tracing::warn!(
+                    "{} names process {pid}, and whether that is an earlier agentctl cannot be told ({error}); if it is: kill {pid}",
+                    path.display()
+                );
+                None
+            }
+        }
+    }
+
+    /// Whether this home is that of a process of the earlier tool: it is in the home directory of its user, and nowhere
+    /// else. What cannot be told is yes.
+    fn may_be_of(&self, process: &Shown) -> bool {
+        let Some(user) = process.var("HOME") else { return true };
+        match (fs::canonicalize(PathBuf::from(user).join(".agentctl")), fs::canonicalize(self.path())) {
+            (Ok(theirs), Ok(ours)) => theirs == ours,
+            (Err(error), _) | (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// Whether the earlier tool was at home here.
     pub(super) fn was_of_old_tool(&self) -> bool {
         TRACES.iter().any(|name| self.path().join(name).symlink_metadata().is_ok())
-    }
-
-    /// Whether the earlier tool's daemon has been here: it leaves this file behind, and this one writes none.
-    pub(crate) fn had_old_daemon(&self) -> bool {
-        self.path().join("agentctl.pid").symlink_metadata().is_ok()
     }
 }
 
@@ -105,16 +136,6 @@ fn connect(socket: &Path) -> Option<UnixStream> {
     let stream = UnixStream::from(fd);
     stream.set_nonblocking(false).ok()?;
     Some(stream)
-}
-
-/// The number in a pid file, where it is a process of the earlier tool's. These files stay behind, and numbers are used
-/// again.
-fn by_pid_file(path: &Path) -> Option<u32> {
-    let mut text = String::new();
-    fs::File::open(path).ok()?.take(PID_FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
-    let pid = text.trim().parse::<u32>().ok().filter(|pid| *pid > 1)?;
-    let shown = shown::look(pid, false).ok()??;
-    is_of_old_tool(&shown.argv).then_some(pid)
 }
 
 /// `node .../cli.js daemon start --supervised` or `--foreground`; the file may have another name, and a program that runs

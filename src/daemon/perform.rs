@@ -66,7 +66,10 @@ impl Daemon {
             Effect::ReadOn(id) => follow::read_on(self, id),
             Effect::Sample(id) => life::sample(self, id),
             Effect::AskTree(id) => ask_tree(self, id),
-            Effect::WriteDeadline(id, at) => launch::write_deadline(self, id, at),
+            Effect::WriteDeadline(id, at) => {
+                launch::write_deadline(self, id, at);
+                adopted::keep_leader(self, id);
+            }
             Effect::RejectExitFile(id, why) => exit_files::reject_exit_file(self, id, why),
             Effect::Archive(id) => exit_files::archive(self, id),
             Effect::Deliver(id) => {

@@ -165,9 +165,16 @@ fn without_mark(mut link: Vec<u8>) -> PathBuf {
     OsString::from_vec(link).into()
 }
 
-/// A full look at a process. `None`: there is none of this number, it is another user's, or it is no program (a kernel
-/// thread, or one that has ended). `by_number`: without a pidfd, for the portable backend.
+/// A full look at a process. `None`: there is none of this number, it is another user's, or it shows no command line (a
+/// kernel thread, one that has ended, one in the moment of an execve(2)). `by_number`: without a pidfd, for the portable
+/// backend.
 pub fn look(pid: u32, by_number: bool) -> io::Result<Option<Shown>> {
+    Ok(look_at_any(pid, by_number)?.filter(|shown| !shown.argv.is_empty()))
+}
+
+/// The same, and a process that hides its command line is shown without one. `None`: there is no program of ours of this
+/// number.
+pub fn look_at_any(pid: u32, by_number: bool) -> io::Result<Option<Shown>> {
     match held(pid, by_number) {
         Err(error) if proc_fs::is_gone(&error) => Ok(None),
         looked => looked,
@@ -176,7 +183,8 @@ pub fn look(pid: u32, by_number: bool) -> io::Result<Option<Shown>> {
 
 fn held(pid: u32, by_number: bool) -> io::Result<Option<Shown>> {
     let process = if by_number { ProcessRef::by_number(pid)? } else { ProcessRef::at_number(pid)? };
-    if !is_ours(pid)? || proc_fs::stat(pid)?.is_zombie() {
+    let stat = proc_fs::stat(pid)?;
+    if !is_ours(pid)? || stat.is_zombie() || stat.is_of_kernel() {
         return Ok(None);
     }
     let argv = command_line(pid)?;
@@ -190,8 +198,8 @@ fn held(pid: u32, by_number: bool) -> io::Result<Option<Shown>> {
         argv,
         process,
     };
-    let is_program = !shown.argv.is_empty() && shown.process.owns_number()?;
-    Ok(is_program.then_some(shown))
+    let same = shown.process.owns_number()?;
+    Ok(same.then_some(shown))
 }
 
 /// Whether real and effective user are ours.

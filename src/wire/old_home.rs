@@ -128,7 +128,7 @@ pub fn fuses(bytes: &[u8]) -> Result<Entries<OldFuse>, String> {
             label: word(entry, "label"),
             script: action("script"),
             webhook: action("webhook"),
-            event: action("event").map(|event| cut(&event, WORD_CHARS_MAX)),
+            event: entry.get("onExpire").and_then(Value::as_object).and_then(|of| word(of, "event")),
         })
     })
 }

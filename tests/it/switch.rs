@@ -1,5 +1,7 @@
 //! Switching over from the earlier agentctl: its home, its daemon, its clients.
 
+mod doubt;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -41,13 +43,23 @@ fn old_daemon_at(home: &Path, pid: u32) {
 struct Node(Child);
 
 impl Node {
-    fn start(dir: &Path, arguments: &[&str]) -> Self {
+    /// Of whoever has `home` as the tool's.
+    fn start(home: &Path, arguments: &[&str]) -> Self {
+        let user = home.join("user");
+        fs::create_dir_all(&user).expect("a directory");
+        std::os::unix::fs::symlink(home, user.join(".agentctl")).expect("a link");
+        Self::start_at(&user, home, arguments)
+    }
+
+    /// Of a user who is at home in `user`.
+    fn start_at(user: &Path, dir: &Path, arguments: &[&str]) -> Self {
         let script = dir.join("cli.js");
         fs::write(&script, "read -r _\n").expect("a script");
         let child = Command::new("/bin/sh")
             .arg0("node")
             .arg(&script)
             .args(arguments)
+            .env("HOME", user)
             .stdin(Stdio::piped())
             .spawn()
             .expect("it runs");

@@ -5,31 +5,36 @@
 //! a session's by its number alone: a wrapper is known by its name, which holds the session's id; another agent by its
 //! program and the time of its start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::adapters::Known;
-use crate::adapters::found::recognise;
+use crate::adapters::found::{fit, recognise};
 use crate::core::Event;
+use crate::core::directory::Directory;
 use crate::core::import::{self, Here, Imported, OldExit, OldSession, Seen};
 use crate::core::record::Record;
 use crate::core::session::Origin;
-use crate::core::vocab::{ProcessId, RunId, SessionId, WaitStatus, Wall};
+use crate::core::vocab::{RunId, SessionId, WaitStatus, Wall};
 use crate::limits;
 use crate::sys::shown::{self, Shown};
 use crate::sys::{Backend, clock};
 use crate::wire::found::id_of_conversation;
 use crate::wire::old_home::{self, Entries};
+use crate::wire::time::rfc3339;
 
 use super::super::locks::look_at;
-use super::super::{Daemon, Home, adopted, launch};
+use super::super::{Daemon, Home, found};
 use super::kept;
 
 const STATE: &str = "state.json";
+/// In the home: all that was ever said of what was taken over.
+const SAID: &str = "taken-over.log";
 /// Of opencode, whose agents it put a wrapper around.
 const WRAPPED: &str = "opencode";
 /// Where it wrote down what it launched, below the user's home.
@@ -56,14 +61,21 @@ pub(super) struct Report {
     left_out: u32,
     lines: Vec<String>,
     records: Vec<Record>,
-    /// Those that run, to be held.
-    leaders: Vec<(RunId, ProcessId)>,
+    /// Those that run, by number and start, and whose they are.
+    leaders: HashMap<(u32, u64), SessionId>,
+    /// The directories that were looked at, by what they were called.
+    directories: HashMap<String, Option<Directory>>,
 }
 
 impl Report {
     pub(super) fn leave_out(&mut self, line: String) {
         self.left_out += 1;
         self.lines.push(format!("left out: {line}"));
+    }
+
+    /// Of what was taken all the same.
+    pub(super) fn remark(&mut self, line: String) {
+        self.lines.push(line);
     }
 
     pub(super) fn take_lock(&mut self, record: Record) {
@@ -80,6 +92,7 @@ impl Report {
         self.sessions + self.locks + self.fuses
     }
 
+    /// All that is to be said.
     fn words(&mut self) -> Vec<String> {
         let mut parts = Vec::new();
         if self.sessions > 0 {
@@ -99,12 +112,31 @@ impl Report {
                 format!("taken over from an earlier agentctl: {taken}; its files stay as they are"),
             );
         }
-        let more = lines.len().saturating_sub(limits::IMPORT_LINES_MAX);
-        if more > 0 {
-            lines.truncate(limits::IMPORT_LINES_MAX);
-            lines.push(format!("and {more} more"));
-        }
         lines
+    }
+}
+
+/// As much of it as a terminal takes; `whole`: where the rest is.
+fn cut(mut lines: Vec<String>, whole: &str) -> Vec<String> {
+    let more = lines.len().saturating_sub(limits::IMPORT_LINES_MAX);
+    if more > 0 {
+        lines.truncate(limits::IMPORT_LINES_MAX);
+        lines.push(format!("and {more} more; all of it: {whole}"));
+    }
+    lines
+}
+
+/// Keeps what was said, below what was said before; where it is, for people.
+fn keep(home: &Home, lines: &[String]) -> String {
+    let path = home.path().join(SAID);
+    let text: String = lines.iter().map(|line| format!("{} {line}\n", rfc3339(clock::now().wall))).collect();
+    let file = File::options().append(true).create(true).mode(0o600).open(&path);
+    match file.and_then(|mut file| file.write_all(text.as_bytes())) {
+        Ok(()) => path.display().to_string(),
+        Err(error) => {
+            tracing::error!("write {}: {error}", path.display());
+            "the daemon's log".to_owned()
+        }
     }
 }
 
@@ -118,8 +150,8 @@ pub(in crate::daemon) fn import(daemon: &Rc<Daemon>) {
         return;
     }
     let mut report = Report::default();
-    // Of a journal that was lost: what people have changed since would be undone.
-    let first = daemon.rebuilt.borrow().sessions == 0;
+    // Of a journal that was lost, which knows nothing of what it took: what people have changed since would be undone.
+    let first = daemon.core.borrow().imported().contains_key(STATE) || daemon.rebuilt.borrow().sessions == 0;
     take_file(daemon, STATE, &mut report, sessions);
     for (file, read) in kept::FILES {
         if first {
@@ -130,16 +162,15 @@ pub(in crate::daemon) fn import(daemon: &Rc<Daemon>) {
     }
     let words = report.words();
     if !report.records.is_empty() {
-        daemon.take(Event::Rebuilt(report.records));
-    }
-    for (run, leader) in report.leaders {
-        launch::write_deadline(daemon, run, None);
-        adopted::keep_leader(daemon, run, leader);
+        daemon.take(Event::Imported(report.records));
     }
     for line in &words {
         tracing::warn!("{line}");
     }
-    *daemon.imported.borrow_mut() = words;
+    if !words.is_empty() {
+        let whole = keep(&daemon.home, &words);
+        *daemon.imported.borrow_mut() = cut(words, &whole);
+    }
 }
 
 fn take_file(
@@ -180,6 +211,8 @@ fn leave(daemon: &Daemon, file: &str, report: &mut Report) {
 }
 
 fn sessions(daemon: &Daemon, report: &mut Report) -> Result<(), String> {
+    let ours = found::ours(daemon);
+    report.leaders = ours.into_iter().filter_map(|(process, session)| Some((process, session?))).collect();
     for old in old_sessions(&daemon.home, report)? {
         take(daemon, &old, report);
     }
@@ -201,6 +234,12 @@ fn take(daemon: &Daemon, old: &OldSession, report: &mut Report) {
     let reports = Known::find(&old.adapter, &config.adapters).is_some_and(|known| known.parser().is_some());
     let by_number = daemon.sys.started().backend == Backend::Portable;
     let seen = seen(&known, old, by_number);
+    let leads = if let Seen::Itself(leader, _) = &seen {
+        report.leaders.get(&(leader.pid, leader.start_ticks)).map(|other| (leader.pid, *other))
+    } else {
+        None
+    };
+    let seen = leads.map_or(seen, |(pid, other)| Seen::Anothers(pid, other));
     let exit = match (old.adapter == WRAPPED).then(|| exit_file(&daemon.home, &old.id)) {
         Some(Ok(exit)) => exit,
         None => None,
@@ -209,19 +248,21 @@ fn take(daemon: &Daemon, old: &OldSession, report: &mut Report) {
             return;
         }
     };
-    let looked = matches!(seen, Seen::Itself(..)).then(|| look_at(&old.cwd, &daemon.sys.host().boot));
-    let old = &match looked {
-        Some(Ok(place)) => OldSession { cwd: place.path, dir: place.id, ..old.clone() },
-        Some(Err(_)) | None => old.clone(),
+    let place = report.directories.entry(old.cwd.clone());
+    let place = place.or_insert_with(|| look_at(&old.cwd, &daemon.sys.host().boot).ok()).clone();
+    let runs = matches!(seen, Seen::Itself(..));
+    let old = &match place {
+        Some(place) => OldSession { cwd: place.path, dir: place.id.filter(|_| runs), ..old.clone() },
+        None => old.clone(),
     };
     let here = Here { host: daemon.sys.host(), now: clock::now(), grace: config.grace };
-    let resumes = NATIVE.contains(&old.adapter.as_str());
+    let resumes = NATIVE.contains(&old.adapter.as_str()) && fit(&old.id).is_some();
     match import::import(old, id, &seen, exit, (resumes, reports), here) {
         Imported::Live(more) => {
             report.sessions += 1;
             report.live += 1;
             if let Seen::Itself(leader, _) = seen {
-                report.leaders.push((RunId { session: id, run: 1 }, leader));
+                report.leaders.insert((leader.pid, leader.start_ticks), id);
             }
             report.records.extend(more);
         }
@@ -230,8 +271,9 @@ fn take(daemon: &Daemon, old: &OldSession, report: &mut Report) {
             report.records.extend(more);
         }
         Imported::LeftOut(why) => {
+            let unsure = old.pid.filter(|_| matches!(seen, Seen::CannotTell(_)));
             let adopt =
-                old.pid.map(|pid| format!("; if it is, run: agentctl adopt {pid}")).unwrap_or_default();
+                unsure.map(|pid| format!("; if it is, run: agentctl adopt {pid}")).unwrap_or_default();
             report.leave_out(format!("{}: {why}{adopt}", name(old)));
         }
     }
@@ -349,7 +391,7 @@ pub(in crate::daemon) fn status_left(daemon: &Daemon, id: RunId) -> Option<WaitS
 
 fn seen(known: &[Known], old: &OldSession, by_number: bool) -> Seen {
     let Some(pid) = old.pid else { return Seen::NoNumber };
-    match shown::look(pid, by_number) {
+    match shown::look_at_any(pid, by_number) {
         Ok(Some(shown)) => identify(known, old, &shown),
         Ok(None) => Seen::Gone,
         Err(error) => {
@@ -462,12 +504,12 @@ mod tests {
     fn what_is_said_is_bounded() {
         let mut report = Report { sessions: 2, fuses: 1, ..Report::default() };
         (0..50).for_each(|n| report.leave_out(format!("session {n}")));
-        let words = report.words();
+        let words = cut(report.words(), "/h/log");
         assert_eq!(words.len(), limits::IMPORT_LINES_MAX + 1);
         assert_eq!(
             words[0],
             "taken over from an earlier agentctl: 2 sessions, none of them running; 1 fuse; its files stay as they are"
         );
-        assert_eq!(words.last().map(String::as_str), Some("and 31 more"));
+        assert_eq!(words.last().map(String::as_str), Some("and 31 more; all of it: /h/log"));
     }
 }
