@@ -3,6 +3,7 @@
 //! Owns the search for the socket, the limits of patience, and the words for a daemon that does not answer.
 
 use std::cmp::Ordering;
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,21 @@ use super::{Failure, render, units};
 /// The earlier agentctl did without a daemon then. Here it only keeps one from being started.
 const NO_DAEMON: &str = "AGENTCTL_NO_DAEMON";
 
+/// A variable, if it is set and not empty.
+fn set(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Whether a variable that is a switch is on: it is `1`.
+fn is_on(name: &str) -> bool {
+    set(name).is_some_and(|value| value == "1")
+}
+
+/// Whether this command runs in a session.
+fn is_inside() -> bool {
+    set("AGENTCTL_SESSION_ID").is_some()
+}
+
 /// Where instances of the system's template listen, each in a directory of its user's name.
 const SYSTEM_SOCKETS: &str = "/run/agentctl";
 
@@ -55,8 +71,10 @@ pub(crate) struct Client {
 pub(crate) enum Unanswered {
     /// Nobody listens.
     Nobody(io::Error),
-    /// The connection broke.
+    /// The connection broke, and asking again is safe.
     Broken(String),
+    /// The connection broke, and what was asked may have been done: it is not asked twice. `look`: what tells.
+    Perhaps { why: String, look: String },
     /// The daemon said no.
     Refused(Problem),
 }
@@ -64,9 +82,7 @@ pub(crate) enum Unanswered {
 impl Client {
     /// Finds the socket: `$AGENTCTL_SOCKET`, `$AGENTCTL_HOME`, the system's, the user's.
     pub(crate) fn find() -> Result<Self, Failure> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let inside = set("AGENTCTL_SESSION_ID").is_some();
-        let is_on = |name| set(name).is_some_and(|value| value == "1");
+        let inside = is_inside();
         let forbidden = is_on("AGENTCTL_NO_AUTOSTART") || is_on(NO_DAEMON);
         if let Some(socket) = set("AGENTCTL_SOCKET") {
             return Ok(Self::new(socket.into(), None, false));
@@ -132,8 +148,7 @@ impl Client {
         }
     }
 
-    /// A daemon that is being restarted breaks off before it answers: its successor is asked. What is asked may be
-    /// asked twice, since launches carry a key and the rest comes to the same; save the request to end.
+    /// A daemon that is being restarted breaks off before it answers: its successor is asked what may be asked twice.
     async fn send_to_one_that_lives(
         &self,
         method: &Method,
@@ -141,10 +156,14 @@ impl Client {
         body: Option<Bytes>,
         key: Option<&str>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let mut again = if path == "/v1/shutdown" { 0 } else { ASK_AGAIN_MAX };
+        let once = if key.is_some() { None } else { done_once(method, path) };
+        let mut again = ASK_AGAIN_MAX;
         let mut broke_off = None;
         loop {
             match self.send_once(method, path, body.clone(), key).await {
+                Err(Unanswered::Broken(why)) if let Some(look) = &once => {
+                    return Err(Unanswered::Perhaps { why, look: look.clone() });
+                }
                 Err(Unanswered::Broken(why)) if again > 0 => {
                     again -= 1;
                     broke_off = Some(why);
@@ -245,8 +264,12 @@ impl Client {
         path: &str,
         body: Option<&impl serde::Serialize>,
     ) -> Result<T, Failure> {
+        let once = done_once(&method, path);
         let answer = self.send(method, path, encode(body)?, None).await.map_err(|why| self.failure(why))?;
-        let bytes = whole(answer).await.map_err(|why| self.failure(why))?;
+        let bytes = whole(answer).await.map_err(|why| match (why, once) {
+            (Unanswered::Broken(why), Some(look)) => self.failure(Unanswered::Perhaps { why, look }),
+            (why, _) => self.failure(why),
+        })?;
         decode(&bytes)
     }
 
@@ -259,22 +282,26 @@ impl Client {
                 3,
                 format!("the daemon at {socket} broke off: {error}; see: agentctl daemon status"),
             ),
-            Unanswered::Nobody(error) if std::env::var_os("AGENTCTL_SESSION_ID").is_some() => Failure::new(
+            Unanswered::Perhaps { why, look } => Failure::new(
+                3,
+                format!(
+                    "the daemon at {socket} broke off before it answered ({why}); whether it was done is not known; look: {look}"
+                ),
+            ),
+            Unanswered::Nobody(error) if is_inside() => Failure::new(
                 3,
                 format!(
                     "no daemon answers at {socket} ({error}), and none is started from inside a session, since it \
                      would end with it; outside, run: agentctl daemon start"
                 ),
             ),
-            Unanswered::Nobody(error) if self.home.is_some() && std::env::var_os(NO_DAEMON).is_some() => {
-                Failure::new(
-                    3,
-                    format!(
-                        "no daemon answers at {socket} ({error}), and {NO_DAEMON}=1 keeps this command from starting one; \
+            Unanswered::Nobody(error) if self.home.is_some() && is_on(NO_DAEMON) => Failure::new(
+                3,
+                format!(
+                    "no daemon answers at {socket} ({error}), and {NO_DAEMON}=1 keeps this command from starting one; \
                      nothing works without a daemon here. Unset it, or run: agentctl daemon start"
-                    ),
-                )
-            }
+                ),
+            ),
             Unanswered::Nobody(error) => {
                 let run = self.system_instance().map_or("agentctl daemon start".to_owned(), |user| {
                     format!("sudo systemctl start agentctl@{user}.socket")
@@ -454,10 +481,37 @@ pub(crate) fn segment(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
+/// What tells whether a request was done, of those that are not asked twice: a second signal is one more, and a second
+/// `unlock` finds nothing to do. Reading is asked as often as it takes, and so is what comes to the same in the end.
+fn done_once(method: &Method, path: &str) -> Option<String> {
+    if *method == Method::GET {
+        return None;
+    }
+    let path = path.split('?').next().unwrap_or_default();
+    let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
+    let look = match parts[..] {
+        ["sessions", _, "stop" | "extend" | "adopt"]
+        | ["reload"]
+        | ["webhooks", _, "pause" | "resume"]
+        | ["fuses", _, "extend"] => return None,
+        ["sessions", id, _] => {
+            let id = percent_encoding::percent_decode_str(id).decode_utf8_lossy();
+            format!("agentctl status {id}")
+        }
+        ["fuses", ..] => "agentctl fuses".to_owned(),
+        ["locks", ..] => "agentctl locks".to_owned(),
+        ["deliveries", ..] | ["webhooks", ..] => "agentctl webhooks list".to_owned(),
+        ["sessions" | "prune", ..] => "agentctl list -a".to_owned(),
+        _ => "agentctl daemon status".to_owned(),
+    };
+    Some(look)
+}
+
 /// Whether asking again may help: the daemon restarts, or its answer was lost.
 pub(crate) fn may_retry(why: &Unanswered) -> bool {
     match why {
         Unanswered::Nobody(_) | Unanswered::Broken(_) => true,
+        Unanswered::Perhaps { .. } => false,
         Unanswered::Refused(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
     }
 }

@@ -37,6 +37,7 @@ mod lifecycle;
 mod limits;
 mod locks;
 mod log_size;
+mod lost_answers;
 mod opencode;
 mod properties;
 mod queue;

@@ -98,7 +98,12 @@ async fn running() -> Result<Option<Running>, Failure> {
     let client = Client::find()?.without_autostart();
     match client.send(Method::GET, "/v1/config", None, None).await {
         Ok(answer) => Ok(Some(decode(&whole(answer).await.map_err(|why| client.failure(why))?)?)),
-        Err(Unanswered::Nobody(_) | Unanswered::Broken(_) | Unanswered::Refused(_)) => Ok(None),
+        Err(
+            Unanswered::Nobody(_)
+            | Unanswered::Broken(_)
+            | Unanswered::Perhaps { .. }
+            | Unanswered::Refused(_),
+        ) => Ok(None),
     }
 }
 

@@ -89,14 +89,16 @@ async fn stop(client: &Client) -> Result<Stopped, Failure> {
         Ok(answer) => pid_of(answer).await,
         Err(Unanswered::Nobody(_)) => return Err(not_running()),
         // Whatever it is that it cannot do, it may still be able to end.
-        Err(Unanswered::Broken(_) | Unanswered::Refused(_)) => None,
+        Err(Unanswered::Broken(_) | Unanswered::Perhaps { .. } | Unanswered::Refused(_)) => None,
     };
     if pid.is_some_and(units::runs) {
         return units::stop().map(|()| Stopped::ByManager);
     }
     let answer = client.send(Method::POST, "/v1/shutdown", None, None).await.map_err(|why| match why {
         Unanswered::Nobody(_) => not_running(),
-        why @ (Unanswered::Broken(_) | Unanswered::Refused(_)) => client.failure(why),
+        why @ (Unanswered::Broken(_) | Unanswered::Perhaps { .. } | Unanswered::Refused(_)) => {
+            client.failure(why)
+        }
     })?;
     whole(answer).await.map_err(|why| client.failure(why))?;
     let tries = limits::DAEMON_START_TIMEOUT.as_millis() / RETRY_PAUSE.as_millis();

@@ -17,7 +17,9 @@ pub(super) async fn doctor(args: JsonFlag) -> Result<u8, Failure> {
     let mut checks = match client.send(Method::GET, "/v1/doctor", None, None).await {
         Ok(answer) => decode(&whole(answer).await.map_err(|why| client.failure(why))?)?,
         Err(Unanswered::Nobody(why)) => without_daemon(&why),
-        Err(why @ (Unanswered::Broken(_) | Unanswered::Refused(_))) => return Err(client.failure(why)),
+        Err(why @ (Unanswered::Broken(_) | Unanswered::Perhaps { .. } | Unanswered::Refused(_))) => {
+            return Err(client.failure(why));
+        }
     };
     let shim = beside_me();
     checks.push(doctor::shim(shim.as_deref()));
