@@ -23,6 +23,7 @@ use crate::sys::tree::{self, Tree};
 use crate::wire::session_dir::{LeaderIdentity, Version};
 
 use super::found::told::{self, Env, Question};
+use super::perform::Signalled;
 use super::{Daemon, found, perform};
 
 /// Why the tree of such a run cannot be told.
@@ -208,34 +209,48 @@ impl Kin {
     }
 }
 
-/// Signals the leader, and with `all` what descends from it; what does is held first.
+/// Signals the leader, and with `all` what descends from it, and does not wait for it.
 pub(super) fn signal(daemon: &Rc<Daemon>, id: RunId, signal: u8, all: bool) {
-    let kin = Kin::of(daemon, id);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let done = spawn_blocking(move || {
-            let gathered = kin.gather();
-            let sent = kin.leader.as_ref().map_or(Ok(()), |leader| leader.signal(signal).map(drop));
-            for process in gathered.iter().filter(|_| all) {
-                // One that may not be signalled is seen again by whoever looks whether any is left.
-                if let Err(error) = process.signal(signal) {
-                    tracing::warn!(pid = process.pid(), "signal what an adopted process started: {error}");
-                }
+        // Whoever asks for a stop looks for himself whether anything is left.
+        let _told = signal_and_tell(&daemon, id, signal, all).await;
+    });
+}
+
+/// The same, with what became of it; what descends from the leader is held first. `Err`: it cannot be told.
+pub(super) async fn signal_and_tell(
+    daemon: &Rc<Daemon>,
+    id: RunId,
+    signal: u8,
+    all: bool,
+) -> Result<Signalled, String> {
+    let kin = Kin::of(daemon, id);
+    let done = spawn_blocking(move || {
+        let gathered = kin.gather();
+        let leader = kin.leader.as_ref().map(|leader| (leader.pid(), leader.signal(signal)));
+        let mut sent = Signalled::default();
+        gathered.iter().filter(|_| all).for_each(|process| sent.note(process.pid(), process.signal(signal)));
+        (gathered, leader, sent)
+    });
+    match done.await {
+        Ok((gathered, leader, mut sent)) => {
+            if let Some(handles) = daemon.handles.borrow_mut().get_mut(&id) {
+                handles.kin = gathered;
             }
-            (gathered, sent)
-        });
-        match done.await {
-            Ok((gathered, sent)) => {
-                if let Some(handles) = daemon.handles.borrow_mut().get_mut(&id) {
-                    handles.kin = gathered;
-                }
-                if let Err(error) = sent {
+            if let Some((pid, result)) = leader {
+                if let Err(error) = &result {
                     daemon.evidence(id, Evidence::CannotTell(format!("signal the leader: {error}")));
                 }
+                sent.note(pid, result);
             }
-            Err(panicked) => tracing::error!("signalling an adopted run panicked: {panicked}"),
+            Ok(sent)
         }
-    });
+        Err(panicked) => {
+            tracing::error!("signalling an adopted run panicked: {panicked}");
+            Err(panicked.to_string())
+        }
+    }
 }
 
 /// Waits until nothing lives of what was seen to descend from the leader. More than that cannot be said.

@@ -20,7 +20,7 @@ use crate::wire::api::Launch;
 use super::http::{
     Fault, Handled, idempotency_key, launch_asked, read_json, refused, request_key, view_answer,
 };
-use super::perform::{self, TreeLook};
+use super::perform::{self, Signalled, TreeLook};
 use super::{Daemon, adopted};
 
 /// SIGKILL, by number: of this the cgroup has its own way, which nothing escapes by forking.
@@ -36,12 +36,15 @@ pub(super) async fn signal(daemon: &Rc<Daemon>, id: SessionId, request: Request<
         Fault::new(StatusCode::CONFLICT, format!("{name} was not sent to session {short}: {why}"))
     };
     tracing::info!(session = %id, signal = name, tree = asked.tree, "a signal is sent, as asked for");
-    if asked.tree && adopted::is_adopted(daemon, run) {
-        adopted::signal(daemon, run, number, true);
-    } else if asked.tree {
-        let look = TreeLook::of(daemon, run);
-        let sent = spawn_blocking(move || to_tree(&look, number)).await;
-        sent.unwrap_or_else(|panicked| Err(panicked.to_string())).map_err(failed)?;
+    if asked.tree {
+        let sent = if adopted::is_adopted(daemon, run) {
+            adopted::signal_and_tell(daemon, run, number, true).await
+        } else {
+            let look = TreeLook::of(daemon, run);
+            let sent = spawn_blocking(move || to_tree(&look, number)).await;
+            sent.unwrap_or_else(|panicked| Err(panicked.to_string()))
+        };
+        sent.and_then(Signalled::answer).map_err(failed)?;
     } else {
         to_leader(daemon, run, number).map_err(failed)?;
     }
@@ -49,7 +52,7 @@ pub(super) async fn signal(daemon: &Rc<Daemon>, id: SessionId, request: Request<
 }
 
 /// To each process once.
-fn to_tree(look: &TreeLook, number: u8) -> Result<(), String> {
+fn to_tree(look: &TreeLook, number: u8) -> Result<Signalled, String> {
     if number == KILL {
         return perform::signal_all(look, number);
     }
@@ -59,13 +62,9 @@ fn to_tree(look: &TreeLook, number: u8) -> Result<(), String> {
     };
     let leader = look.leader.clone();
     all.extend(leader.filter(|leader| !all.iter().any(|member| member.id().same(leader.id()))));
-    let mut failed = Ok(());
-    for process in all {
-        if let Err(error) = process.signal(number) {
-            failed = Err(format!("process {}: {error}", process.pid()));
-        }
-    }
-    failed
+    let mut sent = Signalled::default();
+    all.iter().for_each(|process| sent.note(process.pid(), process.signal(number)));
+    Ok(sent)
 }
 
 fn to_leader(daemon: &Daemon, run: RunId, number: u8) -> Result<(), String> {
@@ -105,6 +104,16 @@ fn launch_of(session: &Session, asked: Rerun) -> Result<Launch, String> {
         ));
     }
     let is_command = spec.adapter == "exec";
+    // What a rebuilt session has of its launch (core/rebuild.rs) would be another command, and often was an agent's.
+    if is_command && spec.private && session.rebuilt.is_some() {
+        let known = match spec.command.first() {
+            Some(program) => format!("only the program is known: {program}"),
+            None => "nothing is known".to_owned(),
+        };
+        return Err(format!(
+            "session {short} was rebuilt from its files, and of what was launched {known}; launch it: agentctl launch"
+        ));
+    }
     if is_command && spec.command.is_empty() {
         return Err(format!(
             "session {short} was launched with --private, so its command is not kept; launch it: agentctl launch -- CMD"

@@ -32,6 +32,7 @@ pub(super) fn of(daemon: &Daemon) -> Value {
         "epoch": daemon.journal.epoch(),
         "rebuilt": rebuilt(daemon),
         "imported": *daemon.imported.borrow(),
+        "metricsPort": daemon.metrics_port,
         "sessions": core.live() - core.queued(),
         "queued": core.queued(),
         "fuses": core.dir_fuses().count(),

@@ -187,6 +187,8 @@ pub(crate) struct Daemon {
     timer: RefCell<Option<Timer>>,
     exits: RefCell<Option<DirWatch>>,
     mailer: RefCell<deliver::Mailer>,
+    /// Where metrics are served by the word of whoever started this daemon.
+    pub(crate) metrics_port: Option<u16>,
     /// How this host calls itself.
     pub(crate) host_name: String,
 }
@@ -252,28 +254,24 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
         tracing::warn!("orphans of a dead shim will go to PID 1: {error}");
     }
     let choice = options.backend.unwrap_or(config.backend);
-    let Options { starter, home, schema, journal, .. } = options;
-    let result =
-        sys::run(choice, async |sys| live(sys, home, config, shim, nofile, starter, schema, journal).await)?;
+    let result = sys::run(choice, async |sys| live(sys, options, config, shim, nofile).await)?;
     drop(lock);
     result
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts that run() has made, put together once")]
 async fn live(
     sys: Sys,
-    home: Home,
+    options: Options,
     config: Config,
     shim: ShimProgram,
     nofile: u64,
-    starter: Starter,
-    schema: Schema,
-    entries: Option<Arc<Journald>>,
 ) -> Result<(), DaemonError> {
+    let Options { home, metrics_port, starter, schema, journal: entries, .. } = options;
     let (inbox, mut messages) = mpsc::unbounded_channel();
     let (journal, loaded) = open_journal(&home, &config, &schema, &inbox)?;
     let mut daemon = Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox);
     daemon.entries = entries;
+    daemon.metrics_port = metrics_port;
     daemon.ended_container = daemon.home.ended_container(daemon.sys.host(), std::process::id())?;
     let daemon = Rc::new(daemon);
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
@@ -389,6 +387,7 @@ impl Daemon {
             imported: RefCell::default(),
             stop: Notify::new(),
             entries: None,
+            metrics_port: None,
             ended_container: None,
             inbox,
             replies: RefCell::default(),

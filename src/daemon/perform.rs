@@ -20,7 +20,7 @@ use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::core::{Effect, Event};
 use crate::sys::shown::Shown;
 use crate::sys::tree::{self, Mark, Tree};
-use crate::sys::{Found, ProcessRef, cgroup};
+use crate::sys::{Found, ProcessRef, Sent, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
 use super::journal::Outgoing;
@@ -263,33 +263,70 @@ fn signal_tree(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
     spawn_local(async move {
         let done = spawn_blocking(move || signal_all(&look, signal)).await;
         match done {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(why)) => daemon.evidence(id, Evidence::CannotTell(why)),
             Err(panicked) => tracing::error!("signalling a tree panicked: {panicked}"),
         }
     });
 }
 
-pub(super) fn signal_all(look: &TreeLook, signal: u8) -> Result<(), String> {
+/// What became of one signal to several processes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Signalled {
+    /// So many times the kernel took it.
+    sent: usize,
+    /// Those that it did not take it for, and why.
+    failed: Vec<String>,
+}
+
+impl Signalled {
+    pub(super) fn note(&mut self, pid: u32, sent: io::Result<Sent>) {
+        match sent {
+            Ok(Sent::Sent) => self.sent += 1,
+            // It has ended in the meantime, which is no failure; and nothing was sent.
+            Ok(Sent::Gone) => {}
+            // One that may not be signalled is found again by whoever looks whether the tree is gone.
+            Err(error) => {
+                tracing::warn!(pid, "signal a process of a tree: {error}");
+                self.failed.push(format!("process {pid}: {error}"));
+            }
+        }
+    }
+
+    /// For whoever asked: all that live got it. Else why that cannot be said.
+    pub(super) fn answer(self) -> Result<(), String> {
+        match (self.sent, self.failed.as_slice()) {
+            (1.., []) => Ok(()),
+            (0, []) => Err("none of its processes is there any more".into()),
+            (0, failed) => Err(failed.join("; ")),
+            (1.., failed) => {
+                Err(format!("others of its processes got it, and not {}", failed.join("; not ")))
+            }
+        }
+    }
+}
+
+pub(super) fn signal_all(look: &TreeLook, signal: u8) -> Result<Signalled, String> {
+    let mut done = Signalled::default();
     if signal == 9
         && let Some(cgroup) = &look.cgroup
-        && let Err(error) = cgroup::kill(cgroup)
-        && cgroup.exists()
     {
-        tracing::warn!("kill the cgroup {}: {error}", cgroup.display());
+        // Whoever is killed there is not seen below.
+        let lives = cgroup::populated(cgroup).unwrap_or(false);
+        match cgroup::kill(cgroup) {
+            Ok(()) => done.sent += usize::from(lives),
+            Err(error) if cgroup.exists() => tracing::warn!("kill the cgroup {}: {error}", cgroup.display()),
+            Err(_) => {}
+        }
     }
     if let Some(leader) = &look.leader {
-        leader.signal(signal).map_err(|error| format!("signal the leader: {error}"))?;
+        let sent = leader.signal(signal).map_err(|error| format!("signal the leader: {error}"))?;
+        done.note(leader.pid(), Ok(sent));
     }
     match look.members() {
         Tree::Known(members) => {
-            for member in members {
-                // One that may not be signalled is found again by whoever looks whether the tree is gone.
-                if let Err(error) = member.signal(signal) {
-                    tracing::warn!(pid = member.pid(), "signal a process of the tree: {error}");
-                }
-            }
-            Ok(())
+            members.iter().for_each(|member| done.note(member.pid(), member.signal(signal)));
+            Ok(done)
         }
         Tree::Unknown(why) => Err(format!("the tree cannot be seen: {why}")),
     }
@@ -488,4 +525,31 @@ pub(super) fn remove_all(condemned: &std::path::Path) {
 /// The report of an agent whose output cannot be read.
 pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Evidence {
     Evidence::Report(AgentReport::Unreadable(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_sent_when_somebody_got_it_and_nobody_was_left_out() {
+        let told = |each: Vec<io::Result<Sent>>| {
+            let mut signalled = Signalled::default();
+            (7..).zip(each).for_each(|(pid, sent)| signalled.note(pid, sent));
+            signalled.answer()
+        };
+        let refused = || Err(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(told(vec![Ok(Sent::Sent), Ok(Sent::Gone)]), Ok(()));
+        for (each, why) in [
+            (vec![], "none of its processes is there any more"),
+            (vec![Ok(Sent::Gone)], "none of its processes is there any more"),
+            (vec![refused()], "process 7: permission denied"),
+            (
+                vec![Ok(Sent::Sent), refused()],
+                "others of its processes got it, and not process 8: permission denied",
+            ),
+        ] {
+            assert_eq!(told(each), Err(why.to_owned()));
+        }
+    }
 }

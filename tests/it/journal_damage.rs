@@ -385,6 +385,14 @@ fn a_session_whose_own_record_is_damaged_too_is_rebuilt_from_the_shims_files() {
     assert!(note.contains("its record of creation is damaged"), "{note}");
     gate.open();
     assert_eq!(daemon.ended(&id)["exitCode"], 9);
+    // Of its command the program is left, and what that would do without the rest nobody asked for.
+    let again = daemon.run(["rerun", &id]);
+    assert_eq!((again.status.code(), stdout(&again)), (Some(1), String::new()), "{again:?}");
+    let words = format!(
+        "session {} was rebuilt from its files, and of what was launched only the program is known: sh",
+        &id[..8]
+    );
+    assert!(stderr(&again).starts_with(&words) && stderr(&again).contains("agentctl launch"), "{again:?}");
 }
 
 #[test]

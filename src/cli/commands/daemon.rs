@@ -127,10 +127,14 @@ async fn pid_of(answer: Response<Incoming>) -> Option<u64> {
 }
 
 async fn restart(client: &Client) -> Result<u8, Failure> {
-    let answering = match client.home() {
+    let health_before = match client.home() {
         Some(home) if home.is_free() => None,
-        Some(_) | None => health(client).await.ok().and_then(|health| health["pid"].as_u64()),
+        Some(_) | None => health(client).await.ok(),
     };
+    let asked = |key: &str| health_before.as_ref().and_then(|health| health[key].as_u64());
+    let answering = asked("pid");
+    // As it was started, not as it is configured: the next one is started the same way.
+    let metrics_port = asked("metricsPort").and_then(|port| u16::try_from(port).ok());
     if answering.is_some_and(units::runs) {
         units::restart()?;
         let pid = health(client).await?["pid"].clone();
@@ -142,7 +146,7 @@ async fn restart(client: &Client) -> Result<u8, Failure> {
             render::out(&format!("Daemon restarted (PID {pid})\n"))?;
             Ok(0)
         }
-        Ok(Stopped::Gone | Stopped::ByManager) => start(client, None).await,
+        Ok(Stopped::Gone | Stopped::ByManager) => start(client, metrics_port).await,
         Err(failure) if failure.code == 3 => start(client, None).await,
         Err(failure) => Err(failure),
     }
