@@ -2,8 +2,9 @@
 //! code, whole. Exit codes are ours: 1 the answer is no, 2 usage, 3 no daemon.
 
 use std::fs;
+use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
 use crate::support::play::program;
@@ -296,6 +297,64 @@ fn prune() {
     course.is("prune");
 }
 
+#[test]
+fn kill() {
+    let daemon = Daemon::new();
+    let mut course = Course::new(&daemon);
+    let id = course.launch(&["codex", "-p", "go on"]);
+    course.run(&["kill", "-s", "CONT", &id]);
+    course.run(&["kill", "--signal", "SIGCONT", "--tree", &id]);
+    course.run(&["kill", "-s", "NOPE", &id]);
+    course.run(&["kill", "nosuch"]);
+    course.run(&["kill", &id]);
+    daemon.ended(&id);
+    course.run(&["kill", &id]);
+    course.is("kill");
+}
+
+#[test]
+fn rerun() {
+    let daemon = Daemon::new();
+    let mut course = Course::new(&daemon);
+    let first = course.launch(&["opencode", "-p", "fix it"]);
+    course.over(&first);
+    for words in
+        [&["rerun", &first][..], &["rerun", &first, "-p", "and the lints", "--name", "again", "--model", "m"]]
+    {
+        let said = course.run(words);
+        let id = said.split(' ').nth(2).unwrap_or_else(|| panic!("no id: {said}")).to_owned();
+        course.over(&id);
+    }
+    course.run(&["peek", "again"]);
+    course.run(&["rerun", "nosuch"]);
+    course.is("rerun");
+}
+
+#[test]
+fn groups() {
+    let daemon = Daemon::new();
+    let mut course = Course::new(&daemon);
+    let home = course.said.home().to_owned();
+    Repo::new(&home);
+    fs::write(
+        home.join("matrix.yml"),
+        "prompt: fix it\ncwd: ~/repo\nmatrix:\n  - adapter: codex\n    model: [gpt-5, o3]\n  - adapter: opencode\n    branch: mine\n",
+    )
+    .expect("a file");
+    for words in [
+        &["launch", "--adapter", "codex", "--adapter", "opencode", "-p", "fix it", "--cwd", "repo"][..],
+        &["launch", "--matrix", "matrix.yml"],
+    ] {
+        let said = course.run(words);
+        let group = said.split("(group: ").nth(1).and_then(|rest| rest.split(')').next());
+        course.said.mask(group.unwrap_or_else(|| panic!("no group: {said}")), "<group>");
+    }
+    course.run(&["launch", "--adapter", "codex", "--adapter", "nosuch", "-p", "fix it", "--cwd", "repo"]);
+    course.run(&["launch", "--matrix", "nosuch.yml"]);
+    course.run(&["launch", "--adapter", "codex", "--adapter", "opencode", "-p", "fix it", "--cwd", "/usr"]);
+    course.is("groups");
+}
+
 /// Exit code, stdout, stderr, as they are.
 fn of_daemon(daemon: &Daemon, words: &[&str]) -> (Option<i32>, String, String) {
     let output = daemon.run([&["daemon"], words].concat());
@@ -321,6 +380,78 @@ fn daemon_commands() {
     let (code, out, err) = of_daemon(&daemon, &["status"]);
     assert_eq!((code, out.as_str()), (Some(3), ""), "{err}");
     assert!(err.contains("agentctl daemon start"), "{err}");
+}
+
+/// Whoever has these programs and this home, and no service manager that runs.
+fn of_user(home: &Path, words: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_agentctl"));
+    for name in ["AGENTCTL_HOME", "AGENTCTL_SESSION_ID", "AGENTCTL_SOCKET", "AGENTCTL_NO_AUTOSTART", "USER"] {
+        command.env_remove(name);
+    }
+    command.env_remove("XDG_RUNTIME_DIR").env_remove("XDG_CONFIG_HOME").env("HOME", home);
+    command.env("PATH", format!("{}:/usr/bin:/bin", home.display())).current_dir(home);
+    let output = command.args(words).output().expect("the command line runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(home.to_str().expect("a text"), "~");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_restart_is_a_start_in_the_same_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let home = fs::canonicalize(dir.path()).expect("a directory");
+    let pid = |said: &str| {
+        let pid = said.strip_prefix("Daemon started (PID ").and_then(|rest| rest.strip_suffix(")\n"));
+        pid.and_then(|pid| pid.parse::<u32>().ok()).unwrap_or_else(|| panic!("{said}"))
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let port = port.expect("a port").port();
+    let health = || -> Value {
+        let (code, out, err) = of_user(&home, &["daemon", "status", "--json"]);
+        assert_eq!(code, Some(0), "{err}");
+        serde_json::from_str(&out).expect("JSON")
+    };
+    let (code, first, err) = of_user(&home, &["daemon", "start", "--metrics-port", &port.to_string()]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{first}");
+    for _ in 0..2 {
+        let (code, said, err) = of_user(&home, &["daemon", "restart"]);
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{said}");
+        assert_ne!(pid(&said), pid(&first));
+        assert_eq!((&health()["pid"], &health()["metricsPort"]), (&json!(pid(&said)), &json!(port)));
+        std::net::TcpStream::connect(("127.0.0.1", port)).expect("metrics");
+    }
+    assert_eq!(of_user(&home, &["daemon", "stop"]), (Some(0), "Daemon stopped\n".into(), String::new()));
+    // None runs: it is started.
+    let (code, said, err) = of_user(&home, &["daemon", "restart"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{said}");
+    assert_eq!((&health()["pid"], &health()["metricsPort"]), (&json!(pid(&said)), &json!(null)));
+    assert_eq!(of_user(&home, &["daemon", "stop"]).0, Some(0));
+}
+
+#[test]
+fn units_are_installed_and_removed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let home = fs::canonicalize(dir.path()).expect("a directory");
+    for name in ["systemctl", "loginctl"] {
+        program(&home.join(name), "#!/bin/sh\necho \"$0 $*\" >>\"$HOME/asked\"\n");
+    }
+    let units = "~/.config/systemd/user";
+    let (code, said, err) = of_user(&home, &["daemon", "install"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(
+        said.starts_with(&format!(
+            "Wrote {units}/agentctl.socket\nWrote {units}/agentctl.service\nEnabled agentctl.socket and agentctl.service\n"
+        )),
+        "{said}"
+    );
+    let removed = format!(
+        "Disabled agentctl.socket and agentctl.service; sessions live on\nRemoved {units}/agentctl.socket\nRemoved {units}/agentctl.service\n"
+    );
+    assert_eq!(of_user(&home, &["daemon", "uninstall"]), (Some(0), removed, String::new()));
+    let nothing = format!("nothing of agentctl daemon install is in {units}\n");
+    assert_eq!(of_user(&home, &["daemon", "uninstall"]), (Some(1), String::new(), nothing));
+    let asked = fs::read_to_string(home.join("asked")).expect("what was asked");
+    assert!(asked.lines().all(|line| !line.contains("start ")), "{asked}");
+    assert!(!home.join(".agentctl").exists(), "nothing was started");
 }
 
 #[test]
