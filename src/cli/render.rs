@@ -265,7 +265,7 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
     for (key, what) in [("lingering", "done by its own word, and still there"), ("stuck", "no sign of life")]
     {
         if let Some(since) = session.meta.get(key).and_then(|value| value["since"].as_str()) {
-            lines.push(("Note", format!("{what}, since {} ({since})", ago(since, now))));
+            lines.push(("Note", format!("{what}, since {since} ({})", ago(since, now))));
         }
     }
     for (kind, hook) in session.meta.get("hooks").and_then(|hooks| hooks.as_object()).into_iter().flatten() {
