@@ -155,8 +155,9 @@ fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<Started
     let failed = |failure: Failure, process| Failed { error: explain(&failure, files, order), process };
     let prepared = prepare(files, order).map_err(|failure| failed(failure, None))?;
     let Prepared { redirections, input, report: (reader, writer) } = prepared;
-    let child = match kernel::fork().map_err(Failure::at(Stage::Fork)) {
-        Ok(Fork::Child) => leader::become_leader_or_exit(files, host, order, redirections, writer),
+    let (forked, to_enter) = fork(order);
+    let child = match forked.map_err(Failure::at(Stage::Fork)) {
+        Ok(Fork::Child) => leader::become_leader_or_exit(files, host, order, to_enter, redirections, writer),
         Ok(Fork::Parent(child)) => child,
         Err(failure) => return Err(failed(failure, None)),
     };
@@ -178,6 +179,15 @@ fn start(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<Started
             kernel::reap(child);
             Err(failed(failure, Some(leader.identity)))
         }
+    }
+}
+
+/// In its cgroup, if it has one; or else there is one that the child is to enter by itself, which also says why it cannot.
+fn fork(order: &LaunchOrder) -> (io::Result<Fork>, Option<&Path>) {
+    let Some(cgroup) = order.cgroup.as_deref().map(Path::new) else { return (kernel::fork(), None) };
+    match File::open(cgroup).and_then(|dir| kernel::fork_into(dir.as_fd())) {
+        Ok(side) => (Ok(side), None),
+        Err(_) => (kernel::fork(), Some(cgroup)),
     }
 }
 

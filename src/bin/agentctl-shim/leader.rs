@@ -21,15 +21,16 @@ use rustix::process::{PidfdFlags, Resource, Rlimit, getpid, getrlimit, pidfd_ope
 use crate::launch::{Failure, Redirections, write_report};
 use crate::{daemon_link, kernel};
 
-/// Becomes the agent, or tells the shim why not.
+/// Becomes the agent, or tells the shim why not. `to_enter`: its cgroup, if it was not born there.
 pub(crate) fn become_leader_or_exit(
     files: &RunFiles,
     host: &HostId,
     order: &LaunchOrder,
+    to_enter: Option<&Path>,
     redirections: Redirections,
     report: OwnedFd,
 ) -> ! {
-    let failure = match become_process(files, host, order) {
+    let failure = match become_process(files, host, order, to_enter) {
         Ok(()) => become_program(files, order, redirections),
         Err(failure) => failure,
     };
@@ -38,11 +39,16 @@ pub(crate) fn become_leader_or_exit(
 }
 
 /// The surroundings of the agent.
-fn become_process(files: &RunFiles, host: &HostId, order: &LaunchOrder) -> Result<(), Failure> {
+fn become_process(
+    files: &RunFiles,
+    host: &HostId,
+    order: &LaunchOrder,
+    to_enter: Option<&Path>,
+) -> Result<(), Failure> {
     // Cannot fail: a fresh child leads no process group.
     let _ = rustix::process::setsid();
-    if let Some(cgroup) = &order.cgroup {
-        fs::write(Path::new(cgroup).join("cgroup.procs"), "0").map_err(Failure::at(Stage::Cgroup))?;
+    if let Some(cgroup) = to_enter {
+        fs::write(cgroup.join("cgroup.procs"), "0").map_err(Failure::at(Stage::Cgroup))?;
     }
     kernel::reset_signals();
     if let Some(soft) = order.nofile_soft {

@@ -1,11 +1,13 @@
 //! What becomes of the rest of the tree.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use agentctl::core::vocab::{GroupUsage, Leftovers, Usage, WaitStatus};
 use agentctl::wire::session_dir::{Cause, FileError, ShimLock};
+use inotify::{EventMask, Inotify, WatchMask};
 
 use super::{Session, is_gone};
 
@@ -79,6 +81,9 @@ fn the_cgroup_of_the_session_is_entered_and_removed() {
     let group = root.map(|root| root.join(format!("agentctl-test-{}", uuid::Uuid::new_v4())));
     let Some(group) = group.filter(|group| fs::create_dir(group).is_ok()) else { return };
     let path = group.to_str().expect("a text").to_owned();
+    // Who is born in it writes nothing to be moved there.
+    let mut moved = Inotify::init().expect("inotify");
+    moved.watches().add(group.join("cgroup.procs"), WatchMask::MODIFY).expect("a watch");
     let script = "cat /proc/self/cgroup; (trap '' TERM; echo up; read x <gate2) & read x <gate";
     let session =
         Session::gated(script).gate("gate2").order(|order| (order.cgroup, order.grace_ms) = (Some(path), 50));
@@ -93,6 +98,15 @@ fn the_cgroup_of_the_session_is_entered_and_removed() {
     let cpu = |usage: Usage| usage.group.and_then(|group| group.cpu_us);
     assert!(cpu(exit.usage) > Some(0) && cpu(tree.usage) >= cpu(exit.usage), "{exit:?} {tree:?}");
     assert!(!group.exists());
+    let mut buffer = [0; 1_024];
+    let told = match moved.read_events(&mut buffer) {
+        Ok(events) => events.filter(|event| event.mask.contains(EventMask::MODIFY)).count(),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            0
+        }
+    };
+    assert_eq!(told, 0, "the leader was moved");
 }
 
 /// What the files of a cgroup say is told as it is read; the directory is none, so nothing else depends on the host.
