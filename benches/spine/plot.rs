@@ -6,6 +6,11 @@ use plotters::prelude::*;
 use crate::Outcome;
 use crate::report::output_dir;
 
+/// All pixels across.
+const WIDTH: i32 = 1_000;
+/// Those for the names of the lines.
+const NAMES_WIDTH: i32 = 260;
+
 /// A line of a plot.
 pub(crate) struct Line {
     pub(crate) name: String,
@@ -33,12 +38,13 @@ pub(crate) fn shares(name: &str, values: &[u64]) -> Line {
 /// Both axes logarithmic.
 pub(crate) fn log_log(titles: &Titles<'_>, lines: &[Line]) -> Outcome<()> {
     let (x, y) = extent(lines);
+    let (x, y) = (decades(x), decades(y));
     draw(titles, lines, (x.0..x.1).log_scale(), (y.0..y.1).log_scale())
 }
 
 /// The lower axis logarithmic, the other one from 0 to 1.
 pub(crate) fn distribution(titles: &Titles<'_>, lines: &[Line]) -> Outcome<()> {
-    let (x, _) = extent(lines);
+    let x = decades(extent(lines).0);
     draw(titles, lines, (x.0..x.1).log_scale(), 0.0..1.0)
 }
 
@@ -60,6 +66,11 @@ fn extent(lines: &[Line]) -> (Range, Range) {
     (of(|point| point.0), of(|point| point.1))
 }
 
+/// The whole powers of ten around a range, whose labels are then on its axis.
+fn decades((least, most): Range) -> Range {
+    (10_f64.powf(least.log10().floor()), 10_f64.powf(most.log10().ceil()))
+}
+
 fn draw<X, Y>(titles: &Titles<'_>, lines: &[Line], x: X, y: Y) -> Outcome<()>
 where
     X: AsRangedCoord<Value = f64>,
@@ -68,27 +79,24 @@ where
     Y::CoordDescType: ValueFormatter<f64>,
 {
     let path = output_dir()?.join(format!("{}.svg", titles.file));
-    let area = SVGBackend::new(&path, (860, 500)).into_drawing_area();
+    let area = SVGBackend::new(&path, (WIDTH.unsigned_abs(), 460)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
         .caption(titles.caption, ("sans-serif", 18))
         .margin(12)
+        .margin_right(NAMES_WIDTH)
         .x_label_area_size(44)
         .y_label_area_size(64)
         .build_cartesian_2d(x, y)?;
-    chart.configure_mesh().x_desc(titles.x).y_desc(titles.y).draw()?;
+    chart.configure_mesh().x_desc(titles.x).y_desc(titles.y).max_light_lines(4).draw()?;
     for (n, line) in lines.iter().enumerate() {
-        let color = Palette99::pick(n).to_rgba();
-        let series = LineSeries::new(line.points.iter().copied(), color.stroke_width(2));
-        let swatch = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2));
-        chart.draw_series(series)?.label(&line.name).legend(swatch);
+        let style = Palette99::pick(n).stroke_width(2);
+        chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
+        // Beside the lines: on them it would hide some.
+        let (x, y) = (WIDTH - NAMES_WIDTH + 12, 60 + 22 * i32::try_from(n)?);
+        area.draw(&PathElement::new([(x, y), (x + 18, y)], style))?;
+        area.draw(&Text::new(line.name.as_str(), (x + 24, y - 6), ("sans-serif", 12)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK)
-        .draw()?;
     area.present()?;
     println!("{}", path.display());
     Ok(())
