@@ -17,7 +17,7 @@ use crate::webhooks::Receiver;
 use crate::{Extent, Outcome};
 
 pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
-    many_events(if extent.quick { 20_000 } else { 1_000_000 }, report)?;
+    many_events(extent.events, report)?;
     many_deliveries(if extent.quick { 500 } else { 10_000 }, report)
 }
 

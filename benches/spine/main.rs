@@ -41,16 +41,28 @@ struct Extent {
     quick: bool,
     exits: usize,
     sessions: usize,
+    /// The most of `scale`.
+    sessions_most: usize,
+    /// Of `journal`.
+    events: usize,
     idle_s: u64,
 }
 
 impl Extent {
     fn from_env() -> Outcome<Self> {
         let quick = env::var("AGENTCTL_BENCH_QUICK").is_ok_and(|value| value != "0");
-        let usual = if quick { 8 } else { 60 };
-        let idle_s = env::var("AGENTCTL_BENCH_IDLE_S").map_or(Ok(usual), |value| value.parse())?;
-        let exits = if quick { 30 } else { 200 };
-        Ok(Self { quick, exits, sessions: 200, idle_s })
+        let number = |name: &str, in_short: usize, in_full: usize| -> Outcome<usize> {
+            let usual = if quick { in_short } else { in_full };
+            Ok(env::var(name).map_or(Ok(usual), |value| value.parse())?)
+        };
+        Ok(Self {
+            quick,
+            exits: if quick { 30 } else { 200 },
+            sessions: 200,
+            sessions_most: number("AGENTCTL_BENCH_SESSIONS", 100, 5_000)?,
+            events: number("AGENTCTL_BENCH_EVENTS", 20_000, 1_000_000)?,
+            idle_s: u64::try_from(number("AGENTCTL_BENCH_IDLE_S", 8, 60)?)?,
+        })
     }
 }
 

@@ -23,14 +23,15 @@ use crate::{Extent, Outcome};
 const POLLED: usize = 30;
 
 pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
-    let (steps, count, burst): (&[usize], usize, usize) =
-        if extent.quick { (&[1, 100], 10, 20) } else { (&[1, 100, 1_000, 5_000], 100, 500) };
+    let (count, burst) = if extent.quick { (10, 20) } else { (100, 500) };
+    let mut steps = vec![1, 100, 1_000, 5_000];
+    steps.retain(|step| *step <= extent.sessions_most);
     let mut daemon = Daemon::start("normal")?;
     let mut lines = Lines::default();
     let (mut sessions, free) = (0, available_kb()?);
     let receiver = Receiver::start()?;
     idle::daemon_memory("no session", daemon.pid(), 0, report)?;
-    for &step in steps {
+    for &step in &steps {
         eprintln!("{step} sessions ...");
         at_once(&daemon, step - sessions)?;
         sessions = step;
