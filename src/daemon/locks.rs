@@ -21,8 +21,8 @@ use crate::wire::locks::{Acquire, LockView};
 use super::http::{Answer, Fault, Handled, ask, json_answer, read_json};
 use super::{Daemon, queue};
 
-/// A directory as it is now. One that is not there, or cannot be looked at, has its path alone, without what means nothing
-/// in it (`.`, doubled and trailing slashes). The error is for the user. Blocks.
+/// A directory as it is now. One that is not there, or cannot be looked at, has its path alone: the one that it will have,
+/// below the real path of what is there. The error is for the user. Blocks.
 pub(super) fn look_at(path: &str, boot: &str) -> Result<Directory, String> {
     if !Path::new(path).is_absolute() || path.contains('\0') {
         return Err(format!("\"{path}\" is not an absolute path"));
@@ -32,7 +32,7 @@ pub(super) fn look_at(path: &str, boot: &str) -> Result<Directory, String> {
         let found = std::fs::metadata(real).ok()?;
         Some(DirId { dev: found.dev(), ino: found.ino(), boot: boot.to_owned() })
     });
-    let path = real.or_else(|| text(plain(Path::new(path))));
+    let path = real.or_else(|| text(will_be(Path::new(path))));
     path.map(|path| Directory { path, id }).ok_or_else(|| "the path is not UTF-8".to_owned())
 }
 
@@ -47,8 +47,16 @@ fn text(path: PathBuf) -> Option<String> {
     path.into_os_string().into_string().ok()
 }
 
-fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+/// Without what means nothing in it (`.`, doubled and trailing slashes). What `..` will lead to is not guessed.
+fn will_be(path: &Path) -> PathBuf {
+    let plain: PathBuf = path.components().filter(|part| !matches!(part, Component::CurDir)).collect();
+    let mut above = plain.ancestors().skip(1);
+    let there =
+        above.find_map(|above| Some((std::fs::canonicalize(above).ok()?, plain.strip_prefix(above).ok()?)));
+    match there {
+        Some((real, rest)) if !rest.components().any(|part| part == Component::ParentDir) => real.join(rest),
+        Some(_) | None => plain,
+    }
 }
 
 /// `GET /v1/locks`: by directory, those by hand first.
@@ -99,4 +107,26 @@ async fn looked_at(daemon: &Daemon, path: String) -> Result<Directory, Fault> {
 /// The answer to a change of one lock.
 pub(super) fn answer(lock: &ManualLock) -> Response<Answer> {
     json_answer(StatusCode::OK, &LockView::of_manual(lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_has_the_path_that_it_will_have() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = std::fs::canonicalize(dir.path()).expect("a real path");
+        std::fs::create_dir(dir.join("real")).expect("a directory");
+        std::os::unix::fs::symlink(dir.join("real"), dir.join("link")).expect("a link");
+        let path = |name: &str| {
+            let path = format!("{}/{name}", dir.display());
+            look_at(&path, "boot").expect("an absolute path").path
+        };
+        let below = |name: &str| format!("{}/{name}", dir.display());
+        assert_eq!(path("link/./new//tree/"), below("real/new/tree"));
+        assert_eq!(path("link/none/../x"), below("link/none/../x"), "nobody knows what none will be");
+        std::fs::create_dir_all(dir.join("real/new/tree")).expect("a directory");
+        assert_eq!(path("link/new/tree"), below("real/new/tree"), "as it was before it was there");
+    }
 }
