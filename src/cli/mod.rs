@@ -8,6 +8,7 @@ mod commands;
 mod generate;
 mod help;
 mod launch_args;
+mod launchd;
 mod listing;
 mod matrix;
 mod render;

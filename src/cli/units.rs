@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Failure;
+use super::launchd::{Agent, launchctl};
 
 /// The first line of a unit that we wrote, and may remove.
 const MARK: &str = "# Written by: agentctl daemon install\n";
@@ -105,6 +106,9 @@ impl Scope {
 
 /// Writes and enables the units; with `now` also starts them. The lines to show.
 pub(crate) fn install(scope: &Scope, now: bool) -> Result<Vec<String>, Failure> {
+    if cfg!(target_os = "macos") {
+        return Agent::find(scope)?.install(now, launchctl);
+    }
     if let Scope::System(user) = scope {
         check_user(user)?;
         check_is_known(user)?;
@@ -148,6 +152,9 @@ pub(crate) fn install(scope: &Scope, now: bool) -> Result<Vec<String>, Failure> 
 
 /// Disables, stops and removes what [`install`] wrote. Sessions live on.
 pub(crate) fn uninstall(scope: &Scope) -> Result<Vec<String>, Failure> {
+    if cfg!(target_os = "macos") {
+        return Agent::find(scope)?.uninstall(launchctl);
+    }
     let directory = scope.directory()?;
     let ours: Vec<_> =
         scope.files().iter().map(|(name, _)| directory.join(name)).filter(|path| is_ours(path)).collect();
