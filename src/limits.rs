@@ -179,6 +179,12 @@ pub const WORKTREE_TIMEOUT: Duration = Duration::from_secs(600);
 pub const GIT_TIMEOUT: Duration = Duration::from_secs(120);
 /// What one git may say.
 pub const GIT_BYTES_MAX: usize = 16 << 20;
+/// What gh may say of one issue, which GitHub keeps to 65,536 characters.
+pub const ISSUE_BYTES_MAX: usize = 1 << 20;
+/// An agent that does not tell its version in this time is not asked further.
+pub const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// What it may say of it.
+pub const VERSION_BYTES_MAX: usize = 64 << 10;
 /// A listing that is longer is printed without blanks. OrgLoop's connector reads 1 MiB, and takes more for no sessions:
 /// that is room for 1,000 of them, with prompts.
 pub const PRETTY_LIST_MAX: usize = 512 << 10;

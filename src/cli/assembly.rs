@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde::Deserialize;
 
 use crate::limits;
+use crate::sys::tool::{self, ToolError};
 
 use super::Failure;
 
@@ -165,24 +166,23 @@ fn issue(number: u64, repo: Option<&str>, cwd: &Path) -> Result<Issue, Failure> 
         return Err(Failure::new(2, format!("--repo \"{repo}\" is not of the form owner/repo")));
     }
     let arguments = ["issue", "view", &number.to_string(), "--repo", &repo, "--json", "title,body"];
-    let asked = Command::new("gh").args(arguments).current_dir(cwd).stdin(Stdio::null()).output();
-    let output = asked.map_err(|error| {
-        let missing = error.kind() == io::ErrorKind::NotFound;
-        let why = if missing {
-            "--issue asks the GitHub CLI, and there is no gh in PATH; install it, or give the text with -p"
-                .to_owned()
-        } else {
-            format!("run gh: {error}")
-        };
-        Failure::new(1, why)
-    })?;
     let failed = |why: &str| Failure::new(1, format!("Failed to fetch issue #{number} from {repo}: {why}"));
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+    let mut gh = Command::new("gh");
+    let ran = tool::run(gh.args(arguments).current_dir(cwd), limits::GIT_TIMEOUT, limits::ISSUE_BYTES_MAX);
+    let ran = ran.map_err(|error| match error {
+        ToolError::Start(error) if error.kind() == io::ErrorKind::NotFound => Failure::new(
+            1,
+            "--issue asks the GitHub CLI, and there is no gh in PATH; install it, or give the text with -p",
+        ),
+        error => failed(&format!("gh: {error}")),
+    })?;
+    if !ran.success {
+        let said = String::from_utf8_lossy(&ran.stderr);
         let first = said.lines().find(|line| !line.trim().is_empty());
-        return Err(failed(first.unwrap_or(&format!("gh ended with {}", output.status))));
+        let code = ran.code.map_or_else(|| "a signal".to_owned(), |code| format!("code {code}"));
+        return Err(failed(first.unwrap_or(&format!("gh ended with {code}"))));
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| failed(&format!("gh is not understood: {error}")))
+    serde_json::from_slice(&ran.stdout).map_err(|error| failed(&format!("gh is not understood: {error}")))
 }
 
 fn guess_repo(cwd: &Path) -> Result<String, Failure> {
@@ -190,12 +190,13 @@ fn guess_repo(cwd: &Path) -> Result<String, Failure> {
         Failure::new(1, format!("Could not determine GitHub repo: {why}. Use --repo <owner/repo>."))
     };
     let mut git = Command::new("git");
-    git.arg("-C").arg(cwd).args(["remote", "get-url", "origin"]).stdin(Stdio::null());
-    let output = git.output().map_err(|error| unknown(&format!("run git: {error}")))?;
-    if !output.status.success() {
+    git.arg("-C").arg(cwd).args(["remote", "get-url", "origin"]);
+    let ran = tool::run(&mut git, limits::GIT_TIMEOUT, limits::GIT_BYTES_MAX);
+    let ran = ran.map_err(|error| unknown(&format!("git: {error}")))?;
+    if !ran.success {
         return Err(unknown("no 'origin' remote found"));
     }
-    let url = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let url = String::from_utf8_lossy(&ran.stdout).trim().to_owned();
     repo_of(&url).ok_or_else(|| unknown(&format!("{} is not of github.com", without_user(&url))))
 }
 

@@ -169,7 +169,7 @@ async fn meant(daemon: &Daemon, asked: String) -> String {
 
 /// What a script runs with, as the shim takes it: nothing of whoever set the fuse, which may have been weeks ago.
 pub(super) fn environment(daemon: &Daemon, id: FuseId) -> Vec<u8> {
-    let mut env = launch::minimal_environment();
+    let mut env = super::environment::minimal();
     let core = daemon.core.borrow();
     let script = id.script().to_string();
     let mut set = vec![
@@ -185,7 +185,7 @@ pub(super) fn environment(daemon: &Daemon, id: FuseId) -> Vec<u8> {
         set.extend(fuse.spec.setter.clone().map(|setter| ("AGENTCTL_FUSE_SESSION_ID", setter)));
     }
     env.extend(set.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    launch::environ(&env)
+    super::environment::environ(&env)
 }
 
 /// The verdict of a script is durable.

@@ -113,6 +113,11 @@ impl Home {
         self.path.join("queued")
     }
 
+    /// Notes of worktrees that are being made.
+    pub(super) fn worktrees(&self) -> PathBuf {
+        self.path.join("worktrees")
+    }
+
     /// The directory of one session. An id has one spelling, so this stays inside.
     pub fn session(&self, id: SessionId) -> PathBuf {
         self.sessions().join(id.to_string())

@@ -22,6 +22,13 @@ pub(super) fn hidden_of(daemon: &Daemon, session: SessionId) -> Option<HiddenOf>
     daemon.core.borrow().session(session)?.spec.hidden()
 }
 
+/// Where a hook runs whose session's worktree could not be made.
+pub(super) fn repository(daemon: &Daemon, of: HiddenOf) -> Option<String> {
+    let HiddenOf::Hook(of) = of else { return None };
+    let core = daemon.core.borrow();
+    core.session(of.run.session)?.spec.worktree.as_ref().map(|worktree| worktree.repo.clone())
+}
+
 /// Where the output of a hook goes: both streams, into the session's own directory.
 pub(super) fn log_path(daemon: &Daemon, of: HookOf) -> PathBuf {
     daemon.home.session(of.run.session).join(session_dir::hook_log_name(of.run.run, of.kind.word()))

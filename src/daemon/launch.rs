@@ -5,8 +5,7 @@
 //! an argument. The daemon itself never forks: starting the agent is the shim's business.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -18,7 +17,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::adapters::acp::{self, Plan};
 use crate::adapters::retired::instead_of;
-use crate::adapters::{Ask, EnvLook, FirstStart, Known, PromptWay};
+use crate::adapters::{Ask, FirstStart, Known, PromptWay};
 use crate::core::Event;
 use crate::core::agent::Budget;
 use crate::core::directory::Directory;
@@ -38,7 +37,7 @@ use crate::{config, limits};
 use super::home::log_name;
 use super::perform::{self, Handles};
 use super::place::Chosen;
-use super::{Daemon, fuses, hooks, locks, notify, queue, worktrees};
+use super::{Daemon, environment, fuses, hooks, locks, notify, queue, worktrees};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
@@ -97,7 +96,8 @@ pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Resul
         thinking: ask.thinking.as_deref(),
     };
     let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
-    let (env, first_start) = environment(&adapter, id, ask.env.as_ref(), ask.safe, &cwd)?;
+    let asked_env = environment::asked(ask.env.as_ref(), worktree.is_some());
+    let (env, first_start) = environment::of_session(&adapter, id, asked_env, ask.safe, &cwd)?;
     let reads = adapter.parser().is_some();
     if ask.linger_ms.is_some_and(|ms| ms > 0) && !reads {
         return Err(format!(
@@ -183,7 +183,8 @@ pub(crate) fn prepare_resume(
             spec.adapter
         ));
     }
-    let (env, first_start) = environment(&adapter, session.id, ask.env.as_ref(), spec.safe, &spec.cwd)?;
+    let asked_env = environment::asked(ask.env.as_ref(), spec.worktree.is_some());
+    let (env, first_start) = environment::of_session(&adapter, session.id, asked_env, spec.safe, &spec.cwd)?;
     let parcel = Parcel {
         argv: std::iter::once(program).chain(arguments).collect(),
         env,
@@ -275,67 +276,6 @@ pub(super) fn check_script(what: &str, script: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Variables that belong to the daemon or to a service manager, never to a session.
-fn is_ours(key: &str) -> bool {
-    const NAMES: [&str; 4] = ["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM"];
-    let agentctl = key.starts_with("AGENTCTL_") && key != "AGENTCTL_HOME";
-    agentctl || key.starts_with("WATCHDOG_") || key.starts_with("LISTEN_") || NAMES.contains(&key)
-}
-
-fn environment(
-    adapter: &Known,
-    id: SessionId,
-    asked: Option<&BTreeMap<String, String>>,
-    safe: bool,
-    cwd: &str,
-) -> Result<(Vec<u8>, Option<FirstStart>), String> {
-    let mut env = asked.cloned().unwrap_or_else(minimal_environment);
-    // As the caller has it: what is meant for us (AGENTCTL_...) is not the session's, and an adapter may look at it.
-    let asked = env.clone();
-    env.retain(|key, _| !is_ours(key));
-    if let Some((key, _)) =
-        env.iter().find(|(key, value)| key.is_empty() || key.contains(['=', '\0']) || value.contains('\0'))
-    {
-        return Err(format!(
-            "the environment variable \"{key}\" has a name or value that no process can have"
-        ));
-    }
-    let home = daemon_home();
-    let vars = |name: &str| asked.get(name).map(OsString::from);
-    let look = EnvLook {
-        vars: &vars,
-        exists: &|path: &Path| path.exists(),
-        passwd_home: &home,
-        cwd: Path::new(cwd),
-        root: rustix::process::geteuid().is_root(),
-        safe,
-    };
-    let change = adapter.env(&look);
-    for key in change.unset {
-        env.remove(key);
-    }
-    for (key, value) in change.set {
-        env.insert(key.to_owned(), value);
-    }
-    env.insert("AGENTCTL_SESSION_ID".into(), id.to_string());
-    Ok((environ(&env), adapter.first_start(&look)))
-}
-
-/// Variables as the shim takes them.
-pub(super) fn environ(env: &BTreeMap<String, String>) -> Vec<u8> {
-    env.iter().flat_map(|(key, value)| [key.as_bytes(), b"=", value.as_bytes(), b"\0"].concat()).collect()
-}
-
-/// What a launch without an environment gets, from the daemon's own.
-pub(super) fn minimal_environment() -> BTreeMap<String, String> {
-    let kept = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"];
-    kept.into_iter().filter_map(|key| Some((key.to_owned(), std::env::var(key).ok()?))).collect()
-}
-
-pub(super) fn daemon_home() -> PathBuf {
-    std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
-}
-
 /// Starts the shim of a run. Called once the record of the launch is durable.
 pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
     let parcel = daemon.parcels.borrow_mut().remove(&id);
@@ -356,22 +296,44 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             // Only a start of the daemon finds no parcel, and there reattach.rs decides.
             (None, None) => return,
         };
+        let parcel = match keep_for_hooks(&daemon, id, parcel).await {
+            Ok(parcel) => parcel,
+            Err(why) => return withdraw(&daemon, id, why),
+        };
         if let Err(why) = worktrees::of_run(&daemon, id, &parcel).await {
             return withdraw(&daemon, id, why);
         }
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
         let Ok(_place) = daemon.launches.acquire().await else { return };
-        let Some((order, limits)) = order(&daemon, id, &parcel) else { return };
+        let Some((mut order, limits)) = order(&daemon, id, &parcel) else { return };
+        let repo = hidden.and_then(|of| hooks::repository(&daemon, of));
         let place = daemon.places.choose(sys::clock::now().mono, &limits);
         let files = daemon.home.run_files(id);
         let shim = Arc::clone(&daemon.shim);
-        let begun = spawn_blocking(move || begin(&shim, &files, order, &limits, &parcel, &place)).await;
+        let begun = spawn_blocking(move || {
+            if let Some(repo) = repo.filter(|_| !Path::new(&order.cwd).is_dir()) {
+                order.cwd = repo;
+            }
+            begin(&shim, &files, order, &limits, &parcel, &place)
+        });
+        let begun = begun.await;
         let begun = begun.unwrap_or_else(|panicked| Err(format!("the launch panicked: {panicked}")));
         match begun {
             Ok(begun) => accept(&daemon, id, begun, turn),
             Err(why) => withdraw(&daemon, id, why),
         }
     });
+}
+
+/// What hooks will need, whatever comes of the launch.
+async fn keep_for_hooks(daemon: &Daemon, id: RunId, parcel: Parcel) -> Result<Parcel, String> {
+    if !parcel.for_hooks {
+        return Ok(parcel);
+    }
+    let dir = daemon.home.session(id.session);
+    let kept = spawn_blocking(move || hooks::keep_environment(&dir, &parcel.env).map(|()| parcel)).await;
+    let kept = kept.map_err(|panicked| panicked.to_string())?;
+    kept.map_err(|error| format!("keep the environment for hooks: {error}"))
 }
 
 /// What a hidden session needs: its script is in its record.
@@ -466,9 +428,6 @@ fn begin(
 ) -> Result<Begun, String> {
     let doing = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let dir = files.dir();
-    if parcel.for_hooks {
-        hooks::keep_environment(dir, &parcel.env).map_err(doing("keep the environment for hooks"))?;
-    }
     session_dir::write_atomic(dir, &order.env, &parcel.env, session_dir::FILE_MODE)
         .map_err(doing("write the session's environment"))?;
     if let Some(prompt) = &parcel.prompt {

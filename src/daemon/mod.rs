@@ -10,6 +10,7 @@ mod again;
 mod converse;
 mod deliver;
 mod doctor;
+mod environment;
 mod exit_files;
 mod follow;
 mod found;
@@ -25,6 +26,7 @@ mod launch;
 mod life;
 mod locks;
 mod log_files;
+mod making;
 mod notify;
 mod old_tool;
 mod perform;
@@ -314,6 +316,7 @@ async fn live(
     }
     serve::close(&daemon);
     daemon.journal.flush();
+    daemon.worktrees.let_go();
     Ok(())
 }
 

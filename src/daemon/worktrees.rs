@@ -1,8 +1,9 @@
 //! Worktrees of sessions: made by git, on a thread that may block, before the launch order of their run is written.
 //!
 //! So a session runs in its own directory or not at all: whatever goes wrong here is a launch that failed, and a daemon that
-//! dies in between finds no order at its next start and says the same. One git at a time works on a repository. Its hooks
-//! are off: what is to happen in a new directory is `--on-create`.
+//! dies in between finds no order at its next start and says the same, or begins again what was queued. What a git of ours
+//! left half made is thrown away then (making.rs). One git at a time works on a repository. Its hooks are off: what is to
+//! happen in a new directory is `--on-create`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,11 +18,12 @@ use tokio::task::spawn_blocking;
 use crate::core::vocab::RunId;
 use crate::core::worktree::Worktree;
 use crate::limits;
-use crate::sys::tool::{self, Ran, ToolError};
-use crate::wire::git::{self, GitWorktree, IN_THE_MAKING, REPOSITORY_VARS};
+use crate::sys::tool::{self, Leash, LeashEnd, Ran, ToolError};
+use crate::wire::git::{self, GitWorktree, IN_THE_MAKING};
 
 use super::Daemon;
 use super::launch::Parcel;
+use super::making::Making;
 
 /// Sets the mask of what comes after it. What it runs is in its arguments: nothing of a user's is shell text.
 const WITH_UMASK: &str = r#"umask "$1" && shift && exec "$@""#;
@@ -32,11 +34,32 @@ const NOT_FOUND: i32 = 127;
 pub(crate) struct Turns {
     of_repository: RefCell<HashMap<PathBuf, Arc<Mutex<()>>>>,
     at_once: Semaphore,
+    /// What every git is on.
+    leash: RefCell<Option<Leash>>,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { of_repository: RefCell::default(), at_once: Semaphore::new(limits::WORKTREES_AT_ONCE_MAX) }
+        Self {
+            of_repository: RefCell::default(),
+            at_once: Semaphore::new(limits::WORKTREES_AT_ONCE_MAX),
+            leash: RefCell::default(),
+        }
+    }
+}
+
+impl Turns {
+    fn leash(&self) -> std::io::Result<LeashEnd> {
+        let mut leash = self.leash.borrow_mut();
+        match &*leash {
+            Some(held) => held.end(),
+            None => leash.insert(Leash::new()?).end(),
+        }
+    }
+
+    /// The daemon stops: it does not wait for a git.
+    pub(super) fn let_go(&self) {
+        *self.leash.borrow_mut() = None;
     }
 }
 
@@ -96,19 +119,31 @@ async fn ensure(daemon: &Rc<Daemon>, worktree: Worktree, env: &[u8], umask: u32)
     let turn = Arc::clone(turns.of_repository.borrow_mut().entry(key.clone()).or_default());
     let guard = Arc::clone(&turn).lock_owned().await;
     let _place = turns.at_once.acquire().await;
-    let git = Git { env: variables(env), umask, worktree };
+    let leash = turns.leash().map_err(|error| format!("prepare to run git: {error}"))?;
+    let mut git = Git { env: variables(env), umask, worktree, notes: daemon.home.worktrees(), leash };
     let made = spawn_blocking(move || git.ensure()).await;
     drop((guard, turn));
     turns.of_repository.borrow_mut().retain(|_, turn| Arc::strong_count(turn) > 1);
     made.unwrap_or_else(|panicked| Err(format!("making the worktree panicked: {panicked}")))
 }
 
-/// The session's variables, save those that would name another repository.
+/// The session's variables, none of which names another repository (launch.rs).
 fn variables(env: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8_lossy(env);
     let pairs = text.split('\0').filter_map(|pair| pair.split_once('='));
-    let kept = pairs.filter(|(key, _)| !REPOSITORY_VARS.contains(key));
-    kept.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// Whether a git that made this worktree was ended in the middle, or is at it. By the files of the repository
+/// (gitrepository-layout(5)): git tells in its list since 2.31 only.
+fn is_half_made(repo: &Path, worktree: &str) -> bool {
+    let Ok(all) = std::fs::read_dir(common_dir(repo).join("worktrees")) else { return false };
+    let dot_git = Path::new(worktree).join(".git");
+    all.flatten().map(|entry| entry.path()).any(|dir| {
+        let holds = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+        Path::new(holds("gitdir").trim_end_matches('\n')) == dot_git
+            && holds("locked").trim_end() == IN_THE_MAKING
+    })
 }
 
 /// git, for one worktree.
@@ -116,24 +151,57 @@ struct Git {
     env: Vec<(String, String)>,
     umask: u32,
     worktree: Worktree,
+    /// Where it is noted what is being made.
+    notes: PathBuf,
+    leash: LeashEnd,
 }
 
 impl Git {
-    fn ensure(&self) -> Result<(), String> {
+    fn ensure(&mut self) -> Result<(), String> {
         let path = self.worktree.path();
-        let listed = self.must("worktree list", &["worktree", "list", "--porcelain", "-z"])?;
-        let listed = git::worktrees(&listed.stdout);
-        // One whose directory is gone is git's to complain of.
-        match listed.iter().find(|found| found.path == path && Path::new(&path).exists()) {
-            Some(found) => self.reuse(found),
-            None => self.add(&path),
+        let making = Making::of(&self.notes, &path, &self.leash);
+        let mut making = making.map_err(|why| self.failed("worktree add", &why))?;
+        if making.was_begun() {
+            // Until it is known to be gone.
+            making.stay();
+            self.discard(&path)?;
+            making.is_done();
+        }
+        let (ran, end) = match self.git(&git::LIST)? {
+            old if old.code == Some(git::USAGE) => (self.git(&git::LIST_OLD)?, b'\n'),
+            ran => (ran, 0),
+        };
+        let listed = git::worktrees(&self.judge("worktree list", ran)?.stdout, end);
+        match listed.iter().find(|found| found.path == path) {
+            Some(found) if Path::new(&path).exists() => self.reuse(found),
+            // One whose directory is gone is git's to complain of.
+            Some(_) | None => self.add(&path, &mut making),
+        }
+    }
+
+    /// Throws away what a git of ours left in the middle. That it was not ended so is no error.
+    fn discard(&self, path: &str) -> Result<(), String> {
+        if !is_half_made(Path::new(&self.worktree.repo), path) {
+            return Ok(());
+        }
+        tracing::info!("{path} was left half made; it is made anew");
+        let remove = ["worktree", "remove", "--force", "--force", path];
+        if self.git(&remove)?.success {
+            return Ok(());
+        }
+        // Before git could take it for a worktree.
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(self.failed("worktree remove", &error.to_string()))
+            }
+            Ok(()) | Err(_) => self.must("worktree remove", &remove).map(drop),
         }
     }
 
     fn reuse(&self, found: &GitWorktree) -> Result<(), String> {
         let Worktree { repo, branch, .. } = &self.worktree;
         let path = &found.path;
-        if found.locked.as_deref() == Some(IN_THE_MAKING) {
+        if is_half_made(Path::new(repo), path) {
             return Err(format!(
                 "the worktree {path} is half made: a git is at it, or was ended in the middle; in that case run: git -C {repo} worktree remove --force --force {path}"
             ));
@@ -149,7 +217,8 @@ impl Git {
         }
     }
 
-    fn add(&self, path: &str) -> Result<(), String> {
+    fn add(&mut self, path: &str, making: &mut Making) -> Result<(), String> {
+        self.ask_nobody()?;
         let branch = &self.worktree.branch;
         let exists = self.git(&["show-ref", "--verify", "--quiet", &format!("refs/heads/{branch}")])?.success;
         let start = if exists { None } else { self.start()? };
@@ -160,13 +229,33 @@ impl Git {
             arguments.extend(["--no-track", "-b", branch, "--", path]);
             arguments.extend(start.as_deref());
         }
-        let ran = tool::run(&mut self.command(&arguments), limits::WORKTREE_TIMEOUT, limits::GIT_BYTES_MAX);
-        if matches!(ran, Err(ToolError::TimedOut(_))) {
-            // It was ours alone, and is worth nothing.
-            let _kept = self.git(&["worktree", "remove", "--force", "--force", path]);
+        let noted = making.begin(path);
+        let noted = noted.map_err(|error| self.failed("worktree add", &format!("note it: {error}")))?;
+        let mut command = self.command(&arguments);
+        let time = limits::WORKTREE_TIMEOUT;
+        let ran = tool::run_on(&self.leash, &mut command, Some(noted), time, limits::GIT_BYTES_MAX);
+        match &ran {
+            // Its own children may be at it; or there is no time to clean up. The next launch does.
+            Ok(Ran { code: None, .. }) | Err(ToolError::Unwanted) => making.stay(),
+            Err(ToolError::TimedOut(_) | ToolError::TooMuch(_) | ToolError::Read(_)) => {
+                making.stay();
+                self.discard(path)?;
+                making.is_done();
+            }
+            Ok(_) | Err(ToolError::Start(_)) => {}
         }
         let ran = ran.map_err(|error| self.failed("worktree add", &error.to_string()))?;
-        self.judge("worktree add", ran).map(|_| ())
+        self.judge("worktree add", ran).map(drop)
+    }
+
+    /// Whatever fetches is to ask nobody for words or keys. A user's own ssh, by whatever name, is left alone.
+    fn ask_nobody(&mut self) -> Result<(), String> {
+        let named = self.env.iter().any(|(key, _)| key == "GIT_SSH_COMMAND" || key == "GIT_SSH");
+        // 1: it is not configured.
+        if !named && self.git(&["config", "--get", "core.sshCommand"])?.code == Some(1) {
+            self.env.push(("GIT_SSH_COMMAND".to_owned(), "ssh -o BatchMode=yes".to_owned()));
+        }
+        Ok(())
     }
 
     /// Where a new branch begins; `None`: where the repository is.
@@ -186,8 +275,7 @@ impl Git {
         command
             .args(["-c", WITH_UMASK, "sh", &format!("{:04o}", self.umask)])
             .args(["git", "-C", &self.worktree.repo])
-            // No hooks; and nothing that would stay behind.
-            .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "maintenance.auto=false"])
+            .args(git::ALWAYS)
             .args(arguments)
             .current_dir("/")
             .env_clear()
@@ -195,14 +283,12 @@ impl Git {
             // Nobody answers when it asks, and its words are read.
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("LC_ALL", "C");
-        if !self.env.iter().any(|(key, _)| key == "GIT_SSH_COMMAND" || key == "GIT_SSH") {
-            command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
-        }
         command
     }
 
     fn git(&self, arguments: &[&str]) -> Result<Ran, String> {
-        let ran = tool::run(&mut self.command(arguments), limits::GIT_TIMEOUT, limits::GIT_BYTES_MAX);
+        let (time, bytes_max) = (limits::GIT_TIMEOUT, limits::GIT_BYTES_MAX);
+        let ran = tool::run_on(&self.leash, &mut self.command(arguments), None, time, bytes_max);
         let ran = ran.map_err(|error| self.failed(arguments[0], &error.to_string()))?;
         if ran.code == Some(NOT_FOUND) {
             return Err(self.failed(arguments[0], "git is not in the PATH of the session; install it"));
@@ -222,13 +308,17 @@ impl Git {
     }
 
     fn failed(&self, what: &str, why: &str) -> String {
+        let Worktree { repo, .. } = &self.worktree;
+        let path = self.worktree.path();
         let next = if why.contains("already checked out") || why.contains("already used by worktree") {
-            "; use another --branch, or clean that worktree: agentctl worktree clean PATH"
+            "; use another --branch, or clean that worktree: agentctl worktree clean PATH".to_owned()
+        } else if why.contains("already registered") {
+            format!("; its directory is gone; to forget it: agentctl worktree clean {path} --repo {repo}")
         } else if why.contains("already exists") {
-            "; move that away, or use another --branch"
+            "; move that away, or use another --branch".to_owned()
         } else {
-            ""
+            String::new()
         };
-        format!("git {what} for {}: {why}{next}", self.worktree.path())
+        format!("git {what} for {path}: {why}{next}")
     }
 }

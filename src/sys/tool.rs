@@ -3,7 +3,8 @@
 //! Owns the pipes and the end of what takes too long, with all that it started. Refuses to know what is run. Never a part of
 //! a session: those have a shim.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -40,17 +41,65 @@ pub enum ToolError {
     TooMuch(usize),
     #[error("what it said could not be read: {0}")]
     Read(io::Error),
+    #[error("it was ended, since nobody waits for it any more")]
+    Unwanted,
 }
+
+/// Ends, when it is dropped, the programs that were run on it; none is begun after that.
+#[derive(Debug)]
+pub struct Leash {
+    ours: PipeReader,
+    _held: PipeWriter,
+}
+
+impl Leash {
+    pub fn new() -> io::Result<Self> {
+        let (ours, held) = io::pipe()?;
+        Ok(Self { ours, _held: held })
+    }
+
+    /// For a thread that runs programs.
+    pub fn end(&self) -> io::Result<LeashEnd> {
+        self.ours.try_clone().map(LeashEnd)
+    }
+}
+
+/// Tells whether the [`Leash`] is still held.
+#[derive(Debug)]
+pub struct LeashEnd(PipeReader);
 
 /// Runs a program to its end, without standard input. Blocks.
 pub fn run(command: &mut Command, limit: Duration, bytes_max: usize) -> Result<Ran, ToolError> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(ToolError::Start)?;
-    let heard = hear(&mut child, limit, bytes_max);
+    carry_out(command.stdin(Stdio::null()), limit, bytes_max, None)
+}
+
+/// Runs a program to its end on a leash. With a standard input it has that open for as long as it lives, and with it a lock
+/// on that file. Blocks.
+pub fn run_on(
+    leash: &LeashEnd,
+    command: &mut Command,
+    stdin: Option<File>,
+    limit: Duration,
+    bytes_max: usize,
+) -> Result<Ran, ToolError> {
+    let stdin = stdin.map_or_else(Stdio::null, Stdio::from);
+    carry_out(command.stdin(stdin), limit, bytes_max, Some(leash))
+}
+
+fn carry_out(
+    command: &mut Command,
+    limit: Duration,
+    bytes_max: usize,
+    leash: Option<&LeashEnd>,
+) -> Result<Ran, ToolError> {
+    if leash.is_some_and(|leash| leash.is_let_go_within(Duration::ZERO)) {
+        return Err(ToolError::Unwanted);
+    }
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    // What it has as standard input is its own from here on.
+    command.stdin(Stdio::null());
+    let mut child = child.map_err(ToolError::Start)?;
+    let heard = hear(&mut child, limit, bytes_max, leash);
     if heard.is_err() {
         end(&mut child);
     }
@@ -59,8 +108,26 @@ pub fn run(command: &mut Command, limit: Duration, bytes_max: usize) -> Result<R
     Ok(Ran { success: status.success(), code: status.code(), stdout, stderr })
 }
 
+impl LeashEnd {
+    /// Whether it is let go, or is within this time. Blocks.
+    pub fn is_let_go_within(&self, time: Duration) -> bool {
+        let time = Timespec::try_from(time).unwrap_or_default();
+        poll(&mut [self.wait()], Some(&time)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Ready once it was let go: nobody ever writes.
+    fn wait(&self) -> PollFd<'_> {
+        PollFd::new(&self.0, PollFlags::IN)
+    }
+}
+
 /// Both streams, until they are closed or the program has ended: what it leaves behind may hold them open.
-fn hear(child: &mut Child, limit: Duration, bytes_max: usize) -> Result<[Vec<u8>; 2], ToolError> {
+fn hear(
+    child: &mut Child,
+    limit: Duration,
+    bytes_max: usize,
+    leash: Option<&LeashEnd>,
+) -> Result<[Vec<u8>; 2], ToolError> {
     let until = clock::now().mono.after(limit);
     // Without one (a sandbox) the ends of the streams must do.
     let process = ProcessRef::of_child(child.id()).ok();
@@ -82,6 +149,7 @@ fn hear(child: &mut Child, limit: Duration, bytes_max: usize) -> Result<[Vec<u8>
         if let Some(pidfd) = process.as_ref().filter(|_| !ended).and_then(ProcessRef::pidfd) {
             waits.push(PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
         }
+        waits.extend(leash.map(LeashEnd::wait));
         let timeout = Timespec::try_from(left).map_err(|_| ToolError::TimedOut(limit))?;
         let count = match poll(&mut waits, Some(&timeout)) {
             Err(rustix::io::Errno::INTR) => continue,
@@ -92,6 +160,9 @@ fn hear(child: &mut Child, limit: Duration, bytes_max: usize) -> Result<[Vec<u8>
                 break;
             }
             return Err(ToolError::TimedOut(limit));
+        }
+        if leash.is_some() && waits.last().is_some_and(|wait| !wait.revents().is_empty()) {
+            return Err(ToolError::Unwanted);
         }
         let ready: Vec<bool> = waits[..streams].iter().map(|wait| !wait.revents().is_empty()).collect();
         let mut ready = ready.into_iter();
@@ -108,9 +179,13 @@ fn hear(child: &mut Child, limit: Duration, bytes_max: usize) -> Result<[Vec<u8>
     // It has closed its streams and may live on; its end is what counts.
     if let Some(pidfd) = process.as_ref().and_then(ProcessRef::pidfd) {
         let timeout = Timespec::try_from(until.since(clock::now().mono)).ok();
-        let ended = poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], timeout.as_ref());
-        if ended == Ok(0) {
-            return Err(ToolError::TimedOut(limit));
+        let mut waits = vec![PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+        waits.extend(leash.map(LeashEnd::wait));
+        match poll(&mut waits, timeout.as_ref()) {
+            Ok(0) => return Err(ToolError::TimedOut(limit)),
+            Ok(_) if waits[0].revents().is_empty() => return Err(ToolError::Unwanted),
+            // Its end is waited for in any case.
+            Ok(_) | Err(_) => {}
         }
     }
     Ok(heard)
@@ -154,5 +229,39 @@ fn end(child: &mut Child) {
             std::thread::sleep(Duration::from_millis(1));
         }
         let _not_ours = member.reap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_on_a_leash_ends_when_that_is_let_go_and_none_is_begun_after_it() {
+        let leash = Leash::new().expect("a leash");
+        let end = leash.end().expect("its end");
+        let bounds = (Duration::from_secs(60), 1_000);
+        let ran = run_on(&end, &mut shell("echo well"), None, bounds.0, bounds.1).expect("it runs");
+        assert_eq!(ran.stdout, b"well\n");
+        let (mut alive, held) = io::pipe().expect("a pipe");
+        let held = Some(File::from(OwnedFd::from(held)));
+        let (begin, begun) = std::sync::mpsc::channel();
+        let slow = std::thread::spawn(move || {
+            begin.send(()).expect("somebody waits");
+            run_on(&end, &mut shell("sleep 1000 & wait"), held, bounds.0, bounds.1)
+        });
+        begun.recv().expect("it begins");
+        drop(leash);
+        assert!(matches!(slow.join().expect("no panic"), Err(ToolError::Unwanted)));
+        // All that had it open is gone, the child of the child too.
+        assert_eq!(alive.read(&mut [0]).expect("an end"), 0);
     }
 }

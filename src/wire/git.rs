@@ -20,12 +20,31 @@ pub struct GitWorktree {
 /// The reason for which git locks a worktree while it makes it.
 pub const IN_THE_MAKING: &str = "initializing";
 
-/// Variables that name a repository: where we name one, they do not count (`git rev-parse --local-env-vars`).
-pub const REPOSITORY_VARS: [&str; 15] = [
+/// What every git of ours is told: no hooks, no program that watches files, and nothing that would stay behind. A repository
+/// can name other programs still (filters, helpers for credentials), without which its files would not be its files.
+pub const ALWAYS: [&str; 8] = [
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "gc.auto=0",
+    "-c",
+    "maintenance.auto=false",
+];
+
+/// Asks for what [`worktrees`] reads, with lines that end with NUL.
+pub const LIST: [&str; 4] = ["worktree", "list", "--porcelain", "-z"];
+/// The same of a git before 2.36, which does not know `-z` and says so with [`USAGE`]: lines end with newlines.
+pub const LIST_OLD: [&str; 3] = ["worktree", "list", "--porcelain"];
+/// The code of a git that does not know an option.
+pub const USAGE: i32 = 129;
+
+/// Variables that name a repository: where we name one, they do not count (`git rev-parse --local-env-vars`, save those
+/// that only configure).
+pub const REPOSITORY_VARS: [&str; 13] = [
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_CONFIG",
-    "GIT_CONFIG_PARAMETERS",
-    "GIT_CONFIG_COUNT",
     "GIT_OBJECT_DIRECTORY",
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -39,10 +58,10 @@ pub const REPOSITORY_VARS: [&str; 15] = [
     "GIT_COMMON_DIR",
 ];
 
-/// Reads `git worktree list --porcelain -z`.
-pub fn worktrees(listed: &[u8]) -> Vec<GitWorktree> {
+/// Reads `git worktree list --porcelain`, whose lines end with `end`.
+pub fn worktrees(listed: &[u8], end: u8) -> Vec<GitWorktree> {
     let mut all: Vec<GitWorktree> = Vec::new();
-    for line in listed.split(|byte| *byte == 0) {
+    for line in listed.split(|byte| *byte == end) {
         let line = String::from_utf8_lossy(line);
         let (key, value) = line.split_once(' ').unwrap_or((&line, ""));
         if key == "worktree" {
@@ -80,7 +99,7 @@ mod tests {
         let listed = b"worktree /w/repo\0HEAD 1111\0branch refs/heads/main\0\0\
             worktree /w/re po-x\0HEAD 2222\0branch refs/heads/try/x\0locked initializing\0\0\
             worktree /w/bare\0bare\0\0worktree /w/d\0HEAD 3333\0detached\0prunable gone\0\0";
-        let found = worktrees(listed);
+        let found = worktrees(listed, 0);
         let worktree = |path: &str, branch: Option<&str>, head: Option<&str>| GitWorktree {
             path: path.into(),
             branch: branch.map(str::to_owned),
@@ -97,7 +116,9 @@ mod tests {
                 worktree("/w/d", None, Some("3333")),
             ]
         );
-        assert_eq!(worktrees(b"HEAD 1\0\xff\0\0"), []);
+        let lines: Vec<u8> = listed.iter().map(|byte| if *byte == 0 { b'\n' } else { *byte }).collect();
+        assert_eq!(worktrees(&lines, b'\n'), found, "as an older git writes it");
+        assert_eq!(worktrees(b"HEAD 1\0\xff\0\0", 0), []);
     }
 
     #[test]

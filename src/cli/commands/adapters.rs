@@ -3,26 +3,21 @@
 //! What there is, the daemon says, since it reads the configuration; what is here is looked for in this PATH, which is the
 //! one that a session launched from here gets.
 
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use hyper::Method;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 
+use crate::limits;
+use crate::sys::tool;
 use crate::wire::api::AdapterView;
 
 use super::super::client::Client;
 use super::super::render;
 use super::super::{Failure, JsonFlag};
 use super::NO_BODY;
-
-/// A program that does not tell its version in this time is not asked further.
-const VERSION_MAX: Duration = Duration::from_secs(5);
 
 pub(super) async fn adapters(args: JsonFlag) -> Result<u8, Failure> {
     let known: Vec<AdapterView> = Client::find()?.json(Method::GET, "/v1/adapters", NO_BODY).await?;
@@ -95,36 +90,9 @@ fn find_program(program: &str) -> Option<PathBuf> {
 /// The number in what the program says of itself, on whichever stream.
 fn version_of(program: &Path) -> Option<String> {
     let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().ok()?;
-    let ended = Pid::from_raw(child.id().cast_signed())
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        .is_some_and(|pidfd| {
-            let limit = Timespec::try_from(VERSION_MAX).ok();
-            poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], limit.as_ref()).is_ok_and(|ready| ready > 0)
-        });
-    if !ended {
-        // It may have ended just now.
-        let _gone = child.kill();
-        let _reaped = child.wait();
-        return None;
-    }
-    child.wait().ok()?;
-    let mut said = String::new();
-    for stream in [child.stdout.take().map(drain), child.stderr.take().map(drain)].into_iter().flatten() {
-        said.push_str(&stream);
-    }
-    number_in(&said)
-}
-
-/// What an ended program left in a pipe, as far as it fits there. One that left children behind may hold it open.
-fn drain(stream: impl Read + std::os::fd::AsFd) -> String {
-    let mut bytes = [0; 4096];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut stream = stream;
-    let ready = poll(&mut [PollFd::new(&stream, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0);
-    let count = if ready { stream.read(&mut bytes).unwrap_or(0) } else { 0 };
-    String::from_utf8_lossy(&bytes[..count]).into_owned()
+    command.arg("--version");
+    let ran = tool::run(&mut command, limits::VERSION_TIMEOUT, limits::VERSION_BYTES_MAX).ok()?;
+    [ran.stdout, ran.stderr].iter().find_map(|said| number_in(&String::from_utf8_lossy(said)))
 }
 
 fn number_in(said: &str) -> Option<String> {

@@ -142,7 +142,7 @@ pub(super) async fn rerun(args: RerunArgs) -> Result<u8, Failure> {
         force: args.force,
     };
     let record = launch::send(&client, &path, &asked).await?;
-    launch::told(record, args.json, "launched", "Launched")
+    launch::told(record, args.json, "launched", "Launched", None)
 }
 
 pub(super) async fn prune(args: PruneArgs) -> Result<u8, Failure> {

@@ -21,6 +21,7 @@ use super::super::client::{Client, RETRY_PAUSE, Unanswered, decode, encode, may_
 use super::super::render;
 use super::super::slots::Slot;
 use super::super::{Failure, LaunchArgs, ResumeArgs, RunArgs};
+use super::worktree as trees;
 use super::{groups, logs, say_warnings, view, wait};
 
 /// Everything under `run` and `wait` that is not the session's own end.
@@ -32,8 +33,9 @@ pub(super) async fn launch(args: LaunchArgs) -> Result<u8, Failure> {
     }
     let client = Client::find()?;
     let json = args.json;
+    let before = args.worktree.as_deref().and_then(trees::paths);
     let record = send(&client, "/v1/sessions", &request(args, true)?).await?;
-    told(record, json, "launched", "Launched")
+    told(record, json, "launched", "Launched", before.as_deref())
 }
 
 pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
@@ -49,11 +51,17 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
         queue: args.queue,
     };
     let record = send(&client, &path, &request).await?;
-    told(record, args.json, "resumed", "Resumed")
+    told(record, args.json, "resumed", "Resumed", None)
 }
 
-/// Tells what came of a launch.
-pub(super) fn told(record: Value, json: bool, done: &str, word: &str) -> Result<u8, Failure> {
+/// Tells what came of a launch. `before`: the worktrees of the repository that were there already, if that is known.
+pub(super) fn told(
+    record: Value,
+    json: bool,
+    done: &str,
+    word: &str,
+    before: Option<&[String]>,
+) -> Result<u8, Failure> {
     if json {
         render::json(&record)?;
     }
@@ -69,7 +77,13 @@ pub(super) fn told(record: Value, json: bool, done: &str, word: &str) -> Result<
         }
     } else if !json {
         if let Some(worktree) = session.worktree.as_ref().filter(|_| session.run == 1) {
-            render::out(&format!("Worktree created: {}\n", worktree.path()))?;
+            let path = worktree.path();
+            let what = match before {
+                Some(before) if before.contains(&path) => "Worktree used again",
+                Some(_) => "Worktree created",
+                None => "Worktree",
+            };
+            render::out(&format!("{what}: {path}\n"))?;
         }
         let pid = session.pid.map_or("unknown".into(), |pid| pid.to_string());
         render::out(&format!("{word} session {} (PID: {pid})\n", &session.id[..8]))?;

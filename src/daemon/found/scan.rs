@@ -98,7 +98,7 @@ pub(in crate::daemon) struct Conversation {
 impl Look {
     /// Begins now.
     pub(super) fn new(most: Duration, progress: Arc<Mutex<Progress>>) -> Self {
-        let passwd_home = crate::daemon::launch::daemon_home();
+        let passwd_home = crate::daemon::environment::daemon_home();
         Self { passwd_home, began: clock::now(), most, progress }
     }
 

@@ -9,21 +9,17 @@
 //! killing the session's group spares the shim, and an empty one proves that nothing of the session is left.
 
 use std::fmt::Write as _;
-use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io, thread};
 
-use rustix::event::{PollFlags, Timespec};
-
 use super::{control, mount_in, unified_path_in};
 use crate::core::resources::ResourceLimits;
 use crate::core::vocab::RunId;
-use crate::sys::linux::pidfd;
+use crate::sys::tool;
 
 /// The slice that all scopes are in.
 pub const SLICE: &str = "agentctl.slice";
@@ -38,8 +34,8 @@ const HELPER_MORE: Duration = Duration::from_secs(1);
 /// matter of the manager's next step, and of its load.
 const MOVE_MAX: Duration = Duration::from_secs(1);
 const MOVE_FIRST_PAUSE: Duration = Duration::from_micros(500);
-/// What is read of a helper's complaint.
-const COMPLAINT_BYTES_MAX: u64 = 1_000;
+/// What the helper may say.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Scopes have no policy for a lack of memory before systemd 253; since then the manager would end a session of which the
 /// kernel killed one process. One manager for the daemon's life, as good as always: a newer one is met at its next start.
 static LACKS_OOM_POLICY: AtomicBool = AtomicBool::new(false);
@@ -192,7 +188,8 @@ impl Manager {
             }
         }
         let count = properties.len().to_string();
-        let child = Command::new("busctl")
+        let mut busctl = Command::new("busctl");
+        busctl
             .arg(format!("--address={address}"))
             .arg(format!("--timeout={}", answer_max.as_secs()))
             .args(["--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
@@ -201,13 +198,14 @@ impl Manager {
             .args(properties.into_iter().flatten())
             .arg("0")
             .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("run busctl: {error}"))?;
-        finish(child, answer_max + HELPER_MORE)
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        let ran = tool::run(&mut busctl, answer_max + HELPER_MORE, ANSWER_BYTES_MAX);
+        let ran = ran.map_err(|error| format!("busctl: {error}"))?;
+        if ran.success {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&ran.stderr);
+        Err(format!("the user's manager refused: {}", said.trim()))
     }
 
     /// The answer says that the job is queued; it is done when the kernel shows the process in the scope.
@@ -249,32 +247,6 @@ fn properties(run: RunId, pid: u32, limits: &ResourceLimits) -> Vec<Vec<String>>
     // The shim is in the scope too.
     all.extend(limits.tasks_max.map(|count| number("TasksMax", count.saturating_add(1))));
     all
-}
-
-/// Waits for the helper, but not for ever.
-fn finish(mut child: Child, max: Duration) -> Result<(), String> {
-    let ended = pidfd::open(child.id()).and_then(|fd| {
-        let timeout = Timespec { tv_sec: max.as_secs().cast_signed(), tv_nsec: 0 };
-        pidfd::shows(fd.as_fd(), PollFlags::IN, timeout)
-    });
-    if !ended.as_ref().is_ok_and(|ended| *ended) {
-        let _ended = child.kill();
-        let _reaped = child.wait();
-        return Err(match ended {
-            Ok(_) => format!("busctl took longer than {} s", max.as_secs()),
-            Err(error) => format!("wait for busctl: {error}"),
-        });
-    }
-    let status = child.wait().map_err(|error| format!("wait for busctl: {error}"))?;
-    if status.success() {
-        return Ok(());
-    }
-    let mut complaint = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What it had to say is in the pipe, since it has ended; a reader of its would have kept it open.
-        let _unread = stderr.take(COMPLAINT_BYTES_MAX).read_to_end(&mut complaint);
-    }
-    Err(format!("the user's manager refused: {}", String::from_utf8_lossy(&complaint).trim()))
 }
 
 #[cfg(test)]
