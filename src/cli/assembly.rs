@@ -169,12 +169,12 @@ fn issue(number: u64, repo: Option<&str>, cwd: &Path) -> Result<Issue, Failure> 
     let failed = |why: &str| Failure::new(1, format!("Failed to fetch issue #{number} from {repo}: {why}"));
     let mut gh = Command::new("gh");
     let ran = tool::run(gh.args(arguments).current_dir(cwd), limits::GIT_TIMEOUT, limits::ISSUE_BYTES_MAX);
-    let ran = ran.map_err(|error| match error {
-        ToolError::Start(error) if error.kind() == io::ErrorKind::NotFound => Failure::new(
-            1,
-            "--issue asks the GitHub CLI, and there is no gh in PATH; install it, or give the text with -p",
-        ),
-        error => failed(&format!("gh: {error}")),
+    let ran = ran.map_err(|error| {
+        if matches!(&error, ToolError::Start(why) if why.kind() == io::ErrorKind::NotFound) {
+            let why = "--issue asks the GitHub CLI, and there is no gh in PATH; install it, or give the text with -p";
+            return Failure::new(1, why);
+        }
+        failed(&format!("gh: {error}"))
     })?;
     if !ran.success {
         let said = String::from_utf8_lossy(&ran.stderr);

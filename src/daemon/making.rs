@@ -52,7 +52,8 @@ impl Making {
                     }
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err("a git that an earlier daemon began is still making it".to_owned());
+                    let why = "a git that an earlier daemon began is still making it; wait for it, or end it";
+                    return Err(why.to_owned());
                 }
                 Err(error) => return Err(failed(error.into())),
             }

@@ -311,9 +311,14 @@ impl Git {
         let Worktree { repo, .. } = &self.worktree;
         let path = self.worktree.path();
         let next = if why.contains("already checked out") || why.contains("already used by worktree") {
-            "; use another --branch, or clean that worktree: agentctl worktree clean PATH".to_owned()
+            let clean = "; use another --branch, or clean that worktree: agentctl worktree clean PATH";
+            // That of the repository itself is none to be cleaned.
+            let in_itself = why.contains(&format!("'{repo}'"));
+            if in_itself { "; use another --branch".to_owned() } else { clean.to_owned() }
         } else if why.contains("already registered") {
             format!("; its directory is gone; to forget it: agentctl worktree clean {path} --repo {repo}")
+        } else if why.contains("invalid reference") || why.contains("couldn't find remote ref") {
+            "; --base-branch is to name a branch that is there, of origin where there is one".to_owned()
         } else if why.contains("already exists") {
             "; move that away, or use another --branch".to_owned()
         } else {

@@ -104,12 +104,15 @@ fn what_git_refuses_is_a_launch_that_failed_in_its_own_words() {
         let said = record["meta"]["message"].as_str().unwrap_or_default();
         assert!(said.contains(words), "{words} is not in: {said}");
     };
-    failed(&launched(&daemon, &repo, &["--branch", "main"], "true"), "use another --branch");
+    let words = format!("at '{}'; use another --branch", repo.text());
+    let main = launched(&daemon, &repo, &["--branch", "main"], "true");
+    failed(&main, &words);
+    assert!(!main["meta"]["message"].to_string().contains("clean"), "{main}");
     fs::create_dir(repo.beside("taken")).expect("a directory");
     fs::write(repo.beside("taken").join("x"), "").expect("a file");
     failed(&launched(&daemon, &repo, &["--branch", "taken"], "true"), "already exists; move that away");
     let base = launched(&daemon, &repo, &["--branch", "b", "--base-branch", "nowhere"], "true");
-    failed(&base, "git worktree add");
+    failed(&base, "--base-branch is to name a branch that is there");
     assert!(!repo.beside("b").exists());
     // Half made, as a git leaves it that is killed in the middle.
     launched(&daemon, &repo, &["--branch", "half"], "true");
@@ -193,6 +196,22 @@ fn what_is_left_of_a_session_is_waited_for() {
     assert_eq!(daemon.code(&["worktree", "clean", path.to_str().expect("a text")]), Some(0));
     assert!(!path.exists());
     assert!(!Path::new("/proc").join(pid.trim()).exists(), "nobody's directory was taken away");
+}
+
+#[test]
+fn a_hook_of_a_session_that_has_ended_has_its_worktree() {
+    let (daemon, _dir, repo) = stage();
+    let gate = daemon.gate("gate");
+    let record = launched(&daemon, &repo, &["--branch", "x", "--on-complete", &gate.wait()], "true");
+    let id = record["id"].as_str().expect("an id");
+    daemon.ended(id);
+    let path = repo.beside("x");
+    let text = path.to_str().expect("a text");
+    let output = daemon.run(["worktree", "clean", text]);
+    let words = format!("a hook of session {} still runs in {text}; wait for it", &id[..8]);
+    assert!(stderr(&output).contains(&words) && path.exists(), "{output:?}");
+    gate.open();
+    assert_eq!(daemon.code(&["worktree", "clean", text]), Some(0));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use hyper::Method;
+use serde_json::Value;
 
 use crate::limits;
 use crate::sys::clock;
@@ -233,6 +234,17 @@ fn needed_by(path: &Path, sessions: &[SessionView], locks: &[LockView]) -> Need 
         let (id, adapter) = (short(&session.id), &session.adapter);
         return Need::Lasting(format!(
             "session {id} ({adapter}) lives in {shown}; stop it first (agentctl stop {id}), or use --force"
+        ));
+    }
+    let has_hook = |session: &&SessionView| {
+        let hooks = session.meta.get("hooks").and_then(Value::as_object);
+        let runs = hooks.is_some_and(|hooks| hooks.values().any(|hook| hook["state"] == "running"));
+        runs && Path::new(&session.cwd).starts_with(path)
+    };
+    if let Some(session) = sessions.iter().find(has_hook) {
+        let id = short(&session.id);
+        return Need::Ending(format!(
+            "a hook of session {id} still runs in {shown}; wait for it (agentctl status {id}), or use --force"
         ));
     }
     let lock = locks.iter().find(|lock| Path::new(&lock.directory).starts_with(path));
