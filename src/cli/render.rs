@@ -199,6 +199,7 @@ fn width() -> usize {
 pub(crate) fn short_home(path: &str) -> String {
     let home = std::env::var("HOME").unwrap_or_default();
     match path.strip_prefix(&home) {
+        _ if path.is_empty() => "-".to_owned(),
         Some(rest) if !home.is_empty() && (rest.is_empty() || rest.starts_with('/')) => format!("~{rest}"),
         Some(_) | None => path.to_owned(),
     }
@@ -273,7 +274,8 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
         let why = if text("reason").is_empty() { String::new() } else { format!(" ({})", text("reason")) };
         lines.push(("Hook", format!("{kind}: {}{why}, {}", text("state"), text("logPath"))));
     }
-    lines.push(("Log", session.log_path.clone().unwrap_or_else(dash)));
+    let of_old_tool = || Some(format!("{} (of an earlier agentctl)", session.meta.get("oldLog")?.as_str()?));
+    lines.push(("Log", session.log_path.clone().or_else(of_old_tool).unwrap_or_else(dash)));
     let text: String = lines.iter().map(|(key, value)| format!("{key:<10} {}\n", one_line(value))).collect();
     out(&text)
 }

@@ -27,7 +27,7 @@ use super::perform::Signalled;
 use super::{Daemon, found, perform};
 
 /// Why the tree of such a run cannot be told.
-const LEFT_OPEN: &str = "it was adopted, so whether it left processes behind cannot be told";
+const LEFT_OPEN: &str = "it was adopted or taken over, so whether it left processes behind cannot be told";
 
 /// Whether nobody of ours started this run.
 pub(super) fn is_adopted(daemon: &Daemon, id: RunId) -> bool {

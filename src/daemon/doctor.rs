@@ -99,7 +99,7 @@ fn taken_over(core: &Supervisor) -> Option<Check> {
     let check =
         Check::new("earlier agentctl", if left_out { CheckState::Note } else { CheckState::Ok }, found);
     Some(if left_out {
-        check.advise("the log of that start names what was left out; see docs/migration.md")
+        check.advise("taken-over.log in the home names what was left out; see docs/migration.md")
     } else {
         check
     })

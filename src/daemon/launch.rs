@@ -25,7 +25,7 @@ use crate::core::fuse::{Evidence, LaunchError};
 use crate::core::hooks::{HiddenOf, HookOf, Hooks};
 use crate::core::locks::Claim;
 use crate::core::resources::ResourceLimits;
-use crate::core::session::{Session, Spec};
+use crate::core::session::{Origin, Session, Spec};
 use crate::core::vocab::{Mono, RunId, SessionId};
 use crate::sys::cgroup::scope::{Made, Manager};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, let_go, next_message};
@@ -177,10 +177,14 @@ pub(crate) fn prepare_resume(
     let (program, arguments) = command.map_err(|unfit| unfit.to_string())?;
     daemon.places.can_limit(sys::clock::now().mono, &spec.limits)?;
     if native.is_none() {
+        let why = if session.origin == Origin::Imported {
+            "an earlier agentctl did not keep".to_owned()
+        } else {
+            format!("{} ended before it told", spec.adapter)
+        };
+        let short = session.id.short();
         return Err(format!(
-            "session {} cannot be resumed: {} ended before it told the id of its conversation; launch a new one",
-            session.id.short(),
-            spec.adapter
+            "session {short} cannot be resumed: {why} the id of its conversation; launch a new one"
         ));
     }
     let asked_env = environment::asked(ask.env.as_ref(), spec.worktree.is_some());

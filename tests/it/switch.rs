@@ -317,6 +317,19 @@ fn its_history_is_taken_over_once_and_told_to_nobody() {
     let doctor = stdout(&daemon.run(["doctor"]));
     let doctor = doctor.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(doctor.contains("state.json on ") && doctor.contains("4 taken, 3 left out"), "{doctor}");
+    assert!(doctor.contains("taken-over.log in the home names what was left out"), "{doctor}");
+    let shown = stdout(&daemon.run(["status", "01a20287"]));
+    assert!(shown.contains("/launch-1773223200000.log (of an earlier agentctl)\n"), "{shown}");
+    let table = stdout(&daemon.run(["list", "-a"]));
+    let row: Vec<_> =
+        table.lines().find(|line| line.contains(" openclaw ")).expect("a row").split_whitespace().collect();
+    assert_eq!(
+        row[1..7],
+        ["stopped", "openclaw", "-", "imported", "-", "-"],
+        "no directory is a dash: {table}"
+    );
+    let resumed = daemon.run(["resume", "d7b63b65", "go on"]);
+    assert!(stderr(&resumed).contains("an earlier agentctl did not keep the id"), "{resumed:?}");
     assert_eq!(daemon.events(), Vec::<Value>::new());
 
     daemon.terminate();

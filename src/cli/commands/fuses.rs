@@ -166,7 +166,7 @@ fn ms(time: Duration) -> Result<u64, Failure> {
 }
 
 fn row(fuse: &FuseView) -> Vec<String> {
-    vec![fuse.directory.clone(), label(fuse), left(fuse)]
+    vec![render::short_home(&fuse.directory), label(fuse), left(fuse)]
 }
 
 fn row_of_all(fuse: &FuseView) -> Vec<String> {
@@ -179,7 +179,7 @@ fn row_of_all(fuse: &FuseView) -> Vec<String> {
         let reason = script.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         format!("{}{reason}, {}", script.state, script.log_path)
     });
-    vec![fuse.directory.clone(), label(fuse), state, script.unwrap_or_else(|| "-".into())]
+    vec![render::short_home(&fuse.directory), label(fuse), state, script.unwrap_or_else(|| "-".into())]
 }
 
 fn label(fuse: &FuseView) -> String {

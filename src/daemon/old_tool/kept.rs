@@ -167,7 +167,8 @@ fn fuse(daemon: &Daemon, old: OldFuse, now: Now) -> Result<Fuse, String> {
     });
     match url.transpose() {
         Ok(Some((notify, needs_leave))) => {
-            remark = needs_leave.map(|why| format!("fuse of {called}: its URL {why}, before it is due"));
+            remark = needs_leave
+                .map(|why| format!("fuse of {called}: its URL needs leave before it is due: {why}"));
             on_expire.webhook = Some(notify);
         }
         Ok(None) => {}

@@ -101,8 +101,10 @@ fn a_fuse_whose_url_is_of_this_host_burns_on_and_its_url_needs_leave() {
     let said = said(&daemon);
     assert!(said.contains("2 fuses"), "{said}");
     assert!(
-        said.contains(&format!("fuse of {}: its URL http://127.0.0.1:9", near.display()))
-            && said.contains("set notify_allow_private"),
+        said.contains(&format!(
+            "fuse of {}: its URL needs leave before it is due: http://127.0.0.1:9",
+            near.display()
+        )) && said.contains("set notify_allow_private"),
         "{said}"
     );
     assert!(said.contains(&format!("fuse of {}: its URL is left out", odd.display())), "{said}");
