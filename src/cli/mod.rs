@@ -605,7 +605,7 @@ Exit 3 when it does not run.")]
     #[command(after_help = "Examples:
   agentctl daemon reload  after a change of config.json")]
     Reload,
-    /// Write and enable systemd units for this program
+    /// Write and enable systemd units for this program; on macOS, a LaunchAgent
     #[command(after_help = "Examples:
   agentctl daemon install --now                   a service of yours
   sudo agentctl daemon install --system ci --now  one of a server, for user ci")]

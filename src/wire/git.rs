@@ -87,7 +87,12 @@ pub fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let told = lines().rfind(|line| line.starts_with("fatal:") || line.starts_with("error:"));
-    told.or_else(|| lines().next_back()).unwrap_or("it said nothing").chars().take(400).collect()
+    told.or_else(|| lines().next_back())
+        .unwrap_or("it said nothing")
+        .trim_end_matches(';')
+        .chars()
+        .take(400)
+        .collect()
 }
 
 #[cfg(test)]
@@ -125,6 +130,7 @@ mod tests {
     fn the_last_complaint_is_what_is_told() {
         assert_eq!(last_words(b"Preparing worktree\nfatal: no\nhint: x\n"), "fatal: no");
         assert_eq!(last_words(b"a\n b \n\n"), "b");
+        assert_eq!(last_words(b"fatal: registered;\nuse 'add -f' to override\n"), "fatal: registered");
         assert_eq!(last_words(b""), "it said nothing");
     }
 }

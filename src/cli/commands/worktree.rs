@@ -232,8 +232,9 @@ fn needed_by(path: &Path, sessions: &[SessionView], locks: &[LockView]) -> Need 
         |session: &&SessionView| session.phase != "ended" && Path::new(&session.cwd).starts_with(path);
     if let Some(session) = sessions.iter().find(lives) {
         let (id, adapter) = (short(&session.id), &session.adapter);
+        let is = if session.phase == "queued" { "is queued for" } else { "lives in" };
         return Need::Lasting(format!(
-            "session {id} ({adapter}) lives in {shown}; stop it first (agentctl stop {id}), or use --force"
+            "session {id} ({adapter}) {is} {shown}; stop it first (agentctl stop {id}), or use --force"
         ));
     }
     let has_hook = |session: &&SessionView| {
