@@ -252,7 +252,7 @@ impl Client {
     }
 
     /// The daemon of the earlier tool, if it is who listens.
-    pub(crate) async fn old_daemon(&self) -> Option<OldDaemon> {
+    async fn old_daemon(&self) -> Option<OldDaemon> {
         let home = self.home.clone()?;
         spawn_blocking(move || home.listening_old_daemon()).await.ok().flatten()
     }
@@ -288,6 +288,10 @@ impl Client {
                     "the daemon at {socket} broke off before it answered ({why}); whether it was done is not known; look: {look}"
                 ),
             ),
+            // Which may be about to start its daemon again: none of ours will start beside it.
+            Unanswered::Nobody(_) if let Some(old) = self.home().and_then(Home::old_daemon) => {
+                Failure::new(1, old.to_string())
+            }
             Unanswered::Nobody(error) if is_inside() => Failure::new(
                 3,
                 format!(

@@ -115,6 +115,13 @@ fn its_supervisor_alone_is_refused_too_and_a_number_that_is_another_process_is_n
     let said = refusal(home.path());
     assert!(said.contains(&format!("kill {} (", supervisor.0.id())), "{said}");
     assert!(!said.contains(&std::process::id().to_string()), "{said}");
+    for arguments in [&["list"][..], &["daemon", "status"], &["daemon", "stop"]] {
+        let output = command(home.path(), arguments);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()), "{arguments:?}");
+        let said = stderr(&output);
+        assert!(said.contains(&format!("kill {} (", supervisor.0.id())), "{said}");
+        assert!(!said.contains("agentctl daemon start"), "{said}");
+    }
 
     let mut daemon = Daemon::new();
     daemon.terminate();
