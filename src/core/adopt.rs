@@ -42,15 +42,13 @@ pub fn is_adoption(origin: Origin, run: u32) -> bool {
 impl Supervisor {
     pub(super) fn adopt(&mut self, now: Now, to: ReplyTo, adoption: Adoption, out: &mut Step) {
         let Adoption { session, host, spec, leader, since } = adoption;
-        let refusal = self.no_launch_now().or_else(|| self.no_place(&spec.adapter));
+        let refusal = self.not_now().or_else(|| self.no_place(&spec.adapter));
         let refusal = refusal.or_else(|| self.is_supervised(session, &host, &leader));
         if let Some(refusal) = refusal {
             out.reply(to, Reply::Refused(refusal));
             return;
         }
-        let deadline = spec
-            .timeout
-            .map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
+        let deadline = spec.timeout.map(|timeout| Deadline::after(now, timeout));
         let created = Record::Created {
             session,
             at: now,

@@ -165,7 +165,7 @@ impl Supervisor {
         timeout: Duration,
         out: &mut Step,
     ) {
-        let deadline = Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) };
+        let deadline = Deadline::after(now, timeout);
         let created = Record::Created {
             session,
             at: now,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::agent::{Spent, Stored};
 use super::directory::Directory;
 use super::locks::Claim;
+use super::queue::Beside;
 use super::record::{EventKind, Record, RequestKey};
 use super::refusal::Refusal;
 use super::session::{Deadline, Origin, Spec};
@@ -36,10 +37,7 @@ impl Supervisor {
         };
         let warnings = self.warnings_for(Some(&directory));
         self.counters.launches += 1;
-        let deadline = spec
-            .timeout
-            .filter(|_| !queued)
-            .map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
+        let deadline = spec.timeout.filter(|_| !queued).map(|timeout| Deadline::after(now, timeout));
         self.record(
             now,
             Record::Created {
@@ -72,8 +70,8 @@ impl Supervisor {
         true
     }
 
-    /// Why nothing can be launched at present.
-    pub(super) fn no_launch_now(&self) -> Option<Refusal> {
+    /// Why nothing can be launched, and no lock be changed, at present.
+    pub(super) fn not_now(&self) -> Option<Refusal> {
         match &self.journal {
             JournalHealth::Failing(why) => Some(Refusal::JournalFailing(why.clone())),
             JournalHealth::Well if !self.recovered => Some(Refusal::Recovering),
@@ -88,9 +86,9 @@ impl Supervisor {
         claim: &Claim,
         adapter: &str,
     ) -> Result<bool, Refusal> {
-        match self.no_launch_now() {
+        match self.not_now() {
             Some(refusal) => Err(refusal),
-            None => self.has_to_wait(directory, claim, adapter),
+            None => self.has_to_wait(directory, claim, adapter, &Beside::default()),
         }
     }
 
@@ -133,9 +131,7 @@ impl Supervisor {
         let Some(session) = self.sessions.get(&id) else { return };
         self.counters.launches += 1;
         let run = RunId { session: id, run: session.run.number + 1 };
-        let deadline = timeout
-            .filter(|_| !queued)
-            .map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
+        let deadline = timeout.filter(|_| !queued).map(|timeout| Deadline::after(now, timeout));
         let record = Record::Resumed {
             run,
             at: now,

@@ -15,7 +15,7 @@ use super::refusal::Refusal;
 use super::session::Session;
 use super::supervisor::Supervisor;
 use super::vocab::{Leftovers, Now, SessionId, Wall};
-use super::{JournalHealth, Reply, ReplyTo, Step};
+use super::{Reply, ReplyTo, Step};
 
 /// Locks by hand at once.
 const LOCKS_MAX: usize = 10_000;
@@ -203,12 +203,7 @@ impl Supervisor {
     }
 
     pub(super) fn lock_request(&mut self, now: Now, to: ReplyTo, request: LockRequest, out: &mut Step) {
-        let refusal = match &self.journal {
-            JournalHealth::Failing(why) => Some(Refusal::JournalFailing(why.clone())),
-            JournalHealth::Well if !self.recovered => Some(Refusal::Recovering),
-            JournalHealth::Well => None,
-        };
-        let done = match (refusal, request) {
+        let done = match (self.not_now(), request) {
             (Some(refusal), _) => Err(refusal),
             (None, LockRequest::Acquire { directory, by, reason }) => {
                 self.acquire(now, directory, by, reason, out)

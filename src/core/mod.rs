@@ -45,6 +45,8 @@ mod dir_fuse_tests;
 #[cfg(test)]
 mod fuse_tests;
 #[cfg(test)]
+mod queue_tests;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod trouble_tests;

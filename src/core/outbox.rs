@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::record::{DeliveryEnd, DeliveryId, EventKind, Health, Pause, PauseReason, Record, is_ad_hoc};
 use super::timers::{Timer, Timers};
-use super::vocab::{Mono, Now, RunId, SessionId, Wall};
+use super::vocab::{Mono, Now, RunId, SessionId, Wall, millis};
 
 /// Time from one attempt to the next (Standard Webhooks 1.0.0, with its first retry after 5 s).
 pub const RETRY_DELAYS: [Duration; 9] = [
@@ -326,7 +326,7 @@ impl Outbox {
         let mut records = vec![Record::Attempted {
             id: id.clone(),
             at,
-            took_ms: u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
+            took_ms: millis(attempt.took),
             status: attempt.status,
             error: attempt.result.error().map(str::to_owned),
         }];
@@ -336,7 +336,7 @@ impl Outbox {
             id: id.clone(),
             attempt: number,
             at,
-            retry_in_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            retry_in_ms: millis(delay),
             held,
             error: error.to_owned(),
         };

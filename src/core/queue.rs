@@ -68,6 +68,33 @@ pub(super) struct Queue {
     stirred: bool,
 }
 
+/// Launches that come before one in the same step, and are not recorded yet.
+#[derive(Debug, Default)]
+pub(super) struct Beside<'a> {
+    /// The directories that they take, or wait for.
+    directories: Vec<Directory>,
+    /// The adapters of those that begin at once.
+    begun: Vec<&'a str>,
+    waiting: usize,
+}
+
+impl<'a> Beside<'a> {
+    /// One more, which waits or begins.
+    pub(super) fn add(&mut self, directory: Directory, adapter: &'a str, waits: bool) {
+        self.directories.push(directory);
+        if waits {
+            self.waiting += 1;
+        } else {
+            self.begun.push(adapter);
+        }
+    }
+
+    fn has_taken(&self, directory: &Directory) -> Option<Refusal> {
+        let taken = self.directories.iter().any(|other| other.is(directory));
+        taken.then(|| Refusal::Shared(directory.path.clone()))
+    }
+}
+
 impl Queue {
     fn follow(&mut self, id: SessionId, waits: Option<(Ticket, Option<Directory>)>) {
         if self.tickets.get(&id) == waits.as_ref() {
@@ -160,38 +187,55 @@ impl Supervisor {
         });
         let adapter = placed.map(|session| session.spec.adapter.as_str());
         self.queue.follow_place(id, adapter);
+        if let (Some((ticket, None)), Some(session)) = (&waits, session) {
+            // It is in no line: all that it waits for is a place.
+            self.queue.ready.entry(session.spec.adapter.clone()).or_default().insert(*ticket);
+            self.queue.stirred = true;
+        }
         self.queue.follow(id, waits);
+    }
+
+    /// Sessions that take a place.
+    pub(super) fn placed(&self) -> usize {
+        self.queue.placed.len()
     }
 
     /// Why there is no place for one session more.
     pub(super) fn no_place(&self, adapter: &str) -> Option<Refusal> {
+        self.no_place_beside(adapter, &Beside::default())
+    }
+
+    fn no_place_beside(&self, adapter: &str, beside: &Beside<'_>) -> Option<Refusal> {
         let most = self.settings.max_sessions;
-        if self.queue.placed.len() >= most {
+        if self.placed() + beside.begun.len() >= most {
             return Some(Refusal::TooMany(most));
         }
         let most = *self.settings.adapter_max_sessions.get(adapter)?;
-        let full = self.queue.of_adapter(adapter) >= most;
+        let of_adapter = beside.begun.iter().filter(|begun| **begun == adapter).count();
+        let full = self.queue.of_adapter(adapter) + of_adapter >= most;
         full.then(|| Refusal::TooManyOf { adapter: adapter.to_owned(), most })
     }
 
-    /// Whether a launch that has a directory in mind has to wait; or why it is refused.
+    /// Whether a launch that has a directory in mind has to wait, after those beside it; or why it is refused.
     pub(super) fn has_to_wait(
         &self,
         directory: Option<&Directory>,
         claim: &Claim,
         adapter: &str,
+        beside: &Beside<'_>,
     ) -> Result<bool, Refusal> {
-        let taken = directory.and_then(|directory| self.locks.taken(directory));
+        let taken = directory
+            .and_then(|directory| self.locks.taken(directory).or_else(|| beside.has_taken(directory)));
         let first = directory.and_then(|directory| self.queue.lines.first(directory));
         let awaited =
             first.and_then(|ticket| self.queue.waiting.get(ticket)).map(|first| Refusal::Awaited(*first));
-        let no_place = self.no_place(adapter);
+        let no_place = self.no_place_beside(adapter, beside);
         match claim.if_taken {
             IfTaken::Force => no_place.map_or(Ok(false), Err),
             IfTaken::Refuse => taken.or(awaited).or(no_place).map_or(Ok(false), Err),
             IfTaken::Queue => {
                 let waits = taken.or(awaited).or(no_place).is_some();
-                if waits && self.queue.waiting.len() >= QUEUED_MAX {
+                if waits && self.queue.waiting.len() + beside.waiting >= QUEUED_MAX {
                     return Err(Refusal::QueueFull(QUEUED_MAX));
                 }
                 Ok(waits)
@@ -264,9 +308,7 @@ impl Supervisor {
     fn begin_queued(&mut self, now: Now, id: SessionId, out: &mut Step) {
         let Some(session) = self.sessions.get(&id) else { return };
         let run = session.run_id();
-        let deadline = session.spec.timeout;
-        let deadline =
-            deadline.map(|timeout| Deadline { mono: now.mono.after(timeout), wall: now.wall.after(timeout) });
+        let deadline = session.spec.timeout.map(|timeout| Deadline::after(now, timeout));
         let host = self.settings.host.clone();
         self.record(now, Record::Dequeued { run, at: now, host, deadline }, out);
         out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));

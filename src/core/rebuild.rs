@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::agent::Spent;
 use super::fuse::{Outcome, Prong};
+use super::locks::IfTaken;
 use super::record::Record;
 use super::session::{Deadline, EvidenceEntry, LeftoverCount, Origin, Spec, Verdict};
 use super::vocab::{HostId, Leftovers, Mono, Now, ProcessId, RunId, Usage};
@@ -61,12 +62,14 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Whether any file but the record of its creation says that the run was begun.
+    /// Whether a file says that the run was begun.
     fn tell_of_a_launch(&self) -> bool {
-        matches!(self.order, Trace::Says(_))
-            || matches!(self.leader, Trace::Says(_))
-            || matches!(self.verdict, Trace::Says(_))
-            || self.exit.is_some()
+        matches!(self.order, Trace::Says(_)) || matches!(self.leader, Trace::Says(_)) || self.exit.is_some()
+    }
+
+    /// Whether any file but the record of its creation says that there was a run.
+    fn tell_of_a_run(&self) -> bool {
+        self.tell_of_a_launch() || matches!(self.verdict, Trace::Says(_))
     }
 }
 
@@ -117,7 +120,7 @@ pub fn rebuild(traces: &Traces, here: &HostId, now: Now) -> Result<Vec<Record>, 
     let mut note =
         vec!["the journal did not know this session; it was rebuilt from its directory".to_owned()];
     let mut created = creation(traces, here, &mut note)?;
-    let Record::Created { session, host, deadline, run, queued, .. } = &mut created else {
+    let Record::Created { session, host, deadline, run, queued, spec, .. } = &mut created else {
         return Err(Hopeless("its record of creation is a record of something else".into()));
     };
     if *session != traces.run.session {
@@ -126,11 +129,15 @@ pub fn rebuild(traces: &Traces, here: &HostId, now: Now) -> Result<Vec<Record>, 
     if *run != traces.run.run {
         return Err(Hopeless(format!("its record of creation is that of run {run}")));
     }
-    // What was written down when it began to wait does not know that its turn came.
-    *queued &= !traces.tell_of_a_launch();
-    let host = host.clone();
-    *deadline = latest_deadline(traces, &host, *deadline, now, &mut note);
+    // What was written down when it began to wait knows neither that its turn came, nor when, nor on which boot.
+    let came = spec.claim.if_taken == IfTaken::Queue && traces.tell_of_a_launch();
+    *queued &= came || !traces.tell_of_a_run();
+    let host = if came { begun_on(traces, here) } else { host.clone() };
+    let latest = latest_deadline(traces, &host, *deadline, now, &mut note);
+    let turn = came.then_some(Record::Dequeued { run: traces.run, at: traces.since, host, deadline: latest });
+    *deadline = latest.filter(|_| turn.is_none());
     let mut records = vec![created];
+    records.extend(turn);
     records.extend(beginning(traces));
     records.extend(ending(traces, &mut note));
     records.push(Record::Rebuilt { session: traces.run.session, at: now.wall, note: note.join("; ") });
@@ -151,7 +158,7 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
         Trace::Missing => "missing".to_owned(),
         Trace::Damaged(why) => format!("damaged ({why})"),
     };
-    if !traces.tell_of_a_launch() {
+    if !traces.tell_of_a_run() {
         return Err(Hopeless(format!("its record of creation is {why}, and no other file tells of a run")));
     }
     note.push(format!(
@@ -172,7 +179,7 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
     Ok(Record::Created {
         session: traces.run.session,
         at: traces.since,
-        host: traces.host.clone().unwrap_or_else(|| guessed_host(traces, here)),
+        host: begun_on(traces, here),
         origin: Origin::Launched,
         spec: Box::new(bare_spec(order)),
         deadline: None,
@@ -184,11 +191,12 @@ fn creation(traces: &Traces, here: &HostId, note: &mut Vec<String>) -> Result<Re
     })
 }
 
-/// Without a word of the shim only the deadline file tells the boot.
-fn guessed_host(traces: &Traces, here: &HostId) -> HostId {
-    match &traces.deadline {
-        Trace::Says(deadline) => HostId { boot: deadline.boot.clone(), ..here.clone() },
-        Trace::Missing | Trace::Damaged(_) => here.clone(),
+/// Where the run was begun. Without a word of the shim only the deadline file tells the boot.
+fn begun_on(traces: &Traces, here: &HostId) -> HostId {
+    match (&traces.host, &traces.deadline) {
+        (Some(host), _) => host.clone(),
+        (None, Trace::Says(deadline)) => HostId { boot: deadline.boot.clone(), ..here.clone() },
+        (None, Trace::Missing | Trace::Damaged(_)) => here.clone(),
     }
 }
 
@@ -372,6 +380,29 @@ mod tests {
         assert!(matches!(records[1], Record::Started { leader: of, .. } if of == leader()));
         assert_eq!(records.len(), 3, "{records:?}");
         assert!(note(&records).contains("rebuilt from its directory"));
+    }
+
+    #[test]
+    fn a_run_that_waited_is_of_the_host_and_time_of_its_start() {
+        let mut waits = created();
+        let Record::Created { spec, deadline, queued, host: at_host, .. } = &mut waits else { return };
+        spec.claim.if_taken = IfTaken::Queue;
+        (*deadline, *queued, *at_host) = (None, true, host("earlier"));
+        let waiting = Traces { created: Trace::Says(waits.clone()), ..nothing() };
+        assert_eq!(built(&waiting)[0], waits, "its turn has not come");
+        let file = |boot: &str| Trace::Says(DeadlineTrace { at: Some(Mono(90 * SECOND)), boot: boot.into() });
+        let begun = Traces { order: Trace::Says(order()), deadline: file("b"), since: at(30), ..waiting };
+        let by_leader = Traces { leader: Trace::Says(leader()), host: Some(host("b")), ..begun.clone() };
+        for traces in [begun.clone(), by_leader] {
+            let records = built(&traces);
+            let deadline = Some(Deadline { mono: Mono(90 * SECOND), wall: at(90).wall });
+            let came = Record::Dequeued { run: run(), at: at(30), host: host("b"), deadline };
+            assert_eq!(records[..2], [waits.clone(), came]);
+        }
+        // Called off while it waited.
+        let cancelled = Traces { order: Trace::Missing, verdict: Trace::Says(verdict()), ..begun };
+        let called = |record: &Record| matches!(record, Record::Dequeued { .. });
+        assert!(!built(&cancelled).iter().any(called));
     }
 
     #[test]

@@ -39,6 +39,11 @@ pub enum Refusal {
     TooMany(usize),
     #[error("Directory in use by session {}. Use --force to override.", .0.short())]
     InUse(SessionId),
+    /// Of sessions that are launched together.
+    #[error(
+        "two of these sessions would work in {0}; give each a directory of its own, or use --queue or --force"
+    )]
+    Shared(String),
     #[error("Directory awaited by session {}, which is queued. Use --queue to wait behind it, or --force to override.", .0.short())]
     Awaited(SessionId),
     #[error(

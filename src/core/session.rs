@@ -285,6 +285,13 @@ pub struct Deadline {
     pub wall: Wall,
 }
 
+impl Deadline {
+    /// So long after this instant.
+    pub fn after(now: Now, time: Duration) -> Self {
+        Self { mono: now.mono.after(time), wall: now.wall.after(time) }
+    }
+}
+
 /// Questions put to the edge in this life of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {

@@ -694,6 +694,43 @@ impl World {
     // ---- what happens next ---------------------------------------------------------------------
 
     fn launch(&mut self) {
+        if self.dice.one_in(5) {
+            self.launch_together();
+            return;
+        }
+        let (id, spec) = self.new_session();
+        let host = host(self.boot);
+        let to = self.reply_to(id);
+        let request = if self.dice.one_in(4) {
+            self.is_somebody_elses(id);
+            let leader = leader_id(id, self.boot);
+            let (session, since) = (id.session, Wall(self.now.wall.0 - 3_000_000));
+            // Hooks are the launch's to ask for.
+            let spec = Spec { leftovers: Leftovers::Keep, hooks: Hooks::default(), ..spec };
+            Request::Adopt(Box::new(Adoption { session, host, spec, leader, since }))
+        } else {
+            launch_of(id, host, spec)
+        };
+        self.feed(Event::Request(to, request));
+        self.forget_unknown();
+    }
+
+    /// A group: all of it is recorded, or nothing.
+    fn launch_together(&mut self) {
+        let all: Vec<_> = (0..2 + self.dice.below(2)).map(|_| self.new_session()).collect();
+        let ids: Vec<RunId> = all.iter().map(|(id, _)| *id).collect();
+        let mut requests = Vec::new();
+        for (id, spec) in all {
+            requests.push((self.reply_to(id), launch_of(id, host(self.boot), spec)));
+        }
+        self.feed(Event::Together(requests));
+        self.forget_unknown();
+        let there = ids.iter().filter(|id| self.runs.contains_key(id)).count();
+        assert!(there == 0 || there == ids.len(), "{there} of {ids:?} are launched");
+    }
+
+    /// A session that is about to be asked for.
+    fn new_session(&mut self) -> (RunId, Spec) {
         let number = self.runs.values().filter(|truth| truth.hidden.is_none()).count() as u128 + 1;
         let id = RunId { session: SessionId(uuid::Uuid::from_u128(number)), run: 1 };
         let wants_report = self.dice.one_in(2);
@@ -709,27 +746,7 @@ impl World {
         let stuck = self.dice.one_in(3).then(|| Duration::from_secs(10));
         let acp = self.dice.one_in(4);
         let spec = Spec { timeout, leftovers, wants_report, hooks, linger, stuck, acp, ..command };
-        let spec = self.settle(id, spec);
-        let host = host(self.boot);
-        let to = self.reply_to(id);
-        let request = if self.dice.one_in(4) {
-            self.is_somebody_elses(id);
-            let leader = leader_id(id, self.boot);
-            let (session, since) = (id.session, Wall(self.now.wall.0 - 3_000_000));
-            // Hooks are the launch's to ask for.
-            let spec = Spec { leftovers: Leftovers::Keep, hooks: Hooks::default(), ..spec };
-            Request::Adopt(Box::new(Adoption { session, host, spec, leader, since }))
-        } else {
-            Request::Launch {
-                session: id.session,
-                host,
-                origin: Origin::Launched,
-                spec: Box::new(spec),
-                key: None,
-            }
-        };
-        self.feed(Event::Request(to, request));
-        self.forget_unknown();
+        (id, self.settle(id, spec))
     }
 
     /// It runs already.
@@ -952,7 +969,10 @@ impl World {
             self.daemon.as_ref().and_then(|daemon| daemon.session(session)).map(|session| session.run_id());
         let id = current.unwrap_or(id);
         let request = match self.dice.below(5) {
-            4 => return self.resume(id),
+            4 => {
+                let of = self.one_that_ended().unwrap_or(id);
+                return self.resume(of);
+            }
             0 => Request::Stop { session, force: self.dice.one_in(3) },
             1 => Request::Extend { session, by: Some(Duration::from_secs(15)) },
             2 => Request::Extend { session, by: None },
@@ -960,6 +980,13 @@ impl World {
         };
         let to = self.reply_to(id);
         self.feed(Event::Request(to, request));
+    }
+
+    /// The current run of a session that has ended, if there is one.
+    fn one_that_ended(&self) -> Option<RunId> {
+        let daemon = self.daemon.as_ref()?;
+        let over = daemon.shown().find(|session| session.run.phase() == Phase::Ended)?;
+        Some(over.run_id()).filter(|id| self.runs.contains_key(id))
     }
 
     /// What an agent says on the way: it waits, works again, or is done.
@@ -1406,6 +1433,11 @@ impl World {
     }
 }
 
+fn launch_of(id: RunId, host: HostId, spec: Spec) -> Request {
+    let (session, spec) = (id.session, Box::new(spec));
+    Request::Launch { session, host, origin: Origin::Launched, spec, key: None }
+}
+
 fn report(id: RunId, truth: &Truth, how: ExitHow, ended: Now) -> ExitReport {
     let leader = matches!(how, ExitHow::Status(_)).then(|| leader_id(id, truth.boot));
     ExitReport {
@@ -1469,8 +1501,8 @@ fn reachable() -> BTreeSet<Crash> {
         // Taken up again.
         (Some(Ended), Launching),
         // In the line.
-        // (From Ended it is met too seldom to be demanded.)
         (None, Queued),
+        (Some(Ended), Queued),
         (Some(Queued), Launching),
         (Some(Queued), Ended),
     ];

@@ -397,16 +397,19 @@ impl Supervisor {
         let (run, phase, grace) = (session.run_id(), session.run.phase(), session.spec.grace);
         let already = phase == Phase::Ended;
         self.waiters.entry(id).or_default().push(Waiter { to, what: WaitFor::TreeGone { already } });
-        if session.is_settled() {
-            self.answer(id, out);
-            return;
+        let settled = session.is_settled();
+        if settled && self.may_tell(session) {
+            return self.answer(id, out);
         }
-        if phase == Phase::Queued {
-            return self.cancel_queued(now, run, out);
-        }
-        let answer_at = now.mono.after(if force { STOP_ANSWER_AFTER } else { grace + STOP_ANSWER_AFTER });
+        // Also where nothing is left to end: while its end cannot be recorded, it is not told.
+        let at_once = force || settled || phase == Phase::Queued;
+        let answer_at = now.mono.after(if at_once { STOP_ANSWER_AFTER } else { grace + STOP_ANSWER_AFTER });
         self.timers.set(Timer::StopAnswer(run), answer_at);
-        self.begin_stop(now, run, StopCause::Requested, force, out);
+        if phase == Phase::Queued {
+            self.cancel_queued(now, run, out);
+        } else if !settled {
+            self.begin_stop(now, run, StopCause::Requested, force, out);
+        }
     }
 
     fn begin_stop(&mut self, now: Now, id: RunId, cause: StopCause, force: bool, out: &mut Step) {
@@ -545,7 +548,7 @@ impl Supervisor {
         let run = session.run_id();
         match session.run.phase() {
             Phase::Launching | Phase::Running => {
-                let deadline = by.map(|by| Deadline { mono: now.mono.after(by), wall: now.wall.after(by) });
+                let deadline = by.map(|by| Deadline::after(now, by));
                 self.record(now, Record::DeadlineSet { run, deadline }, out);
                 out.effects.push(Effect::WriteDeadline(run, deadline.map(|deadline| deadline.mono)));
                 out.reply(to, Reply::Extended(id));

@@ -1,33 +1,54 @@
 //! Requests that belong together: what they come to is recorded in one step, so that a crash leaves all of it or nothing.
 //!
 //! Each is carried out and answered by itself, in the one way that there is for a request of its kind. Refuses to begin
-//! launches of which only a part would find room.
+//! launches of which only a part could begin, or wait, as it asks.
 
+use super::directory::Directory;
 use super::locks::IfTaken;
+use super::queue::Beside;
+use super::record::RequestKey;
 use super::refusal::Refusal;
+use super::session::Spec;
 use super::supervisor::Supervisor;
 use super::vocab::Now;
 use super::{Reply, ReplyTo, Request, Step};
 
 impl Supervisor {
     pub(super) fn together(&mut self, now: Now, requests: Vec<(ReplyTo, Request)>, out: &mut Step) {
-        let is_new = |request: &Request| {
-            let Request::Launch { key, spec, .. } = request else { return false };
-            // One that may wait needs no room now.
-            spec.claim.if_taken != IfTaken::Queue
-                && key.as_ref().is_none_or(|key| !self.keys.contains_key(&key.key))
-        };
-        let asked = requests.iter().filter(|(_, request)| is_new(request)).count();
-        let (live, max) = (self.live, self.settings.max_sessions);
-        if asked > 0 && live + asked > max {
-            for (to, _) in requests {
-                out.reply(to, Reply::Refused(Refusal::NoRoom { asked, live, max }));
-            }
-            return;
-        }
+        // What is refused at all at present is refused, or answered as before, by each.
+        let refusal = if self.not_now().is_none() { self.not_all(&requests) } else { None };
         for (to, request) in requests {
-            self.request(now, to, request, out);
+            match &refusal {
+                Some(refusal) => out.reply(to, Reply::Refused(refusal.clone())),
+                None => self.request(now, to, request, out),
+            }
         }
+    }
+
+    /// Why one of these launches would be refused when its turn in the row has come.
+    fn not_all(&self, requests: &[(ReplyTo, Request)]) -> Option<Refusal> {
+        let launches = requests.iter().filter_map(|(_, request)| {
+            let Request::Launch { key, spec, .. } = request else { return None };
+            Some((key, &**spec))
+        });
+        let known = |key: &RequestKey| self.keys.contains_key(&key.key);
+        let new = launches.filter(|(key, _)| !key.as_ref().is_some_and(known));
+        let new: Vec<&Spec> = new.map(|(_, spec)| spec).collect();
+        // One that may wait needs no room now.
+        let asked = new.iter().filter(|spec| spec.claim.if_taken != IfTaken::Queue).count();
+        let (live, max) = (self.placed(), self.settings.max_sessions);
+        if asked > 0 && live + asked > max {
+            return Some(Refusal::NoRoom { asked, live, max });
+        }
+        let mut beside = Beside::default();
+        for spec in new {
+            let directory = Directory { path: spec.cwd.clone(), id: spec.claim.dir.clone() };
+            match self.has_to_wait(Some(&directory), &spec.claim, &spec.adapter, &beside) {
+                Ok(waits) => beside.add(directory, &spec.adapter, waits),
+                Err(refusal) => return Some(refusal),
+            }
+        }
+        None
     }
 }
 
@@ -38,8 +59,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::fuse::{Evidence, LaunchError};
-    use super::super::record::{Record, RequestKey};
-    use super::super::session::{Origin, Spec};
+    use super::super::record::Record;
+    use super::super::session::Origin;
     use super::super::vocab::{HostId, Mono, RunId, SessionId, Wall};
     use super::super::{Effect, Event, Settings};
     use super::*;

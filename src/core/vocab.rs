@@ -10,6 +10,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+/// A time in whole milliseconds, as it crosses a boundary.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The first eight characters of an id that came as text, as tables and messages show it.
+pub fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}
+
 /// The id of a session, for life: a random UUID v4 for launched ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

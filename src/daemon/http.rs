@@ -288,6 +288,7 @@ pub(super) fn refused(refusal: &Refusal) -> Fault {
         | Refusal::StillRuns(_)
         | Refusal::StillEnding(_)
         | Refusal::InUse(_)
+        | Refusal::Shared(_)
         | Refusal::Awaited(_)
         | Refusal::StillQueued(_)
         | Refusal::AlreadyLocked { .. }
