@@ -278,6 +278,9 @@ fn mean(
     };
     let linger = optional(raw.linger).map_err(|what| wrong("linger", what))?;
     let stuck = optional(raw.stuck).and_then(check_stuck).map_err(|what| wrong("stuck", what))?;
+    let adapters = adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?;
+    adapters::all_known(raw.adapter_max_sessions.keys(), &adapters)
+        .map_err(|what| wrong("adapter_max_sessions", what))?;
     Ok(Config {
         adapter: Some(raw.adapter.unwrap_or_else(|| "claude-code".to_owned())),
         model: raw.model,
@@ -299,7 +302,7 @@ fn mean(
         max_sessions: raw.max_sessions.unwrap_or(limits::SESSIONS_MAX),
         adapter_max_sessions: raw.adapter_max_sessions,
         discover: raw.discover.unwrap_or(true),
-        adapters: adapters::declared(raw.adapters).map_err(|what| wrong("adapters", what))?,
+        adapters,
         old_timeout,
         origins: Origins::of(&in_file.into_keys().collect(), env),
     })
@@ -437,6 +440,14 @@ mod tests {
         assert!(little.contains("log_max: \"1MB\" is less than 64"), "{little}");
         let often = load(r#"{"stuck": "10ms"}"#).unwrap_err();
         assert!(often.contains("stuck: 10ms is too short"), "{often}");
+        let limit = load(r#"{"adapter_max_sessions": {"codx": 2}}"#).unwrap_err();
+        assert!(
+            limit.contains("adapter_max_sessions: there is no adapter \"codx\"; did you mean \"codex\"?"),
+            "{limit}"
+        );
+        let mine =
+            r#"{"adapter_max_sessions": {"mine": 2, "exec": 1}, "adapters": {"mine": {"program": "x"}}}"#;
+        assert_eq!(load(mine).unwrap().adapter_max_sessions["mine"], 2);
         assert!(load(r#"{"webhook_url": "ftp://x"}"#).unwrap_err().contains("no http:// or https:// URL"));
     }
 

@@ -188,7 +188,13 @@ pub const VERSION_BYTES_MAX: usize = 64 << 10;
 /// A listing that is longer is printed without blanks. OrgLoop's connector reads 1 MiB, and takes more for no sessions:
 /// that is room for 1,000 of them, with prompts.
 pub const PRETTY_LIST_MAX: usize = 512 << 10;
+/// Longest path that the kernel takes (PATH_MAX less its closing NUL).
+pub const PATH_BYTES_MAX: usize = 4_095;
+/// A directory or a file of a user's is waited for so long before whoever named it is told.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// And so many of them at once: each has a thread, which a file system that hangs keeps.
+pub const LOOKS_AT_ONCE_MAX: usize = 32;
 /// Sessions of one group launch.
 pub const GROUP_SLOTS_MAX: usize = 100;
 /// A matrix file.
-pub const MATRIX_BYTES_MAX: usize = 1 << 20;
+pub const MATRIX_BYTES_MAX: u64 = 1 << 20;

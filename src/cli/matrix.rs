@@ -2,6 +2,8 @@
 //!
 //! Owns what may be in it, and where in it something is wrong. Refuses to know what an adapter takes: that the daemon says.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_saphyr::Error;
 
 use crate::config::{nearest, parse_duration};
+use crate::core::vocab::millis;
 use crate::limits;
 use crate::wire::groups::Slot;
 
@@ -109,9 +112,13 @@ impl Matrix {
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
         let broken = |why: String| Failure::new(1, format!("the matrix {shown}: {why}"));
-        let text = std::fs::read(path).map_err(|error| broken(error.to_string()))?;
-        if text.len() > limits::MATRIX_BYTES_MAX {
-            return Err(broken(format!("it is larger than {} bytes", limits::MATRIX_BYTES_MAX)));
+        let most = limits::MATRIX_BYTES_MAX;
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(|error| broken(error.to_string()))?;
+        // What is no file, such as a pipe, may have no end.
+        file.take(most + 1).read_to_end(&mut text).map_err(|error| broken(error.to_string()))?;
+        if text.len() as u64 > most {
+            return Err(broken(format!("it is larger than {most} bytes")));
         }
         let text = String::from_utf8(text).map_err(|error| broken(error.to_string()))?;
         Self::parse(&text).map_err(broken)
@@ -135,7 +142,15 @@ impl Matrix {
                 if words.0.is_empty() { vec![None] } else { words.0.iter().cloned().map(Some).collect() }
             };
             let (models, levels) = (each(&entry.model), each(&entry.thinking));
-            let count = models.len() * levels.len();
+            let count = models.len().saturating_mul(levels.len());
+            let (all, most) = (slots.len().saturating_add(count), limits::GROUP_SLOTS_MAX);
+            if all > most {
+                return Err(format!(
+                    "with entry {} ({}) it is {all} sessions, and a group has at most {most}; write several files",
+                    at + 1,
+                    entry.adapter
+                ));
+            }
             if let Some(branch) = entry.branch.as_ref().filter(|_| count > 1) {
                 return Err(format!(
                     "entry {} ({}) is {count} sessions and has one branch, {branch}; leave it out, or write an entry each",
@@ -153,9 +168,7 @@ impl Matrix {
                         thinking: level.clone(),
                         safe: entry.safe,
                         acp: entry.acp,
-                        timeout_ms: entry
-                            .timeout
-                            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                        timeout_ms: entry.timeout.map(millis),
                         max_tokens: entry.max_tokens,
                         max_cost: entry.max_cost,
                     });
@@ -238,6 +251,14 @@ mod tests {
             let said = Matrix::parse(text).expect_err(text);
             assert!(said.contains(words), "{text:?}: {words} is not in: {said}");
         }
+        let many = |name| format!("[{}]", [name; 11].join(", "));
+        let product =
+            format!("matrix:\n  - adapter: a\n    model: {}\n    thinking: {}\n", many("m"), many("t"));
+        let said = Matrix::parse(&product).expect("a matrix").slots().expect_err("too many");
+        let words = "with entry 1 (a) it is 121 sessions, and a group has at most 100; write several files";
+        assert_eq!(said, words);
+        let endless = Matrix::read(Path::new("/dev/zero")).expect_err("it has no end");
+        assert_eq!(endless.message, "the matrix /dev/zero: it is larger than 1048576 bytes");
         let one_branch =
             Matrix::parse("matrix:\n  - adapter: a\n    model: [x, y]\n    branch: b\n").expect("a matrix");
         let said = one_branch.slots().expect_err("one branch for two");

@@ -21,6 +21,7 @@ use std::io;
 use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::config::parse_duration;
+use crate::core::vocab::short;
 use crate::sys::BackendChoice;
 
 pub use launch_args::{LaunchArgs, RunArgs};
@@ -42,7 +43,7 @@ impl Failure {
 /// Why no daemon is to be started from here: it would end with the session that it is in.
 pub fn inside_a_session() -> Option<String> {
     let session = std::env::var("AGENTCTL_SESSION_ID").ok().filter(|id| !id.is_empty())?;
-    let short: String = session.chars().take(8).collect();
+    let short = short(&session);
     Some(format!(
         "this is inside a session ({short}), and a daemon that is started here would end with it; outside, run: agentctl \
          daemon start (for one that is to end with the session, as in a test: unset AGENTCTL_SESSION_ID)"

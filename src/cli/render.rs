@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::core::vocab::Wall;
+use crate::core::vocab::{Wall, short};
 use crate::sys::clock;
 use crate::wire::amounts;
 use crate::wire::api::{Check, CheckState, Limits, SessionView};
@@ -125,7 +125,7 @@ fn row(session: &Line<'_>, strangers: bool, grouped: bool, now: Wall) -> Vec<Str
         text.filter(|text| !text.is_empty()).map_or("-".into(), |text| text.to_string())
     };
     let mut cells = vec![
-        session.id.chars().take(8).collect(),
+        short(&session.id),
         // The one phase in which nothing runs.
         if session.phase == "queued" { session.phase.to_string() } else { session.status.to_string() },
         session.adapter.to_string(),
@@ -329,7 +329,7 @@ pub(crate) fn checks(checks: &[Check]) -> io::Result<()> {
 
 /// The verdict in one line: what, how long, and on which evidence.
 pub(crate) fn verdict_line(session: &SessionView) -> String {
-    let id: String = session.id.chars().take(8).collect();
+    let id = short(&session.id);
     let outcome = session.outcome.as_deref().unwrap_or("not ended").replace('_', " ");
     let message = session.meta.get("message").and_then(|value| value.as_str());
     let message = message.map(|text| format!(": {}", one_line(text))).unwrap_or_default();

@@ -6,8 +6,21 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::adapters::{Arg, Declared, DeclaredPrompt, Rule};
+use crate::adapters::{Arg, Declared, DeclaredPrompt, Known, Rule};
 use crate::core::agent::Span;
+
+/// Whether all of these are adapters; the error is for the user.
+pub(super) fn all_known<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+    declared: &[Arc<Declared>],
+) -> Result<(), String> {
+    let all: Vec<Known> = Known::all(declared).collect();
+    let Some(name) = names.into_iter().find(|name| all.iter().all(|known| known.name() != **name)) else {
+        return Ok(());
+    };
+    let near = super::nearest(name, all.iter().map(Known::name));
+    Err(format!("there is no adapter \"{name}\"{}", super::hint(near.as_deref())))
+}
 
 /// One declaration, by name.
 #[derive(Clone, Debug, Deserialize)]

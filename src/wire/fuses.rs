@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::core::dir_fuses::{CancelCause, DirFuse, FuseEnd};
 use crate::core::fuse::Outcome;
 use crate::core::session::Session;
-use crate::core::vocab::Wall;
+use crate::core::vocab::{Wall, millis};
 
 use super::time::rfc3339;
 
@@ -125,7 +125,7 @@ impl FuseView {
             directory: fuse.spec.directory.clone(),
             label: fuse.spec.label.clone(),
             session_id: fuse.spec.setter.clone(),
-            ttl_ms: u64::try_from(fuse.spec.ttl.as_millis()).unwrap_or(u64::MAX),
+            ttl_ms: millis(fuse.spec.ttl),
             set_at: rfc3339(fuse.set),
             expires_at: rfc3339(fuse.expires),
             on_expire: (!asked.is_empty()).then_some(actions),

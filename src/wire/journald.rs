@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use crate::core::record::EventKind;
+use crate::core::vocab::short;
 
 /// Who we are in the journal.
 pub const IDENTIFIER: &str = "agentctl";
@@ -136,7 +137,7 @@ pub fn of_event(line: &[u8]) -> Option<Entry> {
 fn sentence(kind: EventKind, event: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
     let session = &event["session"];
-    let id: String = text(&event["sessionId"]).chars().take(8).collect();
+    let id = short(&text(&event["sessionId"]));
     let adapter = text(&event["adapter"]);
     match kind {
         EventKind::Queued => format!("session {id} ({adapter}) waits for its turn"),

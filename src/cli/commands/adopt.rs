@@ -3,6 +3,7 @@
 use hyper::Method;
 use serde_json::Value;
 
+use crate::core::vocab::{millis, short};
 use crate::wire::found::Adopt;
 
 use super::super::client::{Client, segment};
@@ -11,13 +12,12 @@ use super::super::{AdoptArgs, Failure};
 use super::{show, view};
 
 pub(super) async fn adopt(args: AdoptArgs) -> Result<u8, Failure> {
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let asked = Adopt {
         name: args.name,
         group: args.group,
         labels: args.label.into_iter().collect(),
-        timeout_ms: args.timeout.map(ms),
-        grace_ms: args.grace.map(ms),
+        timeout_ms: args.timeout.map(millis),
+        grace_ms: args.grace.map(millis),
     };
     let path = format!("/v1/sessions/{}/adopt", segment(&args.target));
     let record: Value = Client::find()?.json(Method::POST, &path, Some(&asked)).await?;
@@ -26,7 +26,7 @@ pub(super) async fn adopt(args: AdoptArgs) -> Result<u8, Failure> {
     }
     let session = view(record)?;
     let pid = session.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    let id: String = session.id.chars().take(8).collect();
+    let id = short(&session.id);
     render::out(&format!("Adopted session {id} ({}, PID {pid})\n", session.adapter))?;
     Ok(0)
 }

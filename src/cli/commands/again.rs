@@ -9,14 +9,14 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use crate::config::parse_duration;
-use crate::core::vocab::signal_name;
+use crate::core::vocab::{millis, signal_name};
 use crate::wire::again::{Prune, Pruned, Rerun, Signal, parse_signal};
 
 use super::super::assembly;
 use super::super::client::{Client, segment};
 use super::super::render;
 use super::super::{Failure, key_value};
-use super::{launch, understood};
+use super::{Answers, launch, understood};
 
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
@@ -95,36 +95,17 @@ pub struct PruneArgs {
     pub json: bool,
 }
 
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 pub(super) async fn kill(args: KillArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
     let name = signal_name(args.signal.unwrap_or(15));
     let asked = Signal { signal: args.signal.map(|number| json!(number)), tree: args.tree };
-    let mut records: Vec<Value> = Vec::new();
-    let mut failed = None;
+    let mut answers = Answers::new(args.json);
     for id in &args.ids {
         let path = format!("/v1/sessions/{}/signal", segment(id));
-        match client.json::<Value>(Method::POST, &path, Some(&asked)).await {
-            Ok(record) => {
-                if !args.json {
-                    let id: String = record["id"].as_str().unwrap_or_default().chars().take(8).collect();
-                    render::out(&format!("Sent {name} to session {id}\n"))?;
-                }
-                records.push(record);
-            }
-            Err(failure) => {
-                render::say(&failure.message);
-                failed = Some(failure.code);
-            }
-        }
+        let answer = client.json(Method::POST, &path, Some(&asked)).await;
+        answers.take(answer, &format!("Sent {name} to"))?;
     }
-    if args.json {
-        render::json(&records)?;
-    }
-    Ok(failed.unwrap_or(0))
+    answers.end()
 }
 
 pub(super) async fn rerun(args: RerunArgs) -> Result<u8, Failure> {
@@ -138,7 +119,7 @@ pub(super) async fn rerun(args: RerunArgs) -> Result<u8, Failure> {
         cwd: args.cwd.as_deref().map(super::absolute).transpose()?,
         model: args.model,
         name: args.name,
-        timeout_ms: args.timeout.map(ms),
+        timeout_ms: args.timeout.map(millis),
         force: args.force,
     };
     let record = launch::send(&client, &path, &asked).await?;
@@ -146,7 +127,7 @@ pub(super) async fn rerun(args: RerunArgs) -> Result<u8, Failure> {
 }
 
 pub(super) async fn prune(args: PruneArgs) -> Result<u8, Failure> {
-    let asked = Prune { older_than_ms: args.older_than.map(ms), dry_run: args.dry_run };
+    let asked = Prune { older_than_ms: args.older_than.map(millis), dry_run: args.dry_run };
     let answer: Value = Client::find()?.json(Method::POST, "/v1/prune", Some(&asked)).await?;
     if args.json {
         render::json(&answer)?;

@@ -8,6 +8,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::config::parse_duration;
+use crate::core::vocab::millis;
 use crate::sys::clock;
 use crate::wire::fuses::{Actions, ExtendFuse, FuseView, SetFuse};
 use crate::wire::time::parse_rfc3339;
@@ -162,7 +163,7 @@ fn ms(time: Duration) -> Result<u64, Failure> {
             "the time of a fuse is more than 0; to be rid of it: agentctl fuse cancel DIR",
         ));
     }
-    Ok(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1))
+    Ok(millis(time).max(1))
 }
 
 fn row(fuse: &FuseView) -> Vec<String> {

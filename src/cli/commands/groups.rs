@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::core::vocab::short;
 use crate::wire::api::SessionView;
 use crate::wire::groups::{GroupAnswer, LaunchGroup, Slot, SlotAnswer};
 
@@ -144,7 +145,7 @@ fn line(slot: &SlotAnswer) -> String {
         return format!("  ✗ {label} — {why}\n");
     }
     let Some(view) = view(slot) else { return format!("  {label}\n") };
-    let id: String = view.id.chars().take(8).collect();
+    let id = short(&view.id);
     let waits = if view.phase == "queued" { "  queued" } else { "" };
     format!("  {label}  → {}  ({id}){waits}\n", render::short_home(&view.cwd))
 }

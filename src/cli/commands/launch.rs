@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use crate::core::vocab::Leftovers;
+use crate::core::vocab::{Leftovers, millis};
 use crate::limits;
 use crate::wire::api::{Launch, Resume, SessionView, Stop, Worktree};
 
@@ -46,7 +46,7 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<u8, Failure> {
         env: Some(environment(args.env)),
         umask: Some(current_umask()),
         nofile: getrlimit(Resource::Nofile).current,
-        timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        timeout_ms: args.timeout.map(millis),
         force: args.force,
         queue: args.queue,
     };
@@ -248,7 +248,6 @@ pub(super) fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Fai
     ] {
         meta.extend(value.map(|value| (key.to_owned(), value)));
     }
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Ok(Launch {
         adapter,
         command,
@@ -265,8 +264,8 @@ pub(super) fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Fai
         spec: args.spec.as_deref().map(utf8).transpose()?,
         labels: args.label.into_iter().collect(),
         meta,
-        timeout_ms: args.timeout.map(ms),
-        grace_ms: args.grace.map(ms),
+        timeout_ms: args.timeout.map(millis),
+        grace_ms: args.grace.map(millis),
         leftovers: args
             .leftovers
             .map(|policy| if policy == "keep" { Leftovers::Keep } else { Leftovers::Kill }),
@@ -275,8 +274,8 @@ pub(super) fn request(args: LaunchArgs, may_default: bool) -> Result<Launch, Fai
         memory_max_bytes: args.memory_max,
         cpu_quota_percent: args.cpu_quota,
         tasks_max: args.tasks_max,
-        linger_ms: args.linger.map(ms),
-        stuck_ms: args.stuck.map(ms),
+        linger_ms: args.linger.map(millis),
+        stuck_ms: args.stuck.map(millis),
         private: args.private,
         safe: args.safe,
         acp: args.acp,

@@ -6,6 +6,7 @@ use clap::Args;
 use hyper::Method;
 use serde_json::Value;
 
+use crate::core::vocab::short;
 use crate::sys::clock;
 use crate::wire::locks::{Acquire, LockView};
 
@@ -83,7 +84,7 @@ pub(super) async fn locks(json: bool) -> Result<u8, Failure> {
     let now = clock::now().wall;
     let dash = || "-".to_owned();
     let row = |lock: &LockView| {
-        let session = lock.session_id.as_deref().map(|id| id.chars().take(8).collect());
+        let session = lock.session_id.as_deref().map(short);
         vec![
             render::short_home(&lock.directory),
             lock.r#type.clone(),

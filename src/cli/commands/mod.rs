@@ -23,6 +23,7 @@ use hyper::{Method, Response};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use crate::core::vocab::{millis, short};
 use crate::limits;
 use crate::wire::api::{Extend, SessionView};
 use crate::wire::found::WARNING_HEADER;
@@ -34,6 +35,46 @@ use super::{Command, ExtendArgs, Failure, ListArgs, PeekArgs, StatusArgs};
 
 /// Nothing to send.
 const NO_BODY: Option<&Value> = None;
+
+/// What is answered for each of several sessions: said as it comes, or all of it at the end as JSON.
+struct Answers {
+    json: bool,
+    records: Vec<Value>,
+    /// The code of the last failure.
+    failed: Option<u8>,
+}
+
+impl Answers {
+    fn new(json: bool) -> Self {
+        Self { json, records: Vec::new(), failed: None }
+    }
+
+    /// `done` is what was done, as in "Stopped".
+    fn take(&mut self, answer: Result<Value, Failure>, done: &str) -> Result<(), Failure> {
+        match answer {
+            Ok(record) => {
+                if !self.json {
+                    let id = short(record["id"].as_str().unwrap_or_default());
+                    render::out(&format!("{done} session {id}\n"))?;
+                }
+                self.records.push(record);
+            }
+            Err(failure) => {
+                render::say(&failure.message);
+                self.failed = Some(failure.code);
+            }
+        }
+        Ok(())
+    }
+
+    /// The exit code.
+    fn end(self) -> Result<u8, Failure> {
+        if self.json {
+            render::json(&self.records)?;
+        }
+        Ok(self.failed.unwrap_or(0))
+    }
+}
 
 /// Carries out a command; the exit code.
 pub(crate) async fn dispatch(command: Command) -> Result<u8, Failure> {
@@ -169,7 +210,7 @@ async fn peek(args: PeekArgs) -> Result<u8, Failure> {
 
 async fn extend(args: ExtendArgs) -> Result<u8, Failure> {
     let path = format!("/v1/sessions/{}/extend", segment(&args.id));
-    let by_ms = u64::try_from(args.time.as_millis()).unwrap_or(u64::MAX);
+    let by_ms = millis(args.time);
     let record: Value = Client::find()?.json(Method::POST, &path, Some(&Extend { by_ms })).await?;
     if args.json {
         return show(record, true);

@@ -1,15 +1,13 @@
 //! `stop`: one session, or all that are selected, at once; answered when their trees are gone.
 
 use hyper::Method;
-use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::wire::api::{SessionView, Stop};
 
 use super::super::client::{Client, segment};
-use super::super::render;
 use super::super::{Failure, StopArgs};
-use super::{NO_BODY, select};
+use super::{Answers, NO_BODY, select};
 
 pub(super) async fn stop(args: StopArgs) -> Result<u8, Failure> {
     let client = Client::find()?;
@@ -27,28 +25,12 @@ pub(super) async fn stop(args: StopArgs) -> Result<u8, Failure> {
         let force = args.force;
         stops.spawn(async move {
             let path = format!("/v1/sessions/{}/stop", segment(&id));
-            client.json::<Value>(Method::POST, &path, Some(&Stop { force })).await
+            client.json(Method::POST, &path, Some(&Stop { force })).await
         });
     }
-    let mut records = Vec::new();
-    let mut failed = None;
+    let mut answers = Answers::new(args.json);
     while let Some(done) = stops.join_next().await {
-        match done.map_err(|panicked| Failure::new(1, panicked.to_string()))? {
-            Ok(record) => {
-                if !args.json {
-                    let id: String = record["id"].as_str().unwrap_or_default().chars().take(8).collect();
-                    render::out(&format!("Stopped session {id}\n"))?;
-                }
-                records.push(record);
-            }
-            Err(failure) => {
-                render::say(&failure.message);
-                failed = Some(failure.code);
-            }
-        }
+        answers.take(done.map_err(|panicked| Failure::new(1, panicked.to_string()))?, "Stopped")?;
     }
-    if args.json {
-        render::json(&records)?;
-    }
-    Ok(failed.unwrap_or(0))
+    answers.end()
 }

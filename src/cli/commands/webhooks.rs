@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::config::parse_duration;
-use crate::core::vocab::Wall;
+use crate::core::vocab::{Wall, short};
 use crate::sys::clock;
 use crate::wire::deliveries::{
     DeliveryDetails, DeliveryView, EndpointView, Redeliver, Redelivered, TestView,
@@ -123,7 +123,7 @@ fn row(delivery: &DeliveryView) -> Vec<String> {
     vec![
         delivery.id.clone(),
         delivery.r#type.clone(),
-        delivery.session_id.as_ref().map_or_else(dash, |id| id.chars().take(8).collect()),
+        delivery.session_id.as_ref().map_or_else(dash, |id| short(id)),
         delivery.state.clone(),
         delivery.attempts.to_string(),
         next.unwrap_or_else(dash),
