@@ -10,16 +10,15 @@ use hyper::{Request, StatusCode};
 use tokio::task::spawn_blocking;
 
 use crate::core::session::{Origin, Session};
-use crate::core::vocab::{RunId, SessionId, signal_name};
+use crate::core::vocab::{RunId, SessionId, millis, signal_name};
 use crate::limits;
 use crate::sys::Sent;
 use crate::sys::tree::Tree;
 use crate::wire::again::{Rerun, Signal};
 use crate::wire::api::Launch;
 
-use super::http::{
-    Fault, Handled, idempotency_key, launch_asked, read_json, refused, request_key, view_answer,
-};
+use super::http::{Fault, Handled, idempotency_key, read_json, refused, request_key, view_answer};
+use super::launches::launch_asked;
 use super::perform::{self, Signalled, TreeLook};
 use super::{Daemon, adopted};
 
@@ -124,8 +123,7 @@ fn launch_of(session: &Session, asked: Rerun) -> Result<Launch, String> {
     } else {
         asked.prompt.map_or_else(|| prompt_of(session), |new| Ok(Some(new)))?
     };
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let or_none = |time: Option<std::time::Duration>| Some(time.map_or(0, ms));
+    let or_none = |time: Option<std::time::Duration>| Some(time.map_or(0, millis));
     let mut meta = spec.meta.clone();
     meta.insert("rerunOf".into(), session.id.to_string());
     let named = spec.notify.iter().map(|named| named.url.as_ref().map_or(&named.endpoint, |url| &url.0));
@@ -146,7 +144,7 @@ fn launch_of(session: &Session, asked: Rerun) -> Result<Launch, String> {
         labels: spec.labels.clone(),
         meta,
         timeout_ms: asked.timeout_ms.or(or_none(spec.timeout)),
-        grace_ms: Some(ms(spec.grace)),
+        grace_ms: Some(millis(spec.grace)),
         leftovers: Some(spec.leftovers),
         max_tokens: spec.budget.max_tokens,
         max_cost: spec.budget.max_cost,

@@ -10,7 +10,6 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use crate::config::target::Target;
@@ -23,7 +22,7 @@ use crate::limits;
 use crate::wire::fuses::{Actions, ExtendFuse, FuseRoute, FuseView, ScriptView, SetFuse};
 
 use super::http::{Answer, Fault, Handled, Query, ask, json_answer, read_json};
-use super::{Daemon, launch, notify};
+use super::{Daemon, notify, prepare};
 
 /// As long as the earlier tool's, where nothing is said.
 const TTL_USUAL: Duration = Duration::from_secs(600);
@@ -106,7 +105,7 @@ async fn spec(daemon: &Daemon, wanted: SetFuse) -> Result<FuseSpec, String> {
         }
     }
     let on_expire = actions(daemon, on_expire)?;
-    let directory = directory_of(directory).await?;
+    let directory = directory_of(daemon, directory).await?;
     Ok(FuseSpec { id: FuseId(Uuid::new_v4()), directory, ttl, label, setter: session_id, on_expire })
 }
 
@@ -122,7 +121,7 @@ fn ttl(ms: u64) -> Result<Duration, String> {
 pub(super) fn actions(daemon: &Daemon, wanted: Actions) -> Result<OnExpire, String> {
     let Actions { script, webhook, event } = wanted;
     if let Some(script) = &script {
-        launch::check_script("of the fuse", script)?;
+        prepare::check_script("of the fuse", script)?;
     }
     let config = daemon.config.borrow();
     let webhook = webhook.map(|url| notify::ad_hoc(&config, &url)).transpose();
@@ -131,10 +130,11 @@ pub(super) fn actions(daemon: &Daemon, wanted: Actions) -> Result<OnExpire, Stri
 }
 
 /// The directory itself, whatever it was called.
-async fn directory_of(asked: String) -> Result<String, String> {
+async fn directory_of(daemon: &Daemon, asked: String) -> Result<String, String> {
     if !Path::new(&asked).is_absolute() || asked.contains('\0') {
         return Err(format!("the directory \"{asked}\" is not an absolute path"));
     }
+    let named = asked.clone();
     let look = move || {
         let real = std::fs::canonicalize(&asked).map_err(|error| format!("{asked}: {error}"))?;
         if !real.is_dir() {
@@ -142,7 +142,7 @@ async fn directory_of(asked: String) -> Result<String, String> {
         }
         real.into_os_string().into_string().map_err(|_| format!("the real path of {asked} is not UTF-8"))
     };
-    spawn_blocking(look).await.unwrap_or_else(|panicked| Err(panicked.to_string()))
+    daemon.looks.at(&named, look).await.flatten()
 }
 
 /// The directory that a fuse was set for may be gone by now; then its parent tells what was meant.
@@ -163,7 +163,8 @@ async fn meant(daemon: &Daemon, asked: String) -> String {
         // A path without its trailing slashes.
         real.unwrap_or_else(|_| path.components().collect::<PathBuf>())
     };
-    let found = spawn_blocking(look).await.ok().and_then(|path| path.into_os_string().into_string().ok());
+    let found =
+        daemon.looks.at(&fallback, look).await.ok().and_then(|path| path.into_os_string().into_string().ok());
     found.unwrap_or(fallback)
 }
 

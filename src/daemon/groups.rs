@@ -11,26 +11,23 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use sha2::{Digest, Sha256};
-use tokio::sync::oneshot;
-use tokio::task::spawn_local;
 use uuid::Uuid;
 
-use crate::core::locks::IfTaken;
 use crate::core::record::RequestKey;
 use crate::core::session::{Origin, Spec};
 use crate::core::vocab::{RunId, SessionId};
 use crate::core::worktree::Worktree;
-use crate::core::{Event, Reply, ReplyTo, Request as Ask};
+use crate::core::{Event, Reply, Request as Ask};
 use crate::limits;
 use crate::wire::api::Launch;
 use crate::wire::groups::{GroupAnswer, LaunchGroup, Slot, SlotAnswer};
 use crate::wire::hex;
 
-use super::http::{
-    Answer, Fault, Handled, advised, idempotency_key, json_answer, read_json, refused, request_key,
-};
-use super::launch::{self, Parcel};
-use super::{Asker, Daemon, queue, worktrees};
+use super::http::{Answer, Fault, Handled, idempotency_key, json_answer, read_json, refused, request_key};
+use super::launch::Parcel;
+use super::launches::advised;
+use super::queue::{self, Need};
+use super::{Daemon, prepare, worktrees};
 
 /// One session of the group, checked.
 struct Member {
@@ -48,26 +45,9 @@ pub(super) async fn launch(daemon: &Rc<Daemon>, request: Request<Incoming>) -> H
     let unfit = |why: String| Fault::new(StatusCode::BAD_REQUEST, why);
     check(&asked).map_err(unfit)?;
     let group = name(daemon, key.as_ref());
-    let members = members(daemon, &group, &asked).map_err(unfit)?;
-    for Member { session, spec, parcel } in &members {
-        if spec.claim.if_taken == IfTaken::Queue {
-            queue::keep(daemon, RunId { session: *session, run: 1 }, parcel).await?;
-        }
-    }
-    let (tell, told) = oneshot::channel();
-    // Once it is asked of the core, it is seen to whether the client stays or not.
-    let daemon = Rc::clone(daemon);
-    spawn_local(async move {
-        let answer = carry_out(&daemon, group, key, members).await;
-        let answer = advised(&daemon, answer);
-        let _gone = tell.send(answer);
-    });
-    told.await.unwrap_or_else(|_| {
-        Err(Fault::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the launch of the group broke off; see: agentctl list -a",
-        ))
-    })
+    let members = members(daemon, &group, &asked).await.map_err(unfit)?;
+    let answer = carry_out(daemon, group, key, members).await;
+    advised(daemon, answer)
 }
 
 /// What no single launch would notice.
@@ -120,7 +100,7 @@ fn name(daemon: &Daemon, key: Option<&RequestKey>) -> String {
     }
 }
 
-fn members(daemon: &Daemon, group: &str, asked: &LaunchGroup) -> Result<Vec<Member>, String> {
+async fn members(daemon: &Rc<Daemon>, group: &str, asked: &LaunchGroup) -> Result<Vec<Member>, String> {
     let (named, config_cwd) = {
         let config = daemon.config.borrow();
         let default = asked.launch.adapter.clone().or_else(|| config.adapter.clone());
@@ -136,7 +116,9 @@ fn members(daemon: &Daemon, group: &str, asked: &LaunchGroup) -> Result<Vec<Memb
             None => None,
             Some(repo) => {
                 let any = Worktree { repo, branch: "any".into(), base: None };
-                Some(worktrees::check(&any).map_err(|why| {
+                let named = format!("the repository {}", any.repo);
+                let checked = daemon.looks.at(&named, move || worktrees::check(&any)).await.flatten();
+                Some(checked.map_err(|why| {
                     format!("{why} (each session of a group works in a worktree of its own)")
                 })?)
             }
@@ -162,8 +144,8 @@ fn members(daemon: &Daemon, group: &str, asked: &LaunchGroup) -> Result<Vec<Memb
                 "it would share the worktree of session {other}, by its branch {branch}"
             )));
         }
-        let (spec, parcel) =
-            launch::prepare(daemon, session, one(asked, slot, group, worktree)).map_err(shown)?;
+        let prepared = prepare::prepare(daemon, session, one(asked, slot, group, worktree)).await;
+        let (spec, parcel) = prepared.map_err(shown)?;
         members.push(Member { session, spec, parcel });
     }
     Ok(members)
@@ -194,30 +176,23 @@ async fn carry_out(
     key: Option<RequestKey>,
     members: Vec<Member>,
 ) -> Result<Response<Answer>, Fault> {
-    let mut asks = Vec::new();
+    let (mut asks, mut needs) = (Vec::new(), Vec::new());
     let mut slots: Vec<SlotAnswer> = Vec::new();
-    let runs: Vec<_> = members.iter().map(|member| RunId { session: member.session, run: 1 }).collect();
+    let sessions: Vec<_> = members.iter().map(|member| member.session).collect();
     for (at, Member { session, spec, parcel }) in members.into_iter().enumerate() {
-        daemon.parcels.borrow_mut().insert(RunId { session, run: 1 }, parcel);
+        needs.push(Need { run: RunId { session, run: 1 }, parcel, if_taken: spec.claim.if_taken });
         let (adapter, model) = (spec.adapter.clone(), spec.model.clone());
         slots.push(SlotAnswer { adapter, model, session: None, error: None });
         let key = key.as_ref().map(|key| RequestKey { key: format!("{}/{at}", key.key), ..key.clone() });
         let host = daemon.sys.host().clone();
         asks.push(Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key });
     }
-    let replies = daemon.ask_together(asks).await;
-    for run in &runs {
-        // Refused, or an earlier request's session was meant: nobody will come for it.
-        let unknown = daemon.core.borrow().session(run.session).is_none();
-        if unknown {
-            queue::discard(daemon, *run);
-        }
-        queue::tidy(daemon, *run);
-    }
+    let asking = Rc::clone(daemon);
+    let replies = queue::hand_in(daemon, needs, async move { asking.ask_together(asks).await }).await?;
     let busy = || Fault::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait; try again");
     let replies = replies.ok_or_else(busy)?;
     let mut first_refusal = None;
-    for ((slot, reply), run) in slots.iter_mut().zip(replies).zip(&runs) {
+    for ((slot, reply), session) in slots.iter_mut().zip(replies).zip(sessions) {
         match reply {
             Some(Reply::Refused(refusal)) => {
                 slot.error = Some(refusal.to_string());
@@ -225,7 +200,7 @@ async fn carry_out(
             }
             Some(Reply::Launched(id)) => of_record(daemon, slot, id),
             // It is recorded, and waits.
-            Some(_) => of_record(daemon, slot, run.session),
+            Some(_) => of_record(daemon, slot, session),
             None => slot.error = Some("the daemon did not answer".into()),
         }
     }
@@ -262,13 +237,9 @@ impl Daemon {
         let mut asked = Vec::new();
         let mut waits = Vec::new();
         for ask in asks {
-            let number = self.reply_numbers.get() + 1;
-            self.reply_numbers.set(number);
-            let to = ReplyTo(number);
-            let (tell, told) = oneshot::channel();
-            self.replies.borrow_mut().insert(to, tell);
-            asked.push((to, ask));
-            waits.push((Asker { daemon: Rc::clone(self), to }, told));
+            let (waiting, told) = self.asker();
+            asked.push((waiting.to, ask));
+            waits.push((waiting, told));
         }
         self.send(Event::Together(asked));
         let mut replies = Vec::new();

@@ -20,15 +20,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::adapters::{Known, PromptWay, Readable, Tail, last_messages};
 use crate::core::adopt::is_adoption;
-use crate::core::agent::Stored;
-use crate::core::locks::IfTaken;
 use crate::core::record::RequestKey;
 use crate::core::refusal::Refusal;
-use crate::core::session::{Origin, Session};
+use crate::core::session::Session;
 use crate::core::vocab::{RunId, SessionId};
 use crate::core::{JournalHealth, Reply, Request as Ask};
 use crate::limits;
@@ -37,11 +34,10 @@ use crate::wire::api::{self, Problem};
 use crate::wire::hex;
 use crate::wire::route::{NoRoute, Route};
 
-use super::found::told::{self, Env, Question};
 use super::log_files::{self, Beginning, LogTail};
 use super::{
-    Daemon, adopted, again, doctor, follow, found, fuses, groups, health, launch, locks, queue, reload,
-    scrape, stream, webhooks,
+    Daemon, adopted, again, doctor, follow, found, fuses, groups, health, launches, locks, reload, scrape,
+    stream, webhooks,
 };
 
 /// A body of an answer: whole, or as it comes.
@@ -153,7 +149,7 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
         Route::Events => stream::answer(daemon, &request).await,
         Route::List => Ok(found::list(daemon, &Query::of(&request)).await),
         Route::Adapters => Ok(json_answer(StatusCode::OK, &known_adapters(daemon))),
-        Route::Launch => launch_session(daemon, request).await,
+        Route::Launch => launches::launch_session(daemon, request).await,
         Route::LaunchGroup => groups::launch(daemon, request).await,
         Route::Prune => {
             let prune: Prune = read_json(daemon, request).await?.0;
@@ -167,7 +163,7 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
         Route::Messages(id) => messages(daemon, resolve(daemon, &id)?, &Query::of(&request)).await,
         Route::Resume(id) => {
             let session = resolve(daemon, &id)?;
-            resume_session(daemon, session, request).await
+            launches::resume_session(daemon, session, request).await
         }
         Route::Stop(id) => {
             let session = resolve(daemon, &id)?;
@@ -381,104 +377,6 @@ pub(super) fn request_key(key: Option<String>, asked: &[&[u8]]) -> Option<Reques
     asked.iter().for_each(|part| digest.update(part));
     let digest = hex(&digest.finalize()[..16]);
     Some(RequestKey { key, digest })
-}
-
-async fn launch_session(daemon: &Rc<Daemon>, request: Request<Incoming>) -> Handled {
-    let key = idempotency_key(&request)?;
-    let (asked, body): (api::Launch, Bytes) = read_json(daemon, request).await?;
-    let key = request_key(key, &[&body]);
-    drop(body);
-    launch_asked(daemon, asked, key).await
-}
-
-/// Launches what is asked for, and answers with its record.
-pub(super) async fn launch_asked(
-    daemon: &Rc<Daemon>,
-    asked: api::Launch,
-    key: Option<RequestKey>,
-) -> Handled {
-    let session = SessionId(Uuid::new_v4());
-    let prepared = launch::prepare(daemon, session, asked);
-    let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
-    let run = RunId { session, run: 1 };
-    if spec.claim.if_taken == IfTaken::Queue {
-        queue::keep(daemon, run, &parcel).await?;
-    }
-    daemon.parcels.borrow_mut().insert(run, parcel);
-    let host = daemon.sys.host().clone();
-    let answer =
-        ask(daemon, Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key }).await;
-    // Refused, or an earlier request's session was meant: nobody will come for it.
-    let unknown = daemon.core.borrow().session(session).is_none();
-    if unknown {
-        queue::discard(daemon, run);
-    }
-    queue::tidy(daemon, run);
-    advised(daemon, answer)
-}
-
-async fn resume_session(daemon: &Rc<Daemon>, id: SessionId, request: Request<Incoming>) -> Handled {
-    let key = idempotency_key(&request)?;
-    let (resume, body): (api::Resume, Bytes) = read_json(daemon, request).await?;
-    let key = request_key(key, &[b"resume ", id.0.as_bytes(), &body]);
-    drop(body);
-    // Who comes right after the end finds the rest of the tree being ended: that is helped along and awaited.
-    let ending = daemon
-        .core
-        .borrow()
-        .session(id)
-        .is_some_and(|session| session.run.verdict.is_some() && !session.may_be_left());
-    if ending {
-        ask(daemon, Ask::Stop { session: id, force: false }).await?;
-    }
-    let stored = stored(daemon, id, &resume).await;
-    let (run, prompt, parcel, timeout, claim) = {
-        let core = daemon.core.borrow();
-        let session = core.session(id).ok_or_else(|| refused(&Refusal::NotFound(id.to_string())))?;
-        let prepared = launch::prepare_resume(daemon, session, &resume);
-        let (prompt, parcel) = prepared.map_err(|why| Fault::new(StatusCode::CONFLICT, why))?;
-        let timeout = api::optional_ms(resume.timeout_ms, session.spec.timeout);
-        let claim = locks::claim_again(daemon, session, &resume);
-        let claim = Box::new(claim.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?);
-        (RunId { session: id, run: session.run.number + 1 }, prompt, parcel, timeout, claim)
-    };
-    // Of two at once the second finds the first one's here, and must not replace it.
-    let mine = !daemon.parcels.borrow().contains_key(&run);
-    if mine && claim.if_taken == IfTaken::Queue {
-        queue::keep(daemon, run, &parcel).await?;
-    }
-    if mine {
-        daemon.parcels.borrow_mut().insert(run, parcel);
-    }
-    let host = daemon.sys.host().clone();
-    let stored = Box::new(stored);
-    let answer = ask(daemon, Ask::Resume { session: id, host, prompt, timeout, claim, key, stored }).await;
-    let taken = daemon.core.borrow().session(id).is_some_and(|session| session.run.number >= run.run);
-    if mine && !taken {
-        queue::discard(daemon, run);
-    }
-    queue::tidy(daemon, run);
-    advised(daemon, answer)
-}
-
-/// A launch, with what there is to know before a logout.
-pub(super) fn advised(daemon: &Daemon, answer: Handled) -> Handled {
-    let mut answer = answer?;
-    let advice = daemon.places.advice(crate::sys::clock::now().mono);
-    found::warn(&mut answer, advice.as_slice());
-    Ok(answer)
-}
-
-/// What the agent's store says that the conversation has used, which is what its totals go on from.
-async fn stored(daemon: &Rc<Daemon>, id: SessionId, resume: &api::Resume) -> Stored {
-    let env = Env::Given(resume.env.clone());
-    let question = daemon.core.borrow().session(id).and_then(|session| Question::of(session, env));
-    let Some(question) = question else { return Stored::default() };
-    let (conversation, warnings) = told::ask(daemon, question).await;
-    for warning in warnings {
-        tracing::warn!(session = %id, "what was used before is not known from the agent's store: {warning}");
-    }
-    conversation.map_or_else(Stored::default, |told| Stored { tokens: told.tokens, cost_usd: told.cost_usd })
 }
 
 pub(super) fn view_answer(daemon: &Daemon, status: StatusCode, id: SessionId) -> Handled {

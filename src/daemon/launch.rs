@@ -1,43 +1,36 @@
-//! From a launch request to a leader that runs: what is refused, what is written down for the shim, and
-//! what the shim answers.
+//! From a launch that is recorded to a leader that runs: what is written down for the shim, and what the shim answers.
 //!
 //! Owns the session's environment and prompt until they are files; neither is ever in a record, a log or
 //! an argument. The daemon itself never forks: starting the agent is the shim's business.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{spawn_blocking, spawn_local};
 
-use crate::adapters::acp::{self, Plan};
-use crate::adapters::retired::instead_of;
-use crate::adapters::{Ask, FirstStart, Known, PromptWay};
+use crate::adapters::FirstStart;
+use crate::adapters::acp;
 use crate::core::Event;
-use crate::core::agent::Budget;
-use crate::core::directory::Directory;
 use crate::core::fuse::{Evidence, LaunchError};
-use crate::core::hooks::{HiddenOf, HookOf, Hooks};
-use crate::core::locks::Claim;
+use crate::core::hooks::{HiddenOf, HookOf};
 use crate::core::resources::ResourceLimits;
-use crate::core::session::{Origin, Session, Spec};
-use crate::core::vocab::{Mono, RunId, SessionId};
+use crate::core::session::Session;
+use crate::core::vocab::{Mono, RunId, millis};
+use crate::limits;
 use crate::sys::cgroup::scope::{Made, Manager};
 use crate::sys::shim_file::{ShimMessage, ShimProgram, let_go, next_message};
 use crate::sys::{self, ProcessRef};
+use crate::wire::session_dir::FileError;
 use crate::wire::session_dir::{self, CreatedFile, DEADLINE_MOVED, Deadline, LaunchOrder, RunFiles, Version};
-use crate::wire::{api, session_dir::FileError};
-use crate::{config, limits};
 
 use super::home::log_name;
 use super::perform::{self, Handles};
 use super::place::Chosen;
-use super::{Daemon, environment, fuses, hooks, locks, notify, queue, worktrees};
+use super::turns::Turn;
+use super::{Daemon, fuses, hooks, queue, worktrees};
 
 /// The shim's own timer acts so long after deadline and grace, when the daemon has not.
 const SHIM_LATE_MS: u64 = 5_000;
@@ -60,224 +53,6 @@ pub(crate) struct Parcel {
     pub(super) first_start: Option<FirstStart>,
     /// Its hooks will need the environment.
     pub(super) for_hooks: bool,
-}
-
-/// Keeps first starts of one agent in one home apart.
-pub(crate) type Turns = RefCell<HashMap<PathBuf, Arc<Mutex<()>>>>;
-
-/// Checks a request and takes it apart. The error is for the user: 400.
-pub(crate) fn prepare(daemon: &Daemon, id: SessionId, ask: api::Launch) -> Result<(Spec, Parcel), String> {
-    let config = daemon.config.borrow();
-    let name = ask.adapter.clone().or_else(|| config.adapter.clone());
-    let name =
-        name.ok_or("no adapter is named, and none is configured; name one, such as opencode or exec")?;
-    let adapter = adapter(daemon, &name, ask.acp)?;
-    check_words(&ask)?;
-    let if_taken = queue::if_taken(ask.force, ask.queue)?;
-    let worktree = ask.worktree.as_ref().map(worktrees::check).transpose()?;
-    let cwd = match &worktree {
-        Some(worktree) => Some(worktree.path()),
-        None => ask.cwd.clone().or_else(|| config.cwd.clone()).or_else(|| ask.here.clone()),
-    };
-    let cwd = cwd.ok_or("no cwd is given, and none is configured")?;
-    // A directory that is not there is launched all the same: the record then says `cwd_missing`.
-    let Directory { path: cwd, id: dir } =
-        locks::look_at(&cwd, &daemon.sys.host().boot).map_err(|why| format!("cwd {why}"))?;
-    let model = ask.model.clone().or_else(|| config.model.clone());
-    let limits = daemon.places.limits_of(sys::clock::now().mono, &ask)?;
-    let own_id = id.to_string();
-    let line = Ask {
-        prompt: ask.prompt.as_deref(),
-        model: model.as_deref(),
-        title: ask.name.as_deref(),
-        session: Some(&own_id),
-        command: &ask.command,
-        safe: ask.safe,
-        thinking: ask.thinking.as_deref(),
-    };
-    let (program, arguments) = adapter.command(&line).map_err(|unfit| unfit.to_string())?;
-    let asked_env = environment::asked(ask.env.as_ref(), worktree.is_some());
-    let (env, first_start) = environment::of_session(&adapter, id, asked_env, ask.safe, &cwd)?;
-    let reads = adapter.parser().is_some();
-    if ask.linger_ms.is_some_and(|ms| ms > 0) && !reads {
-        return Err(format!(
-            "linger: nobody reads what {name} prints, so nothing tells that its work is over"
-        ));
-    }
-    let stuck = api::optional_ms(ask.stuck_ms, config.stuck);
-    let stuck = config::check_stuck(stuck).map_err(|why| format!("stuck: {why}"))?;
-    let hooks = Hooks { on_create: ask.on_create.clone(), on_complete: ask.on_complete.clone() };
-    let parcel = Parcel {
-        argv: std::iter::once(program).chain(arguments).collect(),
-        env,
-        prompt: prompt_file(&adapter, &line, &cwd, None),
-        umask: umask(ask.umask),
-        nofile: ask.nofile.unwrap_or(daemon.nofile),
-        first_start,
-        for_hooks: !hooks.is_empty(),
-    };
-    // What listings show of the task: an agent's prompt, or the command itself.
-    let task = ask.prompt.clone().unwrap_or_else(|| ask.command.join(" "));
-    let head = shown(&task, ask.private);
-    let spec = Spec {
-        adapter: adapter.name().to_owned(),
-        command: if ask.private { Vec::new() } else { ask.command },
-        cwd,
-        model,
-        prompt: head,
-        name: ask.name,
-        group: ask.group,
-        spec: ask.spec,
-        labels: ask.labels,
-        meta: ask.meta,
-        timeout: api::optional_ms(ask.timeout_ms, config.timeout),
-        grace: ask.grace_ms.map_or(config.grace, Duration::from_millis),
-        leftovers: ask.leftovers.unwrap_or(config.leftovers),
-        wants_report: reads,
-        private: ask.private,
-        safe: ask.safe,
-        acp: adapter.speaks_acp(),
-        native_id: adapter.imposes_id().then_some(own_id),
-        hooks,
-        hook_of: None,
-        fuse_of: None,
-        budget: Budget { max_tokens: ask.max_tokens, max_cost: ask.max_cost },
-        linger: api::optional_ms(ask.linger_ms, config.linger).filter(|_| reads),
-        stuck,
-        notify: notify::named(&config, &ask.notify)?,
-        limits,
-        worktree,
-        thinking: ask.thinking,
-        claim: Claim { dir, if_taken },
-    };
-    Ok((spec, parcel))
-}
-
-/// Takes a request to go on with an ended session apart: what listings show of the message, and what its next run
-/// needs. The error is for the user.
-pub(crate) fn prepare_resume(
-    daemon: &Daemon,
-    session: &Session,
-    ask: &api::Resume,
-) -> Result<(Option<String>, Parcel), String> {
-    let spec = &session.spec;
-    let adapter = adapter(daemon, &spec.adapter, spec.acp)?;
-    let line = Ask {
-        prompt: Some(&ask.message),
-        model: spec.model.as_deref(),
-        safe: spec.safe,
-        thinking: spec.thinking.as_deref(),
-        ..Ask::default()
-    };
-    if ask.message.trim().is_empty() {
-        return Err("the message to go on with is empty".into());
-    }
-    let native = session.native_id.as_deref();
-    let command = adapter.resume_command(&line, native.unwrap_or_default());
-    let (program, arguments) = command.map_err(|unfit| unfit.to_string())?;
-    daemon.places.can_limit(sys::clock::now().mono, &spec.limits)?;
-    if native.is_none() {
-        let why = if session.origin == Origin::Imported {
-            "an earlier agentctl did not keep".to_owned()
-        } else {
-            format!("{} ended before it told", spec.adapter)
-        };
-        let short = session.id.short();
-        return Err(format!(
-            "session {short} cannot be resumed: {why} the id of its conversation; launch a new one"
-        ));
-    }
-    let asked_env = environment::asked(ask.env.as_ref(), spec.worktree.is_some());
-    let (env, first_start) = environment::of_session(&adapter, session.id, asked_env, spec.safe, &spec.cwd)?;
-    let parcel = Parcel {
-        argv: std::iter::once(program).chain(arguments).collect(),
-        env,
-        prompt: prompt_file(&adapter, &line, &spec.cwd, native),
-        umask: umask(ask.umask),
-        nofile: ask.nofile.unwrap_or(daemon.nofile),
-        first_start,
-        for_hooks: spec.hooks.on_complete.is_some(),
-    };
-    Ok((shown(&ask.message, spec.private), parcel))
-}
-
-fn umask(asked: Option<u32>) -> u32 {
-    asked.unwrap_or(0o022) & 0o777
-}
-
-/// The beginning of a task, as listings show it.
-fn shown(task: &str, private: bool) -> Option<String> {
-    let head: String = task.chars().take(limits::PROMPT_CHARS_MAX).collect();
-    (!private && !head.is_empty()).then_some(head)
-}
-
-fn adapter(daemon: &Daemon, name: &str, acp: bool) -> Result<Known, String> {
-    let declared = &daemon.config.borrow().adapters;
-    let known = Known::find(name, declared).ok_or_else(|| {
-        if let Some(why) = instead_of(name) {
-            return why.to_owned();
-        }
-        let all: Vec<_> = Known::all(declared).map(|known| known.name().to_owned()).collect();
-        let near = config::nearest(name, all.iter().map(String::as_str));
-        let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        format!("Unknown adapter: {name}{hint} (known: {})", all.join(", "))
-    })?;
-    if acp { known.over_acp().map_err(|unfit| unfit.to_string()) } else { Ok(known) }
-}
-
-/// What the prompt's file holds: where it is an argument, there is none; where the agent is talked to, what will be said.
-fn prompt_file(adapter: &Known, ask: &Ask<'_>, cwd: &str, resume: Option<&str>) -> Option<String> {
-    if adapter.speaks_acp() {
-        let plan = Plan {
-            cwd: cwd.to_owned(),
-            model: ask.model.filter(|_| !adapter.model_in_argv()).map(str::to_owned),
-            resume: resume.map(str::to_owned),
-            prompt: ask.prompt.unwrap_or_default().to_owned(),
-        };
-        return Some(plan.encode());
-    }
-    ask.prompt.filter(|_| adapter.prompt() == PromptWay::Stdin).map(str::to_owned)
-}
-
-pub(super) fn check_words(ask: &api::Launch) -> Result<(), String> {
-    if let Some(cost) = ask.max_cost.filter(|cost| !cost.is_finite() || *cost < 0.0) {
-        return Err(format!("a cost of at most {cost} dollars is no limit"));
-    }
-    if ask.labels.len() > limits::LABELS_MAX {
-        return Err(format!("{} labels are more than {}", ask.labels.len(), limits::LABELS_MAX));
-    }
-    let words = ask.labels.iter().chain(&ask.meta).flat_map(|(key, value)| [key, value]);
-    if let Some(word) = words.into_iter().find(|word| word.chars().count() > limits::LABEL_CHARS_MAX) {
-        let shown: String = word.chars().take(20).collect();
-        return Err(format!(
-            "the label \"{shown}...\" is longer than {} characters",
-            limits::LABEL_CHARS_MAX
-        ));
-    }
-    for (what, script) in [("onCreate", &ask.on_create), ("onComplete", &ask.on_complete)] {
-        let Some(script) = script else { continue };
-        check_script(what, script)?;
-    }
-    for (what, word) in [("name", &ask.name), ("group", &ask.group)] {
-        let Some(word) = word else { continue };
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if word.is_empty()
-            || word.len() > limits::LABEL_CHARS_MAX
-            || !word.chars().all(plain)
-            || word.starts_with('-')
-        {
-            return Err(format!("the {what} \"{word}\" may hold letters, digits and . _ - only"));
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn check_script(what: &str, script: &str) -> Result<(), String> {
-    let most = limits::HOOK_BYTES_MAX;
-    if script.trim().is_empty() || script.contains('\0') || script.len() > most {
-        return Err(format!("the script {what} is empty, holds a NUL byte, or is longer than {most} bytes"));
-    }
-    Ok(())
 }
 
 /// Starts the shim of a run. Called once the record of the launch is durable.
@@ -366,12 +141,21 @@ async fn hook_environment(daemon: &Rc<Daemon>, of: HookOf) -> Result<Vec<u8>, St
     env.map_err(|panicked| panicked.to_string())?
 }
 
-async fn take_turn(daemon: &Rc<Daemon>, first: Option<&FirstStart>) -> Option<OwnedMutexGuard<()>> {
+/// Keeps first starts of one agent in one home apart.
+async fn take_turn(daemon: &Rc<Daemon>, first: Option<&FirstStart>) -> Option<Turn> {
+    let first = first?;
+    if is_done(daemon, first).await {
+        return None;
+    }
+    let turn = daemon.first_starts.take(first.key.clone()).await;
+    (!is_done(daemon, first).await).then_some(turn)
+}
+
+/// Where that cannot be told, it may have to be done.
+async fn is_done(daemon: &Daemon, first: &FirstStart) -> bool {
     let size = |path: &Path| std::fs::metadata(path).ok().map(|found| found.len());
-    let first = first.filter(|first| !first.is_done(size))?;
-    let turn = Arc::clone(daemon.first_starts.borrow_mut().entry(first.key.clone()).or_default());
-    let guard = turn.lock_owned().await;
-    (!first.is_done(size)).then_some(guard)
+    let (named, first) = (first.key.display().to_string(), first.clone());
+    daemon.looks.at(&named, move || first.is_done(size)).await.unwrap_or(false)
 }
 
 /// All but the place, and what may be used there. `None`: the session is gone.
@@ -401,7 +185,7 @@ fn order(daemon: &Daemon, id: RunId, parcel: &Parcel) -> Option<(LaunchOrder, Re
         stdout,
         stderr,
         leftovers: spec.leftovers,
-        grace_ms: u64::try_from(spec.grace.as_millis()).unwrap_or(u64::MAX),
+        grace_ms: millis(spec.grace),
         cgroup: None,
         account: None,
         late_ms: SHIM_LATE_MS,
@@ -535,7 +319,7 @@ fn dismiss(shim: &ProcessRef) {
     }
 }
 
-fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<OwnedMutexGuard<()>>) {
+fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<Turn>) {
     let Begun { shim, leader, cgroup, scope, failed } = begun;
     match scope {
         Some(Ok(())) => daemon.places.scope_made(),

@@ -8,25 +8,20 @@ use std::rc::Rc;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
-use tokio::task::spawn_blocking;
 
 use crate::core::Request as Ask;
 use crate::core::directory::{DirId, Directory};
-use crate::core::locks::{Claim, LockRequest, ManualLock};
-use crate::core::session::Session;
+use crate::core::locks::{LockRequest, ManualLock};
 use crate::limits;
-use crate::wire::api;
 use crate::wire::locks::{Acquire, LockView};
 
+use super::Daemon;
 use super::http::{Answer, Fault, Handled, ask, json_answer, read_json};
-use super::{Daemon, queue};
 
 /// A directory as it is now. One that is not there, or cannot be looked at, has its path alone: the one that it will have,
 /// below the real path of what is there. The error is for the user. Blocks.
 pub(super) fn look_at(path: &str, boot: &str) -> Result<Directory, String> {
-    if !Path::new(path).is_absolute() || path.contains('\0') {
-        return Err(format!("\"{path}\" is not an absolute path"));
-    }
+    fits(path)?;
     let real = std::fs::canonicalize(path).ok().and_then(text);
     let id = real.as_ref().and_then(|real| {
         let found = std::fs::metadata(real).ok()?;
@@ -36,11 +31,15 @@ pub(super) fn look_at(path: &str, boot: &str) -> Result<Directory, String> {
     path.map(|path| Directory { path, id }).ok_or_else(|| "the path is not UTF-8".to_owned())
 }
 
-/// What a session asks for that is taken up again: its directory may be another one than at the launch.
-pub(super) fn claim_again(daemon: &Daemon, session: &Session, ask: &api::Resume) -> Result<Claim, String> {
-    let looked = look_at(&session.spec.cwd, &daemon.sys.host().boot);
-    let if_taken = queue::if_taken(ask.force, ask.queue)?;
-    Ok(Claim { dir: looked.ok().and_then(|found| found.id), if_taken })
+/// Whether there can be such a path.
+fn fits(path: &str) -> Result<(), String> {
+    if path.len() > limits::PATH_BYTES_MAX {
+        return Err(format!("a path has at most {} bytes", limits::PATH_BYTES_MAX));
+    }
+    if !Path::new(path).is_absolute() || path.contains('\0') {
+        return Err(format!("\"{path}\" is not an absolute path"));
+    }
+    Ok(())
 }
 
 fn text(path: PathBuf) -> Option<String> {
@@ -85,6 +84,10 @@ pub(super) async fn acquire(daemon: &Rc<Daemon>, request: Request<Incoming>) -> 
             return Err(Fault::new(StatusCode::BAD_REQUEST, why));
         }
     }
+    if directory.chars().any(char::is_control) {
+        let why = "directory: a path that holds control characters cannot be locked by hand";
+        return Err(Fault::new(StatusCode::BAD_REQUEST, why));
+    }
     let directory = looked_at(daemon, directory).await?;
     let by = by.unwrap_or_else(|| format!("uid {}", rustix::process::geteuid().as_raw()));
     ask(daemon, Ask::Lock(LockRequest::Acquire { directory, by, reason })).await
@@ -96,11 +99,10 @@ pub(super) async fn release(daemon: &Rc<Daemon>, directory: String) -> Handled {
     ask(daemon, Ask::Lock(LockRequest::Release(directory))).await
 }
 
-/// A directory on a file system that hangs must not hold up everybody.
 async fn looked_at(daemon: &Daemon, path: String) -> Result<Directory, Fault> {
+    fits(&path).map_err(|why| Fault::new(StatusCode::BAD_REQUEST, format!("directory: {why}")))?;
     let boot = daemon.sys.host().boot.clone();
-    let looked = spawn_blocking(move || look_at(&path, &boot)).await;
-    let looked = looked.unwrap_or_else(|panicked| Err(panicked.to_string()));
+    let looked = daemon.looks.at(&path.clone(), move || look_at(&path, &boot)).await.flatten();
     looked.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, format!("directory: {why}")))
 }
 

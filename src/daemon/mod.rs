@@ -23,14 +23,17 @@ mod http;
 mod hub;
 mod journal;
 mod launch;
+mod launches;
 mod life;
 mod locks;
 mod log_files;
+mod looks;
 mod making;
 mod notify;
 mod old_tool;
 mod perform;
 mod place;
+mod prepare;
 mod queue;
 mod reach;
 mod reattach;
@@ -42,6 +45,7 @@ mod serve;
 mod service;
 mod stream;
 mod takeover;
+mod turns;
 mod webhooks;
 mod worktrees;
 
@@ -163,7 +167,10 @@ pub(crate) struct Daemon {
     pub(crate) launches: Semaphore,
     /// Bytes of request bodies that may still come into memory.
     pub(crate) bodies: Semaphore,
-    pub(crate) first_starts: launch::Turns,
+    pub(crate) first_starts: turns::Turns<PathBuf>,
+    /// Sessions that are being taken up again.
+    pub(crate) resumes: turns::Turns<SessionId>,
+    pub(crate) looks: looks::Looks,
     pub(crate) worktrees: worktrees::Turns,
     /// Runs whose exit file is being put away.
     pub(crate) archiving: RefCell<HashSet<RunId>>,
@@ -279,6 +286,8 @@ async fn live(
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
     rebuild::rebuild(&daemon, loaded.fresh);
     old_tool::import::import(&daemon);
+    // Before anybody can ask: what a request keeps is of no record yet.
+    queue::sweep(&daemon);
     // Armed first, scanned second, deadlines last.
     let arm = Rc::clone(&daemon);
     let timer = daemon.sys.timer(move || arm.send(Event::Timer));
@@ -380,7 +389,9 @@ impl Daemon {
             parcels: RefCell::default(),
             launches: Semaphore::new(limits::LAUNCHES_AT_ONCE_MAX),
             bodies: Semaphore::new(limits::BODIES_BYTES_MAX),
-            first_starts: launch::Turns::default(),
+            first_starts: turns::Turns::default(),
+            resumes: turns::Turns::default(),
+            looks: looks::Looks::default(),
             worktrees: worktrees::Turns::default(),
             archiving: RefCell::default(),
             ends: RefCell::default(),
@@ -415,16 +426,21 @@ impl Daemon {
         if self.replies.borrow().len() >= limits::REQUESTS_MAX {
             return None;
         }
+        let (waiting, told) = self.asker();
+        self.send(Event::Request(waiting.to, request));
+        let reply = told.await.ok();
+        drop(waiting);
+        reply
+    }
+
+    /// Where an answer will go, for as long as somebody waits for it.
+    fn asker(self: &Rc<Self>) -> (Asker, oneshot::Receiver<Reply>) {
         let number = self.reply_numbers.get() + 1;
         self.reply_numbers.set(number);
         let to = ReplyTo(number);
         let (tell, told) = oneshot::channel();
         self.replies.borrow_mut().insert(to, tell);
-        let waiting = Asker { daemon: Rc::clone(self), to };
-        self.send(Event::Request(to, request));
-        let reply = told.await.ok();
-        drop(waiting);
-        reply
+        (Asker { daemon: Rc::clone(self), to }, told)
     }
 
     fn receive(self: &Rc<Self>, message: Message) {

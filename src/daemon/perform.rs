@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::core::agent::AgentReport;
@@ -26,6 +26,7 @@ use crate::wire::session_dir::{RunFiles, ShimLock};
 use super::journal::Outgoing;
 use super::old_tool::import::status_left;
 use super::reach::Reach;
+use super::turns::Turn;
 use super::{Daemon, adopted, deliver, exit_files, follow, hooks, launch, life, queue, reach};
 
 /// Looks for a leader that a shim is about to make: at first so soon, then ever less often, at most so often.
@@ -47,7 +48,7 @@ pub(crate) struct Handles {
     /// The same, and of one that is talked to: how its leader showed itself while it lived.
     pub(super) seen: Option<Arc<Shown>>,
     /// Keeps other first starts waiting.
-    pub(super) turn: Option<OwnedMutexGuard<()>>,
+    pub(super) turn: Option<Turn>,
 }
 
 impl Daemon {

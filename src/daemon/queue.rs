@@ -1,7 +1,7 @@
 //! Launches that wait, at the edge: what they will need, kept in files until their turn comes, and thrown away after it.
 //!
 //! The file is there before the core is asked, so a launch that is recorded as queued can be begun by any later life of the
-//! daemon; one that was never recorded is swept at the next start. Refuses to decide whose turn it is (core/queue.rs).
+//! daemon; one of which nothing came is thrown away at once, and what a crash has left of it at the next start. Refuses to decide whose turn it is (core/queue.rs).
 
 use std::fs::{self, File};
 use std::io;
@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::adapters::FirstStart;
 use crate::config::Durability;
+use crate::core::locks::IfTaken;
 use crate::core::queue::WaitsFor;
 use crate::core::session::Session;
 use crate::core::vocab::{RunId, SessionId};
@@ -31,8 +32,67 @@ use super::{Daemon, blocking, hooks};
 const SHIM_LOOKS_MAX: u32 = 100;
 const SHIM_LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// A run that is asked for, and what it will need.
+pub(super) struct Need {
+    pub(super) run: RunId,
+    pub(super) parcel: Parcel,
+    pub(super) if_taken: IfTaken,
+}
+
+/// Asks for runs: keeps what they will need until `ask` has its answer, and throws away what nothing comes of. All of it
+/// happens whether the client stays or not.
+pub(super) async fn hand_in<T: 'static>(
+    daemon: &Rc<Daemon>,
+    needs: Vec<Need>,
+    ask: impl Future<Output = T> + 'static,
+) -> Result<T, Fault> {
+    let daemon = Rc::clone(daemon);
+    let handed = spawn_local(async move {
+        let runs: Vec<RunId> = needs.iter().map(|need| need.run).collect();
+        let answer = match hold(&daemon, needs).await {
+            Ok(()) => Ok(ask.await),
+            Err(fault) => Err(fault),
+        };
+        for run in runs {
+            settle(&daemon, run);
+        }
+        answer
+    });
+    handed.await.unwrap_or_else(|_| {
+        let why = "the launch broke off; see: agentctl list -a";
+        Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, why))
+    })
+}
+
+async fn hold(daemon: &Rc<Daemon>, needs: Vec<Need>) -> Result<(), Fault> {
+    for Need { run, parcel, if_taken } in needs {
+        if if_taken == IfTaken::Queue {
+            keep(daemon, run, &parcel).await?;
+        }
+        daemon.parcels.borrow_mut().insert(run, parcel);
+    }
+    Ok(())
+}
+
+/// After the core was asked. Of a run that was refused, or is an earlier request's, nothing is needed; one that waits has
+/// its file, and no place in memory.
+fn settle(daemon: &Rc<Daemon>, run: RunId) {
+    let waits = {
+        let core = daemon.core.borrow();
+        let session = core.session(run.session).filter(|session| session.run.number >= run.run);
+        session.map(|session| session.run_id() == run && session.run.is_queued())
+    };
+    match waits {
+        None => discard(daemon, run),
+        Some(true) => {
+            daemon.parcels.borrow_mut().remove(&run);
+        }
+        Some(false) => {}
+    }
+}
+
 /// Keeps what the launch will need. The error is for the user.
-pub(super) async fn keep(daemon: &Rc<Daemon>, run: RunId, parcel: &Parcel) -> Result<(), Fault> {
+async fn keep(daemon: &Rc<Daemon>, run: RunId, parcel: &Parcel) -> Result<(), Fault> {
     let env = parcel.env.split(|byte| *byte == 0).filter(|var| !var.is_empty());
     let file = ParcelFile {
         v: Version,
@@ -160,18 +220,6 @@ pub(super) fn sweep(daemon: &Daemon) {
     }
 }
 
-/// After the core was asked: what nobody will come for. A launch that waits has its file, and no place in memory.
-pub(super) fn tidy(daemon: &Rc<Daemon>, run: RunId) {
-    let waits = daemon
-        .core
-        .borrow()
-        .session(run.session)
-        .is_some_and(|session| session.run_id() == run && session.run.is_queued());
-    if waits {
-        daemon.parcels.borrow_mut().remove(&run);
-    }
-}
-
 /// What a queued session waits for, for its record.
 pub(super) fn show(daemon: &Daemon, session: &Session, view: &mut SessionView) {
     if !session.run.is_queued() || session.run.verdict.is_some() {
@@ -203,7 +251,7 @@ pub(super) fn show(daemon: &Daemon, session: &Session, view: &mut SessionView) {
 }
 
 /// What a request says of a directory that is taken; the error is for the user.
-pub(super) fn if_taken(force: bool, queue: bool) -> Result<crate::core::locks::IfTaken, String> {
+pub(super) fn if_taken(force: bool, queue: bool) -> Result<IfTaken, String> {
     api::if_taken(force, queue)
         .ok_or_else(|| "force and queue exclude each other: one goes ahead, the other waits".to_owned())
 }

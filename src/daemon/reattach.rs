@@ -19,7 +19,7 @@ use crate::wire::session_dir::{RunFiles, ShimLock};
 use super::old_tool::import::status_left;
 use super::perform::{self, Handles};
 use super::reach::Reach;
-use super::{Daemon, adopted, exit_files, follow, hooks, launch, queue};
+use super::{Daemon, adopted, exit_files, follow, hooks, launch};
 
 /// Looks at every run that is not settled, then lets deadlines begin.
 pub(super) async fn recover(daemon: &Rc<Daemon>) {
@@ -35,7 +35,6 @@ pub(super) async fn recover(daemon: &Rc<Daemon>) {
         tokio::task::yield_now().await;
     }
     write_missing_verdicts(daemon);
-    queue::sweep(daemon);
     daemon.take(Event::Recovered);
     daemon.arm_timer();
     exit_files::measure_all(daemon);

@@ -75,7 +75,7 @@ fn say(daemon: &Daemon, rebuilt: &Rebuilt) {
     let lost = rebuilt.sessions > 0 || !rebuilt.hopeless.is_empty();
     if rebuilt.fresh && lost {
         tracing::error!(
-            "the journal {} was missing; a new one was made (epoch {}). Events and owed webhooks of before are lost",
+            "the journal {} was missing; a new one was made (epoch {}). Events, owed webhooks, locks by hand and fuses of before are lost",
             daemon.journal.path().display(),
             daemon.journal.epoch()
         );

@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use crate::core::vocab::millis;
 use crate::limits;
 use crate::sys::service::{ServiceManager, inherited_listener};
 use crate::wire::old_tool::{self, Told};
@@ -154,7 +155,7 @@ fn told_to_old_client(daemon: &Daemon) -> Told {
     let up = crate::sys::clock::now().mono.since(daemon.started.mono);
     Told {
         pid: std::process::id(),
-        uptime_ms: u64::try_from(up.as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: millis(up),
         sessions: core.live(),
         locks: core.manual_locks().len() + core.holders().len(),
         fuses: core.dir_fuses().count(),

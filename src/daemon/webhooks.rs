@@ -15,7 +15,7 @@ use crate::core::Request as Ask;
 use crate::core::Supervisor;
 use crate::core::deliveries::Again;
 use crate::core::record::{DeliveryEnd, DeliveryId};
-use crate::core::vocab::Now;
+use crate::core::vocab::{Now, millis};
 use crate::sys::clock;
 use crate::wire::deliveries::{
     AttemptView, DeliveryDetails, DeliveryView, EndpointView, Redeliver, TestView,
@@ -266,7 +266,7 @@ pub(super) async fn test(daemon: &Rc<Daemon>, name: &str) -> Handled {
         event_id,
         accepted: status.is_some_and(|status| status.is_success()),
         status: status.map(|status| status.as_u16()),
-        duration_ms: u64::try_from(sent.took.as_millis()).unwrap_or(u64::MAX),
+        duration_ms: millis(sent.took),
         answer: words,
     };
     Ok(json_answer(StatusCode::OK, &view))

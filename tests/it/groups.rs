@@ -22,10 +22,14 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(Daemon::new())
+    }
+
+    fn with(daemon: Daemon) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let home = fs::canonicalize(dir.path()).expect("a directory");
         let repo = Repo::new(&home);
-        Self { daemon: Daemon::new(), home, repo, _dir: dir }
+        Self { daemon, home, repo, _dir: dir }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -114,6 +118,44 @@ fn several_adapters_are_a_group_of_sessions_in_worktrees() {
     gate.open();
     let labelled = stage.daemon.launch(&["--label", "a=b"], "exit 4");
     assert_eq!(stage.daemon.code(&["wait", "--label", "a=b"]), Some(4), "{labelled}");
+}
+
+#[test]
+fn a_group_that_finds_no_room_for_all_is_refused_and_waits_with_queue() {
+    let mut stage = Stage::with(Daemon::builder().config("adapter_max_sessions", json!({"exec": 2})).start());
+    let gate = stage.daemon.gate("gate");
+    let running = stage.daemon.launch(&[], &gate.wait());
+    let refused = stage.launch(2, &[], "pwd");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(stderr(&refused).contains("already supervises 2 sessions of exec, their limit"), "{refused:?}");
+    assert_eq!(stage.all().len(), 1, "none of it is there");
+
+    let output = stage.launch(3, &["--queue"], &format!("{}; pwd", gate.wait()));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let all = stage.all();
+    let group: Vec<&Value> = all.iter().filter(|record| record["id"] != json!(running)).collect();
+    let phases = |daemon: &Daemon| -> Vec<Value> {
+        group.iter().map(|record| daemon.status(text(record, "id"))["phase"].clone()).collect()
+    };
+    let kept = |daemon: &Daemon| fs::read_dir(daemon.home().join("queued")).expect("a directory").count();
+    until("the first to run", || (phases(&stage.daemon) == ["running", "queued", "queued"]).then_some(()));
+    until("what the first needed to be gone", || (kept(&stage.daemon) == 2).then_some(()));
+    stage.daemon.kill();
+    stage.daemon.start();
+    assert_eq!(
+        (phases(&stage.daemon), kept(&stage.daemon)),
+        (vec![json!("running"), json!("queued"), json!("queued")], 2)
+    );
+    // One of them is called off, and the others come up.
+    assert_eq!(stage.daemon.code(&["stop", text(group[1], "id")]), Some(0));
+    gate.open();
+    for (record, outcome) in group.iter().zip(["completed", "cancelled", "completed"]) {
+        let ended = stage.daemon.ended(text(record, "id"));
+        assert_eq!(ended["outcome"], json!(outcome), "{ended:#}");
+    }
+    let last = group[2];
+    assert_eq!(stage.daemon.stdout(text(last, "id")), format!("{}\n", text(last, "cwd")));
+    until("nothing to be kept", || (kept(&stage.daemon) == 0).then_some(()));
 }
 
 #[test]

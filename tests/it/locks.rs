@@ -8,7 +8,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
-use crate::support::namespace::{bind, in_own_mounts};
+use crate::support::namespace::{bind, hanging, in_own_mounts, skipped};
 use crate::support::openmetrics::Metrics;
 use crate::support::play::{Gate, stderr, stdout};
 use crate::support::wait::until;
@@ -48,6 +48,57 @@ impl Daemon {
         let owner = |lock: &Value| word(lock, "lockedBy") + &word(lock, "sessionId");
         locks.iter().map(|lock| (word(lock, "type"), owner(lock))).collect()
     }
+}
+
+#[test]
+fn a_directory_that_does_not_answer_costs_nobody_but_who_names_it() {
+    if !in_own_mounts("locks::a_directory_that_does_not_answer_costs_nobody_but_who_names_it") {
+        return;
+    }
+    let away = tempfile::tempdir().expect("a directory");
+    let Some(_hangs) = hanging(away.path()) else {
+        return skipped("locks", "no file system can be made here that does not answer");
+    };
+    let mut daemon = Daemon::new();
+    let launch = json!({"adapter": "exec", "command": ["true"], "cwd": away.path()}).to_string();
+    let lock = json!({"directory": away.path()}).to_string();
+    std::thread::scope(|scope| {
+        let daemon = &daemon;
+        let asked = [("/v1/sessions", launch.as_str()), ("/v1/locks", lock.as_str())]
+            .map(|(path, body)| scope.spawn(move || daemon.http("POST", path, "", body)));
+        until("both looks to be under way", || (threads(daemon.pid(), "look") == 2).then_some(()));
+        daemon.is_well();
+        for asked in asked {
+            let (status, said) = asked.join().expect("a client");
+            assert!(status == 400 && said.contains("did not answer within 5 s"), "{status}: {said}");
+        }
+    });
+    daemon.is_well();
+    // Looks that hang keep nobody from ending.
+    daemon.terminate();
+    daemon.start();
+}
+
+/// How many threads of a process have this name.
+fn threads(pid: u32, name: &str) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
+    let names = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|found| found.trim() == name).count()
+}
+
+#[test]
+fn what_is_no_directory_cannot_be_locked() {
+    let daemon = Daemon::new();
+    for (directory, why) in [
+        (format!("/{}", "x".repeat(4_095)), "a path has at most 4095 bytes"),
+        ("/a\nb".to_owned(), "control characters"),
+        ("a".to_owned(), "is not an absolute path"),
+    ] {
+        let body = json!({"directory": directory}).to_string();
+        let (status, said) = daemon.http("POST", "/v1/locks", "", &body);
+        assert!(status == 400 && said.contains(why), "{status}: {said}");
+    }
+    assert_eq!(daemon.locks(), []);
 }
 
 fn in_use(id: &str) -> String {

@@ -212,6 +212,77 @@ fn a_queued_launch_outlives_the_journal_and_strays_are_swept() {
     assert_eq!(fs::read_to_string(&order).expect("what they wrote"), "0\n1\n2\n3\n");
 }
 
+/// Sessions at each of which a daemon is held that recovers: more than a request has turns to take until what it needs is
+/// kept.
+const HELD_AT: usize = 12;
+
+#[test]
+fn a_request_that_comes_during_a_recovery_keeps_what_it_needs() {
+    let mut daemon = Daemon::new();
+    let dir = daemon.fresh_dir();
+    let gate = daemon.gate("gate");
+    let holder = daemon.holds(&dir, &gate);
+    let mut others: Vec<_> = (0..HELD_AT).map(|_| daemon.launch(&[], "exec sleep 1000")).collect();
+    others.sort();
+    daemon.kill();
+    // Opening one waits for whoever opens its other end.
+    let held: Vec<_> = others
+        .iter()
+        .map(|id| {
+            let file = daemon.file(id, "shim.1.json");
+            fs::remove_file(&file).expect("its shim's file");
+            let _gate = Gate::new(file.parent().expect("a directory"), "shim.1.json");
+            file
+        })
+        .collect();
+    let command = ["sh", "-c", "echo $MINE"];
+    let body = json!({"adapter": "exec", "command": command, "cwd": dir, "queue": true, "env": {"MINE": "yes", "PATH": "/usr/bin:/bin"}});
+    let (socket, parcels) = (daemon.socket(), daemon.home().join("queued"));
+    let record = thread::scope(|scope| {
+        let asked =
+            scope.spawn(|| until("a daemon that listens", || http_at(&socket, "", &body.to_string())));
+        scope.spawn(|| {
+            let (last, first) = held.split_last().expect("some");
+            for file in first {
+                fs::File::options().write(true).open(file).expect("our own fifo");
+            }
+            let kept = || fs::read_dir(&parcels).ok().is_some_and(|mut kept| kept.next().is_some());
+            until("what it needs to be kept", || kept().then_some(()));
+            fs::File::options().write(true).open(last).expect("our own fifo");
+        });
+        daemon.start();
+        asked.join().expect("a client")
+    });
+    assert_eq!((record.0, &record.1["phase"]), (201, &json!("queued")), "{}", record.1);
+    assert_eq!(daemon.parcels(), 1);
+    gate.open();
+    daemon.ended(&holder);
+    let id = id_of(&record.1);
+    assert_eq!(daemon.ended(&id)["outcome"], json!("completed"), "{:#}", daemon.status(&id));
+    assert_eq!(daemon.stdout(&id), "yes\n");
+}
+
+#[test]
+fn of_what_is_refused_nothing_is_kept_whether_the_client_stays_or_not() {
+    use std::io::Write;
+    let daemon = Daemon::new();
+    let body = |queue: bool| {
+        json!({"adapter": "exec", "command": ["true"], "cwd": daemon.fresh_dir(), "queue": queue}).to_string()
+    };
+    let headers = "Idempotency-Key: one\r\n";
+    assert_eq!(daemon.http("POST", "/v1/sessions", headers, &body(false)).0, 201);
+    for _ in 0..20 {
+        let body = body(true);
+        assert_eq!(daemon.http("POST", "/v1/sessions", headers, &body).0, 422);
+        let mut left = std::os::unix::net::UnixStream::connect(daemon.socket()).expect("a daemon");
+        let length = body.len();
+        let head = "POST /v1/sessions HTTP/1.1\r\nHost: x\r\n";
+        write!(left, "{head}{headers}Content-Length: {length}\r\n\r\n{body}").expect("a request");
+    }
+    daemon.is_well();
+    until("nothing to be kept", || (daemon.parcels() == 0).then_some(()));
+}
+
 /// The launches at once.
 const CROWD: usize = 500;
 const CLIENTS: usize = 20;

@@ -149,6 +149,43 @@ fn a_resumed_session_is_the_same_with_another_run() {
     assert_eq!(kinds, expected.map(|(kind, run)| (kind, json!(run))));
 }
 
+/// Clients that take one session up at the same time.
+const AT_ONCE: usize = 8;
+
+#[test]
+fn of_several_at_once_one_goes_on_with_its_own_message() {
+    let stage = Stage::new();
+    let first = stage.json(&["launch", "codex", "--json", "-p", "true"]);
+    let id = first["id"].as_str().expect("an id").to_owned();
+    stage.ended(&id);
+    let env =
+        json!({"HOME": stage.home.path(), "PATH": format!("{}:/usr/bin:/bin", stage.home.path().display())});
+    for round in 2..6 {
+        let ask = |client: usize| {
+            let message = format!(": message {round}.{client}");
+            let body = json!({"message": message, "queue": true, "env": env}).to_string();
+            let (status, answer) = stage.daemon.http("POST", &format!("/v1/sessions/{id}/resume"), "", &body);
+            (status, serde_json::from_str::<Value>(&answer).expect("a document"))
+        };
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..AT_ONCE).map(|client| scope.spawn(move || ask(client))).collect();
+            asked.into_iter().map(|asked| asked.join().expect("a client")).collect()
+        });
+        let mut taken: Vec<&Value> =
+            answers.iter().filter(|(status, _)| *status == 201).map(|(_, record)| record).collect();
+        let refused = answers.iter().filter(|(status, _)| *status == 409).count();
+        assert!(!taken.is_empty() && taken.len() + refused == AT_ONCE, "{answers:?}");
+        // One that came when another had ended went on after it.
+        taken.sort_by_key(|record| record["run"].as_u64());
+        let own: Vec<_> = taken.iter().map(|record| record["prompt"].as_str().expect("a message")).collect();
+        assert_eq!(stage.ended(&id)["run"], taken[taken.len() - 1]["run"]);
+        let said = stage.asked();
+        let of_round = format!(": message {round}.");
+        let said: Vec<_> = said.lines().filter(|line| line.starts_with(&of_round)).collect();
+        assert_eq!(said, own);
+    }
+}
+
 #[test]
 fn what_cannot_be_resumed_is_refused_in_words() {
     let stage = Stage::new();

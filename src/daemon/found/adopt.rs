@@ -10,6 +10,7 @@ use crate::adapters::Known;
 use crate::adapters::found::{option, recognise};
 use crate::core::Request as Ask;
 use crate::core::adopt::Adoption;
+use crate::core::directory::DirId;
 use crate::core::locks::Claim;
 use crate::core::refusal::Refusal;
 use crate::core::session::Spec;
@@ -20,7 +21,7 @@ use crate::wire::api::{Launch, optional_ms};
 use crate::wire::found::{Adopt, Found, id_of_conversation, id_of_process};
 
 use super::super::http::{Fault, Handled, ask, read_json, refused, view_answer};
-use super::super::{Daemon, launch, locks, perform::Handles};
+use super::super::{Daemon, locks, perform::Handles, prepare};
 use super::{look, named, ours};
 
 /// Answers a request to adopt what `target` names: a PID, or the id of an agent that a listing shows.
@@ -42,7 +43,10 @@ pub(in crate::daemon) async fn adopt(
     may_be_adopted(daemon, pid)?;
     let leader = hold(daemon, &found)?;
     let run = RunId { session: found.id, run: 1 };
-    let spec = spec(daemon, &found, asked)?;
+    let (cwd, boot) = (found.cwd.clone(), daemon.sys.host().boot.clone());
+    // Where it cannot be told, its directory goes by its path alone.
+    let looked = daemon.looks.at(&found.cwd, move || locks::look_at(&cwd, &boot)).await.flatten();
+    let spec = spec(daemon, &found, looked.ok().and_then(|looked| looked.id), asked)?;
     let adoption = Adoption {
         session: found.id,
         host: daemon.sys.host().clone(),
@@ -191,13 +195,12 @@ fn hold(daemon: &Daemon, found: &Found) -> Result<ProcessRef, Fault> {
     }
 }
 
-fn spec(daemon: &Daemon, found: &Found, asked: Adopt) -> Result<Spec, Fault> {
+fn spec(daemon: &Daemon, found: &Found, dir: Option<DirId>, asked: Adopt) -> Result<Spec, Fault> {
     let Adopt { name, group, labels, timeout_ms, grace_ms } = asked;
     let words = Launch { name, group, labels, ..Launch::default() };
-    launch::check_words(&words).map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
+    prepare::check_words(&words).map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let config = daemon.config.borrow();
     let adapter = Known::find(&found.adapter, &config.adapters);
-    let dir = locks::look_at(&found.cwd, &daemon.sys.host().boot);
     Ok(Spec {
         model: found.model.clone(),
         prompt: found.prompt.clone(),
@@ -211,7 +214,7 @@ fn spec(daemon: &Daemon, found: &Found, asked: Adopt) -> Result<Spec, Fault> {
         wants_report: adapter.is_some_and(|adapter| adapter.parser().is_some()),
         safe: true,
         native_id: found.native_id.clone(),
-        claim: Claim { dir: dir.ok().and_then(|found| found.id), ..Claim::default() },
+        claim: Claim { dir, ..Claim::default() },
         adapter: found.adapter.clone(),
         ..Spec::exec(
             Vec::new(),

@@ -2,7 +2,9 @@
 //! reaches the rest of the machine.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -137,6 +139,17 @@ pub(crate) fn small_disk(at: &Path, bytes: usize) -> Mounted {
     let options = CString::new(format!("size={bytes},mode=0700")).expect("plain text");
     mount("tmpfs", at, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("a disk of one's own");
     Mounted(at.to_owned())
+}
+
+/// A file system at a directory that answers nothing, while this value is there; `None` where there cannot be one.
+#[must_use = "dropping it takes the mount away"]
+pub(crate) fn hanging(at: &Path) -> Option<(Mounted, File)> {
+    assert_own("a mount");
+    let fuse = File::options().read(true).write(true).open("/dev/fuse").ok()?;
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
+    let options = CString::new(options).expect("plain text");
+    mount("hangs", at, "fuse", MountFlags::empty(), options.as_c_str()).ok()?;
+    Some((Mounted(at.to_owned()), fuse))
 }
 
 /// Shows `what` in the place of `at`.
