@@ -98,6 +98,8 @@ pub(crate) fn tokio_process(idle: usize, count: usize) -> Outcome<Vec<u64>> {
         .spawn()?;
     let mut words = child.stdin.take().ok_or("a pipe")?;
     let mut told = BufReader::new(child.stdout.take().ok_or("a pipe")?).lines();
+    // Its sleepers are there.
+    told.next().ok_or("tokio-process has ended")??;
     let mut took = Vec::new();
     for n in 0..count {
         let (plain, _) = Plain::new(scratch.path(), n)?;

@@ -24,6 +24,9 @@ fn main() -> io::Result<()> {
             let mut sleeper = Command::new("/bin/sleep").arg("100000").kill_on_drop(true).spawn()?;
             tokio::spawn(async move { sleeper.wait().await });
         }
+        // From here on a program is started as soon as it is named.
+        println!("ready");
+        io::stdout().flush()?;
         for line in io::stdin().lines() {
             let mut child =
                 Command::new(&program).args(line?.split(' ')).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
