@@ -1,6 +1,9 @@
 //! `--queue`: one at a time and in order, over restarts, kills and a lost journal; visible, and cancellable.
 
 use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::panic::{catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -239,16 +242,18 @@ fn a_request_that_comes_during_a_recovery_keeps_what_it_needs() {
     let body = json!({"adapter": "exec", "command": command, "cwd": dir, "queue": true, "env": {"MINE": "yes", "PATH": "/usr/bin:/bin"}});
     let (socket, parcels) = (daemon.socket(), daemon.home().join("queued"));
     let record = thread::scope(|scope| {
-        let asked =
-            scope.spawn(|| until("a daemon that listens", || http_at(&socket, "", &body.to_string())));
-        scope.spawn(|| {
+        let asked = scope.spawn(|| {
+            let mut client = until("a daemon that listens", || UnixStream::connect(&socket).ok());
+            send(&mut client, "", &body.to_string()).expect("a request");
             let (last, first) = held.split_last().expect("some");
-            for file in first {
-                fs::File::options().write(true).open(file).expect("our own fifo");
-            }
+            let open = |file| fs::File::options().write(true).open(file).expect("our own fifo");
+            first.iter().for_each(|file| drop(open(file)));
             let kept = || fs::read_dir(&parcels).ok().is_some_and(|mut kept| kept.next().is_some());
-            until("what it needs to be kept", || kept().then_some(()));
-            fs::File::options().write(true).open(last).expect("our own fifo");
+            let waited = catch_unwind(|| until("what it needs to be kept", || kept().then_some(())));
+            // Whatever came of it: nobody is to wait for ever.
+            drop(open(last));
+            waited.unwrap_or_else(|panic| resume_unwind(panic));
+            answer_of(client).expect("an answer")
         });
         daemon.start();
         asked.join().expect("a client")
@@ -264,7 +269,6 @@ fn a_request_that_comes_during_a_recovery_keeps_what_it_needs() {
 
 #[test]
 fn of_what_is_refused_nothing_is_kept_whether_the_client_stays_or_not() {
-    use std::io::Write;
     let daemon = Daemon::new();
     let body = |queue: bool| {
         json!({"adapter": "exec", "command": ["true"], "cwd": daemon.fresh_dir(), "queue": queue}).to_string()
@@ -274,7 +278,7 @@ fn of_what_is_refused_nothing_is_kept_whether_the_client_stays_or_not() {
     for _ in 0..20 {
         let body = body(true);
         assert_eq!(daemon.http("POST", "/v1/sessions", headers, &body).0, 422);
-        let mut left = std::os::unix::net::UnixStream::connect(daemon.socket()).expect("a daemon");
+        let mut left = UnixStream::connect(daemon.socket()).expect("a daemon");
         let length = body.len();
         let head = "POST /v1/sessions HTTP/1.1\r\nHost: x\r\n";
         write!(left, "{head}{headers}Content-Length: {length}\r\n\r\n{body}").expect("a request");
@@ -376,13 +380,20 @@ fn five_hundred_launches_for_one_directory_run_one_at_a_time_in_order_and_none_i
 
 /// One launch by hand; none where the daemon is away.
 fn http_at(socket: &Path, headers: &str, body: &str) -> Option<(u16, Value)> {
-    use std::io::{Read, Write};
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    let mut stream = UnixStream::connect(socket).ok()?;
+    send(&mut stream, headers, body).ok()?;
+    answer_of(stream)
+}
+
+fn send(stream: &mut UnixStream, headers: &str, body: &str) -> io::Result<()> {
     let request = format!(
         "POST /v1/sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(request.as_bytes()).ok()?;
+    stream.write_all(request.as_bytes())
+}
+
+fn answer_of(mut stream: UnixStream) -> Option<(u16, Value)> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let status = answer.split(' ').nth(1)?.parse().ok()?;

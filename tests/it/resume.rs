@@ -258,7 +258,8 @@ fn right_after_the_end_the_rest_of_the_tree_is_ended_first() {
 
     // Kept on purpose, it may outlive the next run.
     let kept = "sleep 300 >/dev/null 2>&1 &";
-    let first = stage.json(&["launch", "codex", "--json", "--leftovers", "keep", "-p", kept]);
+    let flags = ["--leftovers", "keep", "--force"];
+    let first = stage.json(&[&["launch", "codex", "--json"], &flags[..], &["-p", kept]].concat());
     let id = first["id"].as_str().expect("an id").to_owned();
     stage.ended(&id);
     assert_eq!(stage.json(&["resume", &id, "true", "--json"])["run"], 2);
