@@ -18,11 +18,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::ledger::{Broken, Ledger};
-use crate::life::{Kid, Plan, Stop};
+use crate::life::{Entry, Kid, Plan, Stop};
 use crate::observer::Observer;
 use crate::receiver::{Receiver as Endpoint, Weather};
 use crate::rig::Rig;
 
+/// How often a launch lets itself be refused before it waits in the queue.
+const REFUSALS: usize = 10;
 /// Nothing but a hang takes so long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -53,16 +55,27 @@ impl World<'_> {
     }
 
     pub(crate) fn launch(&self, plan: &Plan) {
-        let body = plan.launch(&self.rig.program(), self.socket).to_string();
-        let key = format!("Content-Type: application/json\r\nIdempotency-Key: life-{}\r\n", plan.index);
+        let mut entry = plan.room.map_or(Entry::Forced, |(_, entry)| entry);
         let begun = clock::now().mono;
         self.ledger.begins(plan.index);
         for attempt in 1.. {
+            let body = plan.launch(&self.rig.program(), self.socket, &self.rig.rooms(), entry).to_string();
+            let key = format!(
+                "Content-Type: application/json\r\nIdempotency-Key: life-{}-{entry:?}\r\n",
+                plan.index
+            );
             match self.rig.http("POST", "/v1/sessions", &key, &body) {
                 Ok((200 | 201, record)) => {
                     let id = record["id"].as_str().unwrap_or_default();
                     self.ledger.launched(plan.index, id, attempt);
                     return self.ledger.hear(&record, "launch");
+                }
+                // Its directory is taken. Not asked for ever: others wait for this launcher too.
+                Ok((409, problem)) if entry == Entry::Refused && is_taken(&problem) => {
+                    self.ledger.refused();
+                    if attempt >= REFUSALS {
+                        entry = Entry::Queued;
+                    }
                 }
                 // Recovering, or many at once.
                 Ok((503, _)) | Err(_) => {}
@@ -114,13 +127,22 @@ impl World<'_> {
     pub(crate) fn stop_some(&self, mut dice: Rng) {
         while self.goes_on() {
             sleep(Duration::from_millis(dice.u64(20..300)));
-            for (index, id) in self.observer.living() {
+            for (index, id) in self.observer.living().into_iter().chain(self.in_queue()) {
                 let Some(stop) = self.plans.get(index).and_then(|plan| plan.stop) else { continue };
                 if dice.u8(..3) == 0 && self.ledger.stop_asked(&id) {
                     self.stop(index, &id, stop);
                 }
             }
         }
+    }
+
+    /// Those that were launched and neither live nor have a verdict.
+    pub(crate) fn in_queue(&self) -> Vec<(usize, String)> {
+        let lives = self.observer.lives();
+        let launches = self.ledger.launches().into_iter();
+        launches
+            .filter(|(index, id)| !lives.contains_key(index) && self.ledger.told_of(id).is_none())
+            .collect()
     }
 
     fn stop(&self, index: usize, id: &str, stop: Stop) {
@@ -261,6 +283,11 @@ impl World<'_> {
             sleep(Duration::from_millis(dice.u64(100..1_500)));
         }
     }
+}
+
+/// Whether a refusal is that of a directory that another session works in.
+fn is_taken(problem: &Value) -> bool {
+    problem["detail"].as_str().is_some_and(|detail| detail.starts_with("Directory in use"))
 }
 
 /// Whether agentctl has to end the child of this life.

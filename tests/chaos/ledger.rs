@@ -21,11 +21,13 @@ pub(crate) enum Broken {
     Delivery,
     Left,
     Growth,
+    Crowded,
+    Order,
     Other,
 }
 
 /// Every kind, in the order of the table.
-pub(crate) const KINDS: [(Broken, &str); 10] = [
+pub(crate) const KINDS: [(Broken, &str); 12] = [
     (Broken::Early, "early"),
     (Broken::Missing, "missing"),
     (Broken::Double, "double"),
@@ -35,6 +37,8 @@ pub(crate) const KINDS: [(Broken, &str); 10] = [
     (Broken::Delivery, "deliveries"),
     (Broken::Left, "left alive"),
     (Broken::Growth, "growth"),
+    (Broken::Crowded, "crowded"),
+    (Broken::Order, "order"),
     (Broken::Other, "other"),
 ];
 
@@ -52,6 +56,8 @@ pub(crate) struct Told {
 struct Pages {
     begun: BTreeMap<usize, Mono>,
     launched: BTreeMap<usize, String>,
+    answered: BTreeMap<usize, Mono>,
+    refused: usize,
     attempts: usize,
     told: HashMap<String, Told>,
     stops: HashMap<String, Mono>,
@@ -94,7 +100,22 @@ impl Ledger {
     pub(crate) fn launched(&self, index: usize, session: &str, attempts: usize) {
         let mut pages = self.pages();
         pages.launched.insert(index, session.to_owned());
+        pages.answered.insert(index, clock::now().mono);
         pages.attempts += attempts;
+    }
+
+    /// When its launch was known to have been answered.
+    pub(crate) fn answered(&self, index: usize) -> Option<Mono> {
+        self.pages().answered.get(&index).copied()
+    }
+
+    /// A launch was told that its directory is taken.
+    pub(crate) fn refused(&self) {
+        self.pages().refused += 1;
+    }
+
+    pub(crate) fn refusals(&self) -> usize {
+        self.pages().refused
     }
 
     pub(crate) fn launches(&self) -> BTreeMap<usize, String> {

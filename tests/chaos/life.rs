@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 const ORPHANED: u8 = 199;
 /// The child of a session that keeps its leftovers ends by itself, so.
 pub(crate) const KEPT_CHILD_CODE: u8 = 9;
+/// Directories that hold one session at a time.
+pub(crate) const ROOMS: usize = 6;
 /// Ends a life, and is neither handled nor ignored by the Rust runtime.
 const SIGNALS: [u8; 11] = [1, 2, 3, 6, 9, 10, 12, 14, 15, 24, 31];
 
@@ -33,6 +35,19 @@ pub(crate) struct Plan {
     pub(crate) timeout: Option<Duration>,
     /// Somebody is going to stop it.
     pub(crate) stop: Option<Stop>,
+    /// One of [`ROOMS`], and how it gets in; none lives where everybody does.
+    pub(crate) room: Option<(usize, Entry)>,
+}
+
+/// What a launch does about a directory that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// It is refused, and asks again.
+    Refused,
+    /// It waits for its turn.
+    Queued,
+    /// It does not care.
+    Forced,
 }
 
 /// How long it lives once it was let go.
@@ -95,18 +110,25 @@ impl Plan {
         };
         let timed = dice.u8(..10) == 0 && matches!(until, Until::Time(_));
         let timeout = timed.then(|| Duration::from_millis(dice.u64(500..2_500)));
-        Self { index, until, end, child, deaf, timeout, stop }
+        let entry = match dice.u8(..10) {
+            0..2 => Some(Entry::Queued),
+            2 => Some(Entry::Refused),
+            3 => Some(Entry::Forced),
+            _ => None,
+        };
+        let room = entry.map(|entry| (dice.usize(..ROOMS), entry));
+        Self { index, until, end, child, deaf, timeout, stop, room }
     }
 
     /// A life without any trouble.
     pub(crate) fn calm(index: usize) -> Self {
         let until = Until::Time(Duration::from_millis(20));
         let end = End::Code(u8::try_from(index % 100).unwrap_or_default());
-        Self { index, until, end, child: None, deaf: false, timeout: None, stop: None }
+        Self { index, until, end, child: None, deaf: false, timeout: None, stop: None, room: None }
     }
 
-    /// The body of its launch. `program`: this one; `socket`: the observer's.
-    pub(crate) fn launch(&self, program: &str, socket: &str) -> Value {
+    /// The body of its launch. `program`: this one; `socket`: the observer's; `rooms`: the directory of the rooms.
+    pub(crate) fn launch(&self, program: &str, socket: &str, rooms: &str, entry: Entry) -> Value {
         let until = match self.until {
             Until::Time(time) => time.as_millis().to_string(),
             Until::Burst => "burst".to_owned(),
@@ -122,7 +144,13 @@ impl Plan {
             Some(Kid::Kept) => "kept",
         };
         let index = self.index.to_string();
-        let life = [program, "life", socket, &index, &until, &end, child];
+        let room = match self.room {
+            None => "-".to_owned(),
+            Some((room, _)) if entry == Entry::Forced => format!("!{room}"),
+            Some((room, _)) => room.to_string(),
+        };
+        let cwd = self.room.map_or_else(|| "/".to_owned(), |(room, _)| format!("{rooms}/{room}"));
+        let life = [program, "life", socket, &index, &until, &end, child, &room];
         let command: Vec<&str> = if self.deaf {
             let wrapper = ["sh", "-c", "trap '' TERM; exec \"$@\"", "sh"];
             wrapper.iter().chain(&life).copied().collect()
@@ -132,7 +160,8 @@ impl Plan {
         let leftovers = if self.child == Some(Kid::Kept) { "keep" } else { "kill" };
         let timeout = self.timeout.map_or(0, |time| time.as_millis());
         json!({
-            "adapter": "exec", "command": command, "cwd": "/", "force": true, "graceMs": 300, "leftovers": leftovers,
+            "adapter": "exec", "command": command, "cwd": cwd,
+            "force": entry == Entry::Forced, "queue": entry == Entry::Queued, "graceMs": 300, "leftovers": leftovers,
             "timeoutMs": u64::try_from(timeout).unwrap_or(u64::MAX), "name": format!("life-{index}"),
         })
     }
@@ -140,11 +169,11 @@ impl Plan {
 
 /// Lives one: the arguments are what [`Plan::launch`] made of it.
 pub(crate) fn live(arguments: &[String]) -> io::Result<ExitCode> {
-    let [socket, index, until, end, child] = arguments else {
-        return Err(io::Error::other("a life takes five arguments"));
+    let [socket, index, until, end, child, room] = arguments else {
+        return Err(io::Error::other("a life takes six arguments"));
     };
     let id = std::env::var("AGENTCTL_SESSION_ID").map_err(io::Error::other)?;
-    let mut observer = greet(socket, &format!("hello {index} {id} {until}"))?;
+    let mut observer = greet(socket, &format!("hello {index} {id} {until} {room}"))?;
     if child != "none" {
         bear(socket, index, child)?;
     }
@@ -190,7 +219,7 @@ pub(crate) fn outlive(arguments: &[String]) -> io::Result<ExitCode> {
     let [socket, index, kind] = arguments else {
         return Err(io::Error::other("a child takes three arguments"));
     };
-    drop(greet(socket, &format!("child {index}"))?);
+    drop(greet(socket, &format!("child {index} {kind}"))?);
     let script = match kind.as_str() {
         "docile" => "echo up; exec sleep 1000".to_owned(),
         "deaf" => "trap '' TERM; echo up; exec sleep 1000".to_owned(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use agentctl::core::vocab::{Mono, WaitStatus, Wall};
 use agentctl::sys::{ProcessRef, clock};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{PidfdFlags, pidfd_open};
 
@@ -25,6 +26,14 @@ const STATUS_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Seen {
     /// The id that agentctl gave it, by its own word.
     pub(crate) session: String,
+    /// When it said hello.
+    pub(crate) begun: Mono,
+    /// The directory that it has to itself, unless others force their way in.
+    room: Option<String>,
+    /// It forced its way in.
+    pub(crate) forced: bool,
+    /// Its children may stay.
+    keeps: bool,
     pub(crate) leader: ProcessRef,
     /// By its own clock, right before its end; none for one that was killed.
     pub(crate) stamp: Option<(Mono, Wall)>,
@@ -37,11 +46,20 @@ pub(crate) struct Seen {
     waiting: Option<Arc<UnixStream>>,
 }
 
+impl Seen {
+    /// Whether the kernel shows any process that its directory is held for.
+    fn is_there(&self) -> bool {
+        let children = self.children.iter().filter(|_| !self.keeps);
+        children.chain([&self.leader]).any(|process| process.has_ended() == Some(false))
+    }
+}
+
 #[derive(Default)]
 struct Book {
     lives: BTreeMap<usize, Seen>,
     by_session: HashMap<String, usize>,
     faults: Vec<String>,
+    crowds: Vec<(usize, Seen)>,
 }
 
 /// Shared by everybody who has to ask it.
@@ -77,6 +95,11 @@ impl Observer {
         self.book().faults.clone()
     }
 
+    /// Who began in a directory, and who was there at that time.
+    pub(crate) fn crowds(&self) -> Vec<(usize, Seen)> {
+        self.book().crowds.clone()
+    }
+
     /// Whether the leader of a session has ended, asked of the kernel now. `None`: it never said hello.
     pub(crate) fn has_ended(&self, session: &str) -> Option<bool> {
         let leader = {
@@ -110,20 +133,24 @@ impl Observer {
 
     fn watch(&self, stream: UnixStream) -> io::Result<()> {
         let pid = socket_peercred(&stream)?.pid;
-        // It waits for an answer, so the number is still its own.
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        // It waits for an answer, so the number is still its own; unless it was killed before it said a word.
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(()),
+            opened => opened?,
+        };
         let number = u32::try_from(pid.as_raw_nonzero().get()).map_err(io::Error::other)?;
         let process = ProcessRef::from_pidfd(number, pidfd)?;
         let stream = Arc::new(stream);
         let mut lines = BufReader::new(stream.as_ref()).lines();
-        let first = lines.next().ok_or_else(|| io::Error::other("no word from it"))??;
+        let Some(Ok(first)) = lines.next() else { return Ok(()) };
         let words: Vec<&str> = first.split(' ').collect();
         match words[..] {
-            ["hello", index, session, until] => {
+            ["hello", index, session, until, room] => {
                 let index = index.parse().map_err(io::Error::other)?;
                 let waiting = (until == "burst").then(|| Arc::clone(&stream));
-                self.welcome(index, session, &process, waiting);
-                (&*stream).write_all(b"go\n")?;
+                self.welcome(index, session, &process, room, waiting);
+                // Not heard by one that is killed meanwhile.
+                drop((&*stream).write_all(b"go\n"));
                 for line in lines {
                     // A leader that is killed with unread words in its socket resets the connection.
                     let Ok(line) = line else { break };
@@ -131,19 +158,37 @@ impl Observer {
                 }
                 self.end_of(index, &process)
             }
-            ["child", index] => {
+            ["child", index, kind] => {
                 let index: usize = index.parse().map_err(io::Error::other)?;
-                let parent = self.book().lives.get_mut(&index).map(|seen| seen.children.push(process));
-                parent.ok_or_else(|| io::Error::other("a child without a leader"))?;
-                (&*stream).write_all(b"go\n")
+                let mut book = self.book();
+                let parent = book.lives.get_mut(&index);
+                let parent = parent.ok_or_else(|| io::Error::other("a child without a leader"))?;
+                parent.children.push(process);
+                parent.keeps = kind == "kept";
+                drop(book);
+                drop((&*stream).write_all(b"go\n"));
+                Ok(())
             }
             _ => Err(io::Error::other(format!("what is {first:?}?"))),
         }
     }
 
-    fn welcome(&self, index: usize, session: &str, leader: &ProcessRef, waiting: Option<Arc<UnixStream>>) {
+    fn welcome(
+        &self,
+        index: usize,
+        session: &str,
+        leader: &ProcessRef,
+        room: &str,
+        waiting: Option<Arc<UnixStream>>,
+    ) {
+        let forced = room.starts_with('!');
+        let room = (room != "-").then(|| room.trim_start_matches('!').to_owned());
         let seen = Seen {
             session: session.to_owned(),
+            begun: clock::now().mono,
+            room: room.clone(),
+            forced,
+            keeps: false,
             leader: leader.clone(),
             stamp: None,
             ended: None,
@@ -152,6 +197,11 @@ impl Observer {
             waiting,
         };
         let mut book = self.book();
+        if room.is_some() && !forced {
+            let others = book.lives.values().filter(|other| other.room == room && other.is_there());
+            let crowds: Vec<_> = others.map(|other| (index, other.clone())).collect();
+            book.crowds.extend(crowds);
+        }
         book.by_session.insert(session.to_owned(), index);
         if let Some(first) = book.lives.insert(index, seen) {
             book.faults.push(format!("life {index} was begun twice: as {} and as {session}", first.session));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::clients::{World, is_to_end};
 use crate::ledger::{Broken, KINDS};
-use crate::life::{End, KEPT_CHILD_CODE, Kid, Plan};
+use crate::life::{End, Entry, KEPT_CHILD_CODE, Kid, Plan, ROOMS};
 use crate::observer::Seen;
 use crate::receiver::Got;
 
@@ -58,6 +58,7 @@ pub(crate) fn judge(world: &World<'_>, records: &[Value], got: &[Got]) -> Judgem
             judgement.told_after.push(told.at.since(ended));
         }
     }
+    judge_rooms(world, &lives);
     judge_events(world, &by_id, &mut judgement);
     judge_deliveries(world, &by_id, got, &mut judgement);
     for (id, code) in world.ledger.waits() {
@@ -88,8 +89,9 @@ impl Case<'_> {
 
     fn judge(&self) {
         let Some(seen) = self.seen else {
-            // A deadline may end one before its first word.
-            if !matches!(self.outcome, "launch_failed" | "timed_out") {
+            // A stop, in the queue or after it, and a deadline may end one before its first word.
+            let stopped = self.outcome == "cancelled" && self.world.ledger.stop_of(self.id()).is_some();
+            if !stopped && !matches!(self.outcome, "launch_failed" | "timed_out") {
                 self.broken(Broken::Wrong, "a verdict on a leader that never was");
             }
             return;
@@ -107,6 +109,10 @@ impl Case<'_> {
         self.judge_outcome(seen);
         self.judge_time(seen);
         self.judge_children(seen);
+    }
+
+    fn id(&self) -> &str {
+        self.record["id"].as_str().unwrap_or_default()
     }
 
     fn planned(&self) -> WaitStatus {
@@ -204,6 +210,45 @@ impl Case<'_> {
     }
 }
 
+/// Whether its whole life was to wait.
+pub(crate) fn is_of_the_queue(record: &Value) -> bool {
+    record["outcome"] == "cancelled" && record["pid"].is_null()
+}
+
+/// Each room had one session at a time, in the order in which they came.
+fn judge_rooms(world: &World<'_>, lives: &BTreeMap<usize, Seen>) {
+    for (index, other) in world.observer.crowds() {
+        // One that forced its way in may have done so while this one was admitted already.
+        let came = world.ledger.begun(index);
+        if !other.forced || came.is_some_and(|came| other.begun < came) {
+            let what =
+                format!("room {:?}: life {index} began where {other:?} lives", world.plans[index].room);
+            world.ledger.broken(Broken::Crowded, what);
+        }
+    }
+    for room in 0..ROOMS {
+        let of_room = lives.iter().filter_map(|(index, seen)| {
+            let (of, entry) = world.plans[*index].room?;
+            let came = world.ledger.begun(*index)?;
+            let admitted = world.ledger.answered(*index)?;
+            (of == room && entry != Entry::Forced).then_some((admitted, came, seen))
+        });
+        let mut of_room: Vec<_> = of_room.collect();
+        of_room.sort_by_key(|(_, _, seen)| seen.begun);
+        // The latest arrival of all that began so far: who was admitted before that must be among them.
+        let mut latest: Option<(Mono, &Seen)> = None;
+        for (admitted, came, seen) in of_room {
+            if let Some((_, earlier)) = latest.filter(|(came, _)| admitted < *came) {
+                let what = format!("room {room}: {earlier:?} came later than {seen:?} and began earlier");
+                world.ledger.broken(Broken::Order, what);
+            }
+            if latest.is_none_or(|(known, _)| known < came) {
+                latest = Some((came, seen));
+            }
+        }
+    }
+}
+
 /// Each session has one terminal event, the last one, and one start before it.
 fn judge_events(world: &World<'_>, records: &HashMap<&str, &Value>, judgement: &mut Judgement) {
     let lines = world.ledger.events();
@@ -222,7 +267,7 @@ fn judge_events(world: &World<'_>, records: &HashMap<&str, &Value>, judgement: &
             0 => world.ledger.broken(Broken::Missing, format!("{id} has no terminal event: {of:?}")),
             _more => world.ledger.broken(Broken::Double, format!("{id} ended more than once: {of:?}")),
         }
-        let ran = record["outcome"] != "launch_failed";
+        let ran = record["outcome"] != "launch_failed" && !is_of_the_queue(record);
         let ends = of.last().is_some_and(|last| matches!(last.as_str(), "session.stopped" | "session.error"));
         if count(&["session.started"]) != usize::from(ran) || !ends {
             world.ledger.broken(Broken::Missing, format!("{id} did not start once and end last: {of:?}"));

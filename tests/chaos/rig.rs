@@ -12,6 +12,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::life::ROOMS;
+
 /// Read by the later build alone: up to which version it knows the journal's schema.
 pub(crate) const SCHEMA: &str = "AGENTCTL_CHAOS_SCHEMA";
 
@@ -45,6 +47,9 @@ impl Rig {
                 fs::copy(build, bin.path().join(format!("{name}.{copy}")))?;
             }
         }
+        for room in 0..ROOMS {
+            fs::create_dir_all(bin.path().join("rooms").join(room.to_string()))?;
+        }
         fs::copy(env!("CARGO_BIN_EXE_agentctl-shim"), bin.path().join("agentctl-shim"))?;
         let copy = |name: &str| bin.path().join(format!("{name}.0"));
         let (cli, program) = (copy(AGENTCTL), copy(LATER));
@@ -58,6 +63,11 @@ impl Rig {
     /// This program, which is also the leader of every session, and the later builds of agentctl.
     pub(crate) fn program(&self) -> String {
         self.program.display().to_string()
+    }
+
+    /// The directory of the [`ROOMS`].
+    pub(crate) fn rooms(&self) -> String {
+        self.bin.path().join("rooms").display().to_string()
     }
 
     /// What the daemons said.

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::clients::World;
 use crate::ledger::{Broken, Ledger};
-use crate::life::Plan;
+use crate::life::{Plan, ROOMS};
 use crate::observer::Observer;
 use crate::oracle::{self, Judgement};
 use crate::receiver::{Receiver, Weather};
@@ -179,7 +179,9 @@ fn rage(
         });
         let mut struck = Ok(());
         let begun = clock::now().mono;
-        while launchers.iter().any(|launcher| !launcher.is_finished()) || !world.observer.living().is_empty()
+        while launchers.iter().any(|launcher| !launcher.is_finished())
+            || !world.observer.living().is_empty()
+            || !world.in_queue().is_empty()
         {
             struck = storm.strike();
             if struck.is_err() {
@@ -222,7 +224,7 @@ fn is_settled(world: &World<'_>, record: &Value) -> bool {
     if record["outcome"].is_null() {
         return false;
     }
-    if record["outcome"] == "launch_failed" {
+    if record["outcome"] == "launch_failed" || oracle::is_of_the_queue(record) {
         return true;
     }
     let dir = world.rig.home().join("sessions").join(record["id"].as_str().unwrap_or_default());
@@ -366,6 +368,14 @@ fn table(
             "{} answers held against the kernel, {} waits",
             world.ledger.questions(),
             world.ledger.waits().len()
+        ),
+    );
+    row(
+        "rooms",
+        format!(
+            "{} launches into {ROOMS} directories for one session each, {} refusals",
+            world.plans.iter().filter(|plan| plan.room.is_some()).count(),
+            world.ledger.refusals()
         ),
     );
     row("events", judgement.events.to_string());
