@@ -243,6 +243,13 @@ impl Supervisor {
         Ok(lock)
     }
 
+    /// A session that has this directory although its verdict is out: what remains of its tree is being ended.
+    pub fn leaving(&self, directory: &Directory) -> Option<SessionId> {
+        let Some(Refusal::InUse(id)) = self.locks.taken(directory) else { return None };
+        let session = self.sessions.get(&id)?;
+        (session.run.verdict.is_some() && !session.may_be_left()).then_some(id)
+    }
+
     /// All locks by hand, by path.
     pub fn manual_locks(&self) -> impl ExactSizeIterator<Item = &ManualLock> {
         self.locks.manual.values()

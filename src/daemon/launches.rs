@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use crate::core::Request as Ask;
 use crate::core::agent::Stored;
+use crate::core::directory::Directory;
+use crate::core::locks::IfTaken;
 use crate::core::record::RequestKey;
 use crate::core::session::Origin;
 use crate::core::vocab::{RunId, SessionId};
@@ -42,6 +44,8 @@ pub(super) async fn launch_asked(
     let prepared = prepare::prepare(daemon, session, asked).await;
     let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let need = Need { run: RunId { session, run: 1 }, parcel, if_taken: spec.claim.if_taken };
+    let directory = Directory { path: spec.cwd.clone(), id: spec.claim.dir.clone() };
+    after_the_last(daemon, &directory, spec.claim.if_taken).await;
     let host = daemon.sys.host().clone();
     let wish = Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key };
     let asking = Rc::clone(daemon);
@@ -73,6 +77,10 @@ pub(super) async fn resume_session(
     let stored = Box::new(stored(daemon, id, &resume).await);
     let Resumption { run, prompt, parcel, timeout, claim } =
         prepare::prepare_resume(daemon, id, &resume).await?;
+    let path = daemon.core.borrow().session(id).map(|session| session.spec.cwd.clone());
+    if let Some(path) = path.filter(|path| !path.is_empty()) {
+        after_the_last(daemon, &Directory { path, id: claim.dir.clone() }, claim.if_taken).await;
+    }
     let need = Need { run, parcel, if_taken: claim.if_taken };
     let host = daemon.sys.host().clone();
     let claim = Box::new(claim);
@@ -85,6 +93,18 @@ pub(super) async fn resume_session(
     };
     let answer = queue::hand_in(daemon, vec![need], asking).await?;
     advised(daemon, answer)
+}
+
+/// Who comes right after an end finds what remains of that tree being ended, and the directory taken for that long. It is
+/// helped along and awaited; who would wait in the line anyway does so.
+async fn after_the_last(daemon: &Rc<Daemon>, directory: &Directory, if_taken: IfTaken) {
+    let leaving = || daemon.core.borrow().leaving(directory).filter(|_| if_taken == IfTaken::Refuse);
+    let mut before = None;
+    // One that does not go, whatever is answered, is what the launch is refused for.
+    while let Some(session) = leaving().filter(|session| before != Some(*session)) {
+        before = Some(session);
+        let _gone_or_not = ask(daemon, Ask::Stop { session, force: false }).await;
+    }
 }
 
 /// A launch, with what there is to know before a logout.
