@@ -66,6 +66,17 @@ impl Home {
     /// be looked at is named in the log and taken for nobody: a daemon that answers at the socket is never overlooked.
     pub fn old_daemon(&self) -> Option<OldDaemon> {
         let answering = if passes_sockets() { None } else { ask(&self.socket()) };
+        self.old_daemon_or(answering)
+    }
+
+    /// The same where its pid files say that there was one: a question at the socket of a service manager would start
+    /// ours.
+    pub fn noted_old_daemon(&self) -> Option<OldDaemon> {
+        let noted = self.path().join("agentctl.pid").symlink_metadata().is_ok();
+        if noted { self.old_daemon() } else { self.old_daemon_or(None) }
+    }
+
+    fn old_daemon_or(&self, answering: Option<u32>) -> Option<OldDaemon> {
         let daemon = answering.or_else(|| self.by_pid_file("agentctl.pid"));
         let supervisor = self.by_pid_file("supervisor.pid");
         let lives = daemon.is_some() || supervisor.is_some();

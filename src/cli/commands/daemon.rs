@@ -80,7 +80,7 @@ async fn stop(client: &Client) -> Result<Stopped, Failure> {
     let not_running = || Failure::new(3, "Daemon not running. Start with: agentctl daemon start");
     // Asking could start one that is behind a service manager's socket.
     if client.home().is_some_and(Home::is_free) {
-        return Err(match client.home().and_then(Home::old_daemon) {
+        return Err(match client.home().and_then(Home::noted_old_daemon) {
             Some(old) => Failure::new(1, old.to_string()),
             None => not_running(),
         });
