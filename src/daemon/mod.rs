@@ -171,7 +171,7 @@ pub(crate) struct Daemon {
     /// Sessions that are being taken up again.
     pub(crate) resumes: turns::Turns<SessionId>,
     pub(crate) looks: looks::Looks,
-    pub(crate) worktrees: worktrees::Turns,
+    pub(crate) worktrees: worktrees::Gits,
     /// Runs whose exit file is being put away.
     pub(crate) archiving: RefCell<HashSet<RunId>>,
     /// Rung once, when the verdict of a session that somebody follows is durable.
@@ -392,7 +392,7 @@ impl Daemon {
             first_starts: turns::Turns::default(),
             resumes: turns::Turns::default(),
             looks: looks::Looks::default(),
-            worktrees: worktrees::Turns::default(),
+            worktrees: worktrees::Gits::default(),
             archiving: RefCell::default(),
             ends: RefCell::default(),
             started: now,

@@ -6,13 +6,11 @@
 //! happen in a new directory is `--on-create`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use crate::core::vocab::RunId;
@@ -24,6 +22,7 @@ use crate::wire::git::{self, GitWorktree, IN_THE_MAKING};
 use super::Daemon;
 use super::launch::Parcel;
 use super::making::Making;
+use super::turns::Turns;
 
 /// Sets the mask of what comes after it. What it runs is in its arguments: nothing of a user's is shell text.
 const WITH_UMASK: &str = r#"umask "$1" && shift && exec "$@""#;
@@ -31,24 +30,25 @@ const WITH_UMASK: &str = r#"umask "$1" && shift && exec "$@""#;
 const NOT_FOUND: i32 = 127;
 
 /// Who may work on which repository.
-pub(crate) struct Turns {
-    of_repository: RefCell<HashMap<PathBuf, Arc<Mutex<()>>>>,
+pub(crate) struct Gits {
+    /// One at a time works on what the worktrees of a repository share.
+    turns: Turns<PathBuf>,
     at_once: Semaphore,
     /// What every git is on.
     leash: RefCell<Option<Leash>>,
 }
 
-impl Default for Turns {
+impl Default for Gits {
     fn default() -> Self {
         Self {
-            of_repository: RefCell::default(),
+            turns: Turns::default(),
             at_once: Semaphore::new(limits::WORKTREES_AT_ONCE_MAX),
             leash: RefCell::default(),
         }
     }
 }
 
-impl Turns {
+impl Gits {
     fn leash(&self) -> std::io::Result<LeashEnd> {
         let mut leash = self.leash.borrow_mut();
         match &*leash {
@@ -114,16 +114,15 @@ pub(super) async fn of_run(daemon: &Rc<Daemon>, id: RunId, parcel: &Parcel) -> R
 
 /// Sees to it that the worktree is there. `env` is the session's, as the shim takes it.
 async fn ensure(daemon: &Rc<Daemon>, worktree: Worktree, env: &[u8], umask: u32) -> Result<(), String> {
-    let key = common_dir(Path::new(&worktree.repo));
-    let turns = &daemon.worktrees;
-    let turn = Arc::clone(turns.of_repository.borrow_mut().entry(key.clone()).or_default());
-    let guard = Arc::clone(&turn).lock_owned().await;
-    let _place = turns.at_once.acquire().await;
-    let leash = turns.leash().map_err(|error| format!("prepare to run git: {error}"))?;
+    let repo = worktree.repo.clone();
+    let named = format!("the repository {repo}");
+    let shared = daemon.looks.at(&named, move || common_dir(Path::new(&repo))).await?;
+    let gits = &daemon.worktrees;
+    let _turn = gits.turns.take(shared).await;
+    let _place = gits.at_once.acquire().await;
+    let leash = gits.leash().map_err(|error| format!("prepare to run git: {error}"))?;
     let mut git = Git { env: variables(env), umask, worktree, notes: daemon.home.worktrees(), leash };
     let made = spawn_blocking(move || git.ensure()).await;
-    drop((guard, turn));
-    turns.of_repository.borrow_mut().retain(|_, turn| Arc::strong_count(turn) > 1);
     made.unwrap_or_else(|panicked| Err(format!("making the worktree panicked: {panicked}")))
 }
 
@@ -167,10 +166,7 @@ impl Git {
             self.discard(&path)?;
             making.is_done();
         }
-        let (ran, end) = match self.git(&git::LIST)? {
-            old if old.code == Some(git::USAGE) => (self.git(&git::LIST_OLD)?, b'\n'),
-            ran => (ran, 0),
-        };
+        let (ran, end) = git::list(|words| self.git(words), |ran| ran.code)?;
         let listed = git::worktrees(&self.judge("worktree list", ran)?.stdout, end);
         match listed.iter().find(|found| found.path == path) {
             Some(found) if Path::new(&path).exists() => self.reuse(found),

@@ -33,12 +33,19 @@ pub const ALWAYS: [&str; 8] = [
     "maintenance.auto=false",
 ];
 
-/// Asks for what [`worktrees`] reads, with lines that end with NUL.
-pub const LIST: [&str; 4] = ["worktree", "list", "--porcelain", "-z"];
-/// The same of a git before 2.36, which does not know `-z` and says so with [`USAGE`]: lines end with newlines.
-pub const LIST_OLD: [&str; 3] = ["worktree", "list", "--porcelain"];
 /// The code of a git that does not know an option.
-pub const USAGE: i32 = 129;
+const USAGE: i32 = 129;
+
+/// Asks for what [`worktrees`] reads: its answer, and what its lines end with. `git` runs one with these words, `code` is
+/// how that ended. One before 2.36 does not know `-z`.
+pub fn list<R, E>(
+    git: impl Fn(&[&str]) -> Result<R, E>,
+    code: impl Fn(&R) -> Option<i32>,
+) -> Result<(R, u8), E> {
+    let words = ["worktree", "list", "--porcelain", "-z"];
+    let ran = git(&words)?;
+    if code(&ran) == Some(USAGE) { Ok((git(&words[..3])?, b'\n')) } else { Ok((ran, 0)) }
+}
 
 /// Variables that name a repository: where we name one, they do not count (`git rev-parse --local-env-vars`, save those
 /// that only configure).

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::Value;
 
+use crate::core::vocab::short;
 use crate::limits;
 use crate::sys::clock;
 use crate::sys::tool::{self, Ran};
@@ -91,10 +92,7 @@ fn list(repo: &Path, json: bool) -> Result<u8, Failure> {
 /// The worktrees of a repository, the main one first.
 fn listed(repo: &Path) -> Result<Vec<GitWorktree>, Failure> {
     let what = "list the worktrees of";
-    let (ran, end) = match run(repo, what, &git::LIST)? {
-        old if old.code == Some(git::USAGE) => (run(repo, what, &git::LIST_OLD)?, b'\n'),
-        ran => (ran, 0),
-    };
+    let (ran, end) = git::list(|words| run(repo, what, words), |ran| ran.code)?;
     Ok(git::worktrees(&judge(repo, what, ran)?.stdout, end))
 }
 
@@ -226,7 +224,6 @@ enum Need {
 
 fn needed_by(path: &Path, sessions: &[SessionView], locks: &[LockView]) -> Need {
     let shown = path.display();
-    let short = |id: &str| id.chars().take(8).collect::<String>();
     // One that is queued, or whose directory has been moved, counts by its record.
     let lives =
         |session: &&SessionView| session.phase != "ended" && Path::new(&session.cwd).starts_with(path);
