@@ -121,14 +121,7 @@ mod tests {
     }
 
     fn empty() -> Supervisor {
-        let mut supervisor = Supervisor::new(Settings {
-            endpoints: Vec::new(),
-            retention: Duration::from_secs(7 * 24 * 3600),
-            disk_max_bytes: u64::MAX,
-            max_sessions: 2,
-            adapter_max_sessions: Default::default(),
-            host: host(),
-        });
+        let mut supervisor = Supervisor::new(Settings { max_sessions: 2, ..Settings::of_test(host()) });
         supervisor.step(at(100), Event::Recovered);
         supervisor
     }

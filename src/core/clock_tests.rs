@@ -31,11 +31,7 @@ fn running() -> Supervisor {
             attempts_max: 10,
             paused: false,
         }],
-        retention: Duration::from_secs(7 * 24 * 3600),
-        disk_max_bytes: u64::MAX,
-        max_sessions: 10,
-        adapter_max_sessions: Default::default(),
-        host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
+        ..Settings::of_test(HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 })
     });
     let order = OrderTrace {
         command: vec!["x".into()],

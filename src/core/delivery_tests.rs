@@ -51,14 +51,7 @@ struct World {
 
 impl World {
     fn new(endpoints: Vec<Endpoint>) -> Self {
-        let settings = Settings {
-            endpoints,
-            retention: Duration::from_secs(7 * DAY),
-            disk_max_bytes: u64::MAX,
-            max_sessions: 100_000,
-            adapter_max_sessions: Default::default(),
-            host: host(),
-        };
+        let settings = Settings { endpoints, max_sessions: 100_000, ..Settings::of_test(host()) };
         let mut daemon = Supervisor::new(settings.clone());
         daemon.step(at(0), Event::Recovered);
         let (journal, under_way, delivered, replies) = Default::default();

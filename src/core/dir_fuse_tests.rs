@@ -34,14 +34,7 @@ fn host() -> HostId {
 }
 
 fn supervisor() -> Supervisor {
-    Supervisor::new(Settings {
-        endpoints: Vec::new(),
-        retention: Duration::from_secs(7 * 24 * HOUR),
-        disk_max_bytes: u64::MAX,
-        max_sessions: 10,
-        adapter_max_sessions: Default::default(),
-        host: host(),
-    })
+    Supervisor::new(Settings::of_test(host()))
 }
 
 impl Stage {

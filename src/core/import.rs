@@ -291,14 +291,7 @@ mod tests {
     }
 
     fn supervisor() -> Supervisor {
-        Supervisor::new(Settings {
-            endpoints: Vec::new(),
-            retention: Duration::from_secs(7 * 24 * 3600),
-            disk_max_bytes: u64::MAX,
-            max_sessions: 2,
-            adapter_max_sessions: Default::default(),
-            host: host(),
-        })
+        Supervisor::new(Settings { max_sessions: 2, ..Settings::of_test(host()) })
     }
 
     /// After the records were taken, and everything was looked at.

@@ -30,7 +30,7 @@ impl Supervisor {
         if self.asked_before(to, key.as_ref(), out) {
             return;
         }
-        let directory = Directory { path: spec.cwd.clone(), id: spec.claim.dir.clone() };
+        let directory = spec.directory();
         let queued = match self.may_launch(Some(&directory), &spec.claim, &spec.adapter) {
             Ok(queued) => queued,
             Err(refusal) => return out.reply(to, Reply::Refused(refusal)),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::directory::{DirId, Directory, Whereabouts};
 use super::record::{EventKind, Record};
 use super::refusal::Refusal;
-use super::session::Session;
+use super::session::{Session, Spec};
 use super::supervisor::Supervisor;
 use super::vocab::{Leftovers, Now, SessionId, Wall};
 use super::{Reply, ReplyTo, Step};
@@ -159,11 +159,18 @@ impl Locks {
     }
 }
 
+impl Spec {
+    /// Where it is to work.
+    pub fn directory(&self) -> Directory {
+        Directory { path: self.cwd.clone(), id: self.claim.dir.clone() }
+    }
+}
+
 impl Session {
     /// Where it works; none where that is not known, as of some that were started outside.
     pub fn directory(&self) -> Option<Directory> {
         let known = !self.spec.cwd.is_empty();
-        known.then(|| Directory { path: self.spec.cwd.clone(), id: self.spec.claim.dir.clone() })
+        known.then(|| self.spec.directory())
     }
 
     /// Whether it holds its directory: a function of its records.
@@ -246,8 +253,7 @@ impl Supervisor {
     /// A session that has this directory although its verdict is out: what remains of its tree is being ended.
     pub fn leaving(&self, directory: &Directory) -> Option<SessionId> {
         let Some(Refusal::InUse(id)) = self.locks.taken(directory) else { return None };
-        let session = self.sessions.get(&id)?;
-        (session.run.verdict.is_some() && !session.may_be_left()).then_some(id)
+        self.sessions.get(&id).filter(|session| session.is_leaving()).map(|_| id)
     }
 
     /// All locks by hand, by path.

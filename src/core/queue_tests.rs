@@ -25,12 +25,10 @@ fn host() -> HostId {
 /// So many sessions at once, and so many of `exec`.
 fn supervisor(max_sessions: usize, of_exec: usize) -> Supervisor {
     let mut core = Supervisor::new(Settings {
-        endpoints: Vec::new(),
         retention: Duration::from_secs(1_000),
-        disk_max_bytes: u64::MAX,
         adapter_max_sessions: BTreeMap::from([("exec".to_owned(), of_exec)]),
         max_sessions,
-        host: host(),
+        ..Settings::of_test(host())
     });
     core.step(at(0), Event::Recovered);
     core

@@ -513,6 +513,11 @@ impl Session {
         self.is_settled() || (self.spec.leftovers == Leftovers::Keep && self.run.stop_step.is_none())
     }
 
+    /// Whether its verdict is out, and what remains of its tree is being ended.
+    pub fn is_leaving(&self) -> bool {
+        self.run.verdict.is_some() && !self.may_be_left()
+    }
+
     /// Whether anything of the session may still change or need care.
     pub fn is_settled(&self) -> bool {
         self.run.verdict.is_some() && self.run.tree_settled

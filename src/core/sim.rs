@@ -183,11 +183,9 @@ fn settings(boot: u64) -> Settings {
             attempts_max: 10,
             paused: false,
         }],
-        retention: Duration::from_secs(7 * 24 * 3600),
-        disk_max_bytes: u64::MAX,
         max_sessions: 1000,
         adapter_max_sessions: BTreeMap::from([("exec".to_owned(), locks::PLACES)]),
-        host: host(boot),
+        ..Settings::of_test(host(boot))
     }
 }
 

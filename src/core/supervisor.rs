@@ -40,6 +40,19 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Nobody is told, and there is room for ten.
+    #[cfg(test)]
+    pub(super) fn of_test(host: HostId) -> Self {
+        Self {
+            endpoints: Vec::new(),
+            retention: Duration::from_secs(7 * 24 * 3600),
+            disk_max_bytes: u64::MAX,
+            max_sessions: 10,
+            adapter_max_sessions: BTreeMap::new(),
+            host,
+        }
+    }
+
     /// The configured endpoint of this name.
     pub(super) fn endpoint(&self, name: &str) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.name == name)

@@ -3,7 +3,6 @@
 //! Each is carried out and answered by itself, in the one way that there is for a request of its kind. Refuses to begin
 //! launches of which only a part could begin, or wait, as it asks.
 
-use super::directory::Directory;
 use super::locks::IfTaken;
 use super::queue::Beside;
 use super::record::RequestKey;
@@ -42,7 +41,7 @@ impl Supervisor {
         }
         let mut beside = Beside::default();
         for spec in new {
-            let directory = Directory { path: spec.cwd.clone(), id: spec.claim.dir.clone() };
+            let directory = spec.directory();
             match self.has_to_wait(Some(&directory), &spec.claim, &spec.adapter, &beside) {
                 Ok(waits) => beside.add(directory, &spec.adapter, waits),
                 Err(refusal) => return Some(refusal),
@@ -70,12 +69,9 @@ mod tests {
     fn supervisor(max_sessions: usize) -> Supervisor {
         let host = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
         let mut core = Supervisor::new(Settings {
-            endpoints: Vec::new(),
             retention: Duration::from_secs(1_000),
-            disk_max_bytes: u64::MAX,
-            adapter_max_sessions: std::collections::BTreeMap::new(),
             max_sessions,
-            host,
+            ..Settings::of_test(host)
         });
         core.step(NOW, Event::Recovered);
         core

@@ -39,14 +39,7 @@ impl Stage {
 
     fn with(change: impl FnOnce(Spec) -> Spec) -> Self {
         let host = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
-        let supervisor = Supervisor::new(Settings {
-            endpoints: Vec::new(),
-            retention: Duration::from_secs(7 * 24 * 3600),
-            disk_max_bytes: u64::MAX,
-            max_sessions: 10,
-            adapter_max_sessions: Default::default(),
-            host: host.clone(),
-        });
+        let supervisor = Supervisor::new(Settings::of_test(host.clone()));
         let mut stage = Self { supervisor, told: Vec::new(), samples: 0 };
         stage.step(0, Event::Recovered);
         let spec = Spec::exec(vec!["x".into()], "/".into(), Duration::from_secs(3));

@@ -15,7 +15,7 @@ use crate::core::agent::Stored;
 use crate::core::directory::Directory;
 use crate::core::locks::IfTaken;
 use crate::core::record::RequestKey;
-use crate::core::session::Origin;
+use crate::core::session::{Origin, Session};
 use crate::core::vocab::{RunId, SessionId};
 use crate::wire::api;
 
@@ -44,8 +44,7 @@ pub(super) async fn launch_asked(
     let prepared = prepare::prepare(daemon, session, asked).await;
     let (spec, parcel) = prepared.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, why))?;
     let need = Need { run: RunId { session, run: 1 }, parcel, if_taken: spec.claim.if_taken };
-    let directory = Directory { path: spec.cwd.clone(), id: spec.claim.dir.clone() };
-    after_the_last(daemon, &directory, spec.claim.if_taken).await;
+    after_the_last(daemon, &spec.directory(), spec.claim.if_taken).await;
     let host = daemon.sys.host().clone();
     let wish = Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key };
     let asking = Rc::clone(daemon);
@@ -64,12 +63,8 @@ pub(super) async fn resume_session(
     let key = request_key(key, &[b"resume ", id.0.as_bytes(), &body]);
     drop(body);
     // Who comes right after the end finds the rest of the tree being ended: that is helped along and awaited.
-    let ending = daemon
-        .core
-        .borrow()
-        .session(id)
-        .is_some_and(|session| session.run.verdict.is_some() && !session.may_be_left());
-    if ending {
+    let leaving = daemon.core.borrow().session(id).is_some_and(Session::is_leaving);
+    if leaving {
         ask(daemon, Ask::Stop { session: id, force: false }).await?;
     }
     // What a run needs is kept by the run's number, which two at once would both take for theirs.
@@ -77,9 +72,9 @@ pub(super) async fn resume_session(
     let stored = Box::new(stored(daemon, id, &resume).await);
     let Resumption { run, prompt, parcel, timeout, claim } =
         prepare::prepare_resume(daemon, id, &resume).await?;
-    let path = daemon.core.borrow().session(id).map(|session| session.spec.cwd.clone());
-    if let Some(path) = path.filter(|path| !path.is_empty()) {
-        after_the_last(daemon, &Directory { path, id: claim.dir.clone() }, claim.if_taken).await;
+    let directory = daemon.core.borrow().session(id).and_then(Session::directory);
+    if let Some(directory) = directory {
+        after_the_last(daemon, &Directory { id: claim.dir.clone(), ..directory }, claim.if_taken).await;
     }
     let need = Need { run, parcel, if_taken: claim.if_taken };
     let host = daemon.sys.host().clone();
