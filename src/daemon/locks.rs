@@ -99,10 +99,17 @@ pub(super) async fn release(daemon: &Rc<Daemon>, directory: String) -> Handled {
     ask(daemon, Ask::Lock(LockRequest::Release(directory))).await
 }
 
+/// The same, waited for no longer than for any look.
+pub(super) async fn look(daemon: &Daemon, path: &str) -> Result<Directory, String> {
+    let (named, boot) = (path.to_owned(), daemon.sys.host().boot.clone());
+    daemon.looks.at(path, move || look_at(&named, &boot)).await.flatten()
+}
+
 async fn looked_at(daemon: &Daemon, path: String) -> Result<Directory, Fault> {
-    fits(&path).map_err(|why| Fault::new(StatusCode::BAD_REQUEST, format!("directory: {why}")))?;
-    let boot = daemon.sys.host().boot.clone();
-    let looked = daemon.looks.at(&path.clone(), move || look_at(&path, &boot)).await.flatten();
+    let looked = match fits(&path) {
+        Ok(()) => look(daemon, &path).await,
+        Err(why) => Err(why),
+    };
     looked.map_err(|why| Fault::new(StatusCode::BAD_REQUEST, format!("directory: {why}")))
 }
 

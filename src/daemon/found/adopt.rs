@@ -43,9 +43,8 @@ pub(in crate::daemon) async fn adopt(
     may_be_adopted(daemon, pid)?;
     let leader = hold(daemon, &found)?;
     let run = RunId { session: found.id, run: 1 };
-    let (cwd, boot) = (found.cwd.clone(), daemon.sys.host().boot.clone());
     // Where it cannot be told, its directory goes by its path alone.
-    let looked = daemon.looks.at(&found.cwd, move || locks::look_at(&cwd, &boot)).await.flatten();
+    let looked = locks::look(daemon, &found.cwd).await;
     let spec = spec(daemon, &found, looked.ok().and_then(|looked| looked.id), asked)?;
     let adoption = Adoption {
         session: found.id,
