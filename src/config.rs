@@ -151,7 +151,8 @@ pub enum ConfigError {
     Value { path: PathBuf, key: &'static str, place: Option<(usize, usize)>, what: String },
 }
 
-fn hint(nearest: Option<&str>) -> String {
+/// What was meant, most likely, for the end of a message.
+pub(crate) fn hint(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default()
 }
 

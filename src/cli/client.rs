@@ -36,7 +36,7 @@ use super::{Failure, render, units};
 const NO_DAEMON: &str = "AGENTCTL_NO_DAEMON";
 
 /// A variable, if it is set and not empty.
-fn set(name: &str) -> Option<OsString> {
+pub(crate) fn set(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::sys::tool;
 
 use super::Failure;
+use super::client::set;
 use super::units::Scope;
 
 const SHIPPED: &str = include_str!("../../packaging/launchd/agentctl.plist");
@@ -36,7 +37,6 @@ impl Agent {
         if matches!(scope, Scope::System(_)) {
             return Err(refused("launchd runs the daemon of the user who installs it; leave out --system"));
         }
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if set("AGENTCTL_HOME").is_some() {
             let why = "AGENTCTL_HOME is set, and the LaunchAgent serves ~/.agentctl; unset it, or run: agentctl daemon start";
             return Err(refused(why));

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde_saphyr::Error;
 
-use crate::config::{nearest, parse_duration};
+use crate::config::{hint, nearest, parse_duration};
 use crate::core::vocab::millis;
 use crate::limits;
 use crate::wire::groups::Slot;
@@ -183,8 +183,7 @@ impl Matrix {
 fn told(error: &Error) -> String {
     let what = if let Error::SerdeUnknownField { field, expected, .. } = error {
         let near = nearest(field, expected.iter().copied());
-        let hint = near.map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
-        format!("unknown key \"{field}\"{hint}")
+        format!("unknown key \"{field}\"{}", hint(near.as_deref()))
     } else {
         // Its place is said by us.
         let text = error.to_string();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Failure;
+use super::client::set;
 use super::launchd::{Agent, launchctl};
 
 /// The first line of a unit that we wrote, and may remove.
@@ -40,8 +41,8 @@ impl Scope {
         match self {
             Self::System(_) => Ok("/etc/systemd/system".into()),
             Self::User => {
-                let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-                let config = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")));
+                let path = |name| set(name).map(PathBuf::from);
+                let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
                 let config =
                     config.ok_or_else(|| Failure::new(1, "neither XDG_CONFIG_HOME nor HOME is set"))?;
                 Ok(config.join("systemd/user"))
