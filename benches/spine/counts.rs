@@ -126,7 +126,7 @@ impl Core {
 
     fn begin(&mut self) -> RunId {
         let run = RunId { session: SessionId(Uuid::new_v4()), run: 1 };
-        let spec = Spec::exec(vec!["true".into()], format!("/work/{}", self.now), Duration::from_secs(1));
+        let spec = Spec::exec(vec!["true".into()], format!("/nowhere/{}", self.now), Duration::from_secs(1));
         let launch = Request::Launch {
             session: run.session,
             host: self.host.clone(),

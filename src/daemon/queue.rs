@@ -1,7 +1,8 @@
 //! Launches that wait, at the edge: what they will need, kept in files until their turn comes, and thrown away after it.
 //!
 //! The file is there before the core is asked, so a launch that is recorded as queued can be begun by any later life of the
-//! daemon; one of which nothing came is thrown away at once, and what a crash has left of it at the next start. Refuses to decide whose turn it is (core/queue.rs).
+//! daemon; one of which nothing came is thrown away at once, and what a crash has left of it at the next start. Refuses to
+//! decide whose turn it is (core/queue.rs).
 
 use std::fs::{self, File};
 use std::io;
