@@ -46,6 +46,8 @@ pub struct Counters {
     pub deliveries_dead: u64,
     /// Exit files that the kernel or the record contradicted.
     pub exit_files_rejected: u64,
+    /// Times that the journal could not be written, tries anew included.
+    pub journal_failures: u64,
     /// Evidence that disagreed with a status already known: a bug of ours or of the host's.
     pub disagreements: u64,
 }

@@ -161,6 +161,7 @@ impl Supervisor {
             Event::Timer => {}
             Event::Durable(upto) => self.durable_upto(upto, &mut out),
             Event::Journal(health) => {
+                self.counters.journal_failures += u64::from(health != JournalHealth::Well);
                 self.journal = health;
                 self.refuse_failed_launches(&mut out);
                 self.refuse_unrecorded_queued(now, &mut out);

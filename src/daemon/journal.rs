@@ -60,7 +60,7 @@ pub(crate) enum Row {
 pub(crate) enum Written {
     /// Everything up to this record is durable.
     Upto(u64),
-    /// It cannot be written; the batch is kept.
+    /// It could not be written, once more; the batch is kept.
     Failing(String),
 }
 
@@ -111,7 +111,7 @@ impl Journal {
             .name("journal".into())
             .spawn(move || {
                 lay_out_log(&log);
-                Writer { db, file, reserve, tell: Box::new(tell), failing: false }.run(&inbox)
+                Writer { db, file, reserve, tell: Box::new(tell) }.run(&inbox)
             })
             .map_err(JournalError::Thread)?;
         let reader = Arc::new(Mutex::new(reader));
@@ -274,7 +274,6 @@ struct Writer {
     file: FileName,
     reserve: Reserve,
     tell: Box<dyn Fn(Written) + Send>,
-    failing: bool,
 }
 
 impl Writer {
@@ -306,9 +305,7 @@ impl Writer {
             if batch.vital && error.may_be_full() && self.reserve.free() {
                 continue;
             }
-            if !std::mem::replace(&mut self.failing, true) {
-                (self.tell)(Written::Failing(error.to_string()));
-            }
+            (self.tell)(Written::Failing(error.to_string()));
             if let Some(done) = batch.flushed {
                 let _nobody_waits = done.send(());
                 return;
@@ -322,7 +319,6 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        self.failing = false;
         self.reserve.refill();
         (self.tell)(Written::Upto(batch.upto));
         if let Some(done) = batch.flushed {

@@ -452,12 +452,15 @@ impl Daemon {
             }
             Message::Written(Written::Upto(upto)) => self.became_durable(upto),
             Message::Written(Written::Failing(why)) => {
-                tracing::error!(
-                    "the journal cannot be written ({why}); launches are refused, sessions go on"
-                );
+                let known = matches!(self.core.borrow().journal(), JournalHealth::Failing(_));
                 self.take(Event::Journal(JournalHealth::Failing(why.clone())));
-                self.withdraw_launches(&why);
-                self.perform_exempt();
+                if !known {
+                    tracing::error!(
+                        "the journal cannot be written ({why}); launches are refused, sessions go on"
+                    );
+                    self.withdraw_launches(&why);
+                    self.perform_exempt();
+                }
             }
         }
     }

@@ -217,6 +217,11 @@ impl Collector for Numbers {
                 c.exit_files_rejected,
             ),
             (
+                "agentctl_journal_write_failures",
+                "Times that the journal could not be written, tries anew included",
+                c.journal_failures,
+            ),
+            (
                 "agentctl_evidence_disagreements",
                 "Evidence that disagreed with a known status",
                 c.disagreements,

@@ -227,6 +227,7 @@ fn each_outcome_is_told_once_and_as_orgloop_needs_it() {
         ("agentctl_evidence_disagreements_total", 0.0),
         ("agentctl_exit_files_rejected_total", 0.0),
         ("agentctl_journal_writable", 1.0),
+        ("agentctl_journal_write_failures_total", 0.0),
     ] {
         assert_eq!(metrics.get(series), count, "{series}");
     }
