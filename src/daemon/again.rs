@@ -7,7 +7,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use tokio::task::spawn_blocking;
 
 use crate::core::session::{Origin, Session};
 use crate::core::vocab::{RunId, SessionId, millis, signal_name};
@@ -39,9 +38,7 @@ pub(super) async fn signal(daemon: &Rc<Daemon>, id: SessionId, request: Request<
         let sent = if adopted::is_adopted(daemon, run) {
             adopted::signal_and_tell(daemon, run, number, true).await
         } else {
-            let look = TreeLook::of(daemon, run);
-            let sent = spawn_blocking(move || to_tree(&look, number)).await;
-            sent.unwrap_or_else(|panicked| Err(panicked.to_string()))
+            to_tree(daemon, &TreeLook::of(daemon, run), number).await
         };
         sent.and_then(Signalled::answer).map_err(failed)?;
     } else {
@@ -51,11 +48,11 @@ pub(super) async fn signal(daemon: &Rc<Daemon>, id: SessionId, request: Request<
 }
 
 /// To each process once.
-fn to_tree(look: &TreeLook, number: u8) -> Result<Signalled, String> {
+async fn to_tree(daemon: &Daemon, look: &TreeLook, number: u8) -> Result<Signalled, String> {
     if number == KILL {
-        return perform::signal_all(look, number);
+        return perform::signal_all(daemon, look, number).await;
     }
-    let mut all = match look.members() {
+    let mut all = match look.members(daemon).await {
         Tree::Known(members) => members,
         Tree::Unknown(why) => return Err(format!("the tree cannot be seen: {why}")),
     };

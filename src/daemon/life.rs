@@ -12,6 +12,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use crate::core::Event;
 use crate::core::trouble::{Sample, Signs};
 use crate::core::vocab::RunId;
+use crate::sys::ProcessRef;
 use crate::sys::tree::Tree;
 
 use super::Daemon;
@@ -24,7 +25,8 @@ pub(super) fn sample(daemon: &Rc<Daemon>, id: RunId) {
     let tools_apart = daemon.adapter_of(id.session).is_some_and(|adapter| adapter.keeps_tools_apart());
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let looked = spawn_blocking(move || look(&tree, &logs, tools_apart)).await;
+        let members = tree.members(&daemon).await;
+        let looked = spawn_blocking(move || look(tree.leader.as_ref(), members, &logs, tools_apart)).await;
         let sample = match looked {
             Ok(Ok(signs)) => Sample::Seen(signs),
             Ok(Err(why)) => Sample::Unknown(why),
@@ -37,10 +39,15 @@ pub(super) fn sample(daemon: &Rc<Daemon>, id: RunId) {
     });
 }
 
-fn look(tree: &TreeLook, logs: &[PathBuf], tools_apart: bool) -> Result<Signs, String> {
+fn look(
+    leader: Option<&ProcessRef>,
+    tree: Tree,
+    logs: &[PathBuf],
+    tools_apart: bool,
+) -> Result<Signs, String> {
     let unreadable = |pid: u32| move |error| format!("read what process {pid} has used: {error}");
-    let leader = tree.leader.as_ref().ok_or("no handle on the leader")?;
-    let members = match tree.members() {
+    let leader = leader.ok_or("no handle on the leader")?;
+    let members = match tree {
         Tree::Known(members) => members,
         Tree::Unknown(why) => return Err(why),
     };

@@ -73,6 +73,7 @@ use crate::core::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Setting
 use crate::sys::journald::Journald;
 use crate::sys::service::ServiceManager;
 use crate::sys::shim_file::ShimProgram;
+use crate::sys::tree::marks::Marks;
 use crate::sys::{self, BackendChoice, DirWatch, StartError, Sys, Timer};
 use crate::{limits, wire};
 
@@ -171,6 +172,8 @@ pub(crate) struct Daemon {
     /// Sessions that are being taken up again.
     pub(crate) resumes: turns::Turns<SessionId>,
     pub(crate) looks: looks::Looks,
+    /// Who carries the mark of a session.
+    pub(crate) marks: Marks,
     pub(crate) worktrees: worktrees::Gits,
     /// Runs whose exit file is being put away.
     pub(crate) archiving: RefCell<HashSet<RunId>>,
@@ -392,6 +395,7 @@ impl Daemon {
             first_starts: turns::Turns::default(),
             resumes: turns::Turns::default(),
             looks: looks::Looks::default(),
+            marks: Marks::default(),
             worktrees: worktrees::Gits::default(),
             archiving: RefCell::default(),
             ends: RefCell::default(),

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::core::session::Run;
 use crate::core::vocab::{ProcessId, RunId, SessionId};
 use crate::core::{Effect, Event};
 use crate::sys::shown::Shown;
-use crate::sys::tree::{self, Mark, Tree};
+use crate::sys::tree::marks::{Ask, Mark};
+use crate::sys::tree::{self, Tree};
 use crate::sys::{Found, ProcessRef, Sent, cgroup};
 use crate::wire::session_dir::{RunFiles, ShimLock};
 
@@ -200,29 +201,42 @@ fn signal_leader(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
     }
 }
 
-/// Everything of the tree, as far as it can be told.
-fn members(shim: Option<&ProcessRef>, cgroup: Option<&PathBuf>, mark: &Mark, since: u64) -> Tree {
-    if let Some(cgroup) = cgroup {
-        match cgroup::members(cgroup) {
-            // The shim removes the cgroup when it is empty, so a missing one says what the shim said.
-            Tree::Unknown(_) if !cgroup.exists() => {}
-            Tree::Known(members) => return Tree::Known(members),
-            Tree::Unknown(why) => return Tree::Unknown(why),
-        }
-    }
-    match shim.filter(|shim| shim.has_ended() == Some(false)) {
-        Some(shim) => tree::descendants(shim),
-        None => tree::marked(mark, since),
-    }
-}
-
-/// What a blocking job needs to look at a tree.
+/// What is needed to look at a tree.
 pub(super) struct TreeLook {
-    shim: Option<ProcessRef>,
     pub(super) leader: Option<ProcessRef>,
-    cgroup: Option<PathBuf>,
+    own: Own,
     mark: Mark,
     reach: Reach,
+}
+
+/// What a run has of its own that tells its tree, at the cost of that tree alone.
+#[derive(Clone)]
+struct Own {
+    shim: Option<ProcessRef>,
+    cgroup: Option<PathBuf>,
+    files: RunFiles,
+}
+
+impl Own {
+    /// Everything of the tree; `None`: nothing is left to tell it by. Blocks.
+    fn members(&self) -> Option<Tree> {
+        if let Some(cgroup) = &self.cgroup {
+            match cgroup::members(cgroup) {
+                // The shim removes the cgroup when it is empty, so a missing one says what the shim said.
+                Tree::Unknown(_) if !cgroup.exists() => {}
+                seen @ (Tree::Known(_) | Tree::Unknown(_)) => return Some(seen),
+            }
+        }
+        let lives = |shim: &&ProcessRef| shim.has_ended() == Some(false);
+        match self.shim.as_ref().filter(lives).map(|shim| (shim, tree::descendants(shim))) {
+            // It ended meanwhile.
+            Some((shim, Tree::Unknown(_))) if shim.has_ended() == Some(true) => {}
+            Some((_, seen)) => return Some(seen),
+            None => {}
+        }
+        // Its last word is that wait(2) has nobody left.
+        self.files.read_tree().is_ok().then(|| Tree::Known(Vec::new()))
+    }
 }
 
 impl TreeLook {
@@ -230,9 +244,12 @@ impl TreeLook {
         let handles = daemon.handles.borrow();
         let handles = handles.get(&id);
         Self {
-            shim: handles.and_then(|handles| handles.shim.clone()),
             leader: handles.and_then(|handles| handles.leader.clone()),
-            cgroup: handles.and_then(|handles| handles.cgroup.clone()),
+            own: Own {
+                shim: handles.and_then(|handles| handles.shim.clone()),
+                cgroup: handles.and_then(|handles| handles.cgroup.clone()),
+                files: daemon.home.run_files(id),
+            },
             mark: match hooks::hidden_of(daemon, id.session) {
                 Some(_) => Mark::Hook(id.session.to_string()),
                 None => Mark::Session(id.session.to_string()),
@@ -241,9 +258,18 @@ impl TreeLook {
         }
     }
 
-    pub(super) fn members(&self) -> Tree {
-        let since = self.leader.as_ref().map_or(0, |leader| leader.id().start_ticks);
-        match members(self.shim.as_ref(), self.cgroup.as_ref(), &self.mark, since) {
+    /// Everything of the tree, as far as it can be told.
+    pub(super) async fn members(&self, daemon: &Daemon) -> Tree {
+        let own = self.own.clone();
+        let seen = match spawn_blocking(move || own.members()).await {
+            Ok(Some(seen)) => seen,
+            Ok(None) => {
+                let not_before = self.leader.as_ref().map_or(0, |leader| leader.id().start_ticks);
+                daemon.marks.find(Ask { mark: self.mark.clone(), not_before }).await
+            }
+            Err(panicked) => Tree::Unknown(panicked.to_string()),
+        };
+        match seen {
             // What is not seen from here may be there all the same.
             Tree::Known(members) if members.is_empty() => match self.reach.limit() {
                 Some(limit) => Tree::Unknown(limit.to_owned()),
@@ -262,11 +288,8 @@ fn signal_tree(daemon: &Rc<Daemon>, id: RunId, signal: u8) {
     let look = TreeLook::of(daemon, id);
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
-        let done = spawn_blocking(move || signal_all(&look, signal)).await;
-        match done {
-            Ok(Ok(_)) => {}
-            Ok(Err(why)) => daemon.evidence(id, Evidence::CannotTell(why)),
-            Err(panicked) => tracing::error!("signalling a tree panicked: {panicked}"),
+        if let Err(why) = signal_all(&daemon, &look, signal).await {
+            daemon.evidence(id, Evidence::CannotTell(why));
         }
     });
 }
@@ -307,30 +330,37 @@ impl Signalled {
     }
 }
 
-pub(super) fn signal_all(look: &TreeLook, signal: u8) -> Result<Signalled, String> {
+pub(super) async fn signal_all(daemon: &Daemon, look: &TreeLook, signal: u8) -> Result<Signalled, String> {
     let mut done = Signalled::default();
     if signal == 9
-        && let Some(cgroup) = &look.cgroup
+        && let Some(cgroup) = look.own.cgroup.clone()
     {
         // Whoever is killed there is not seen below.
-        let lives = cgroup::populated(cgroup).unwrap_or(false);
-        match cgroup::kill(cgroup) {
-            Ok(()) => done.sent += usize::from(lives),
-            Err(error) if cgroup.exists() => tracing::warn!("kill the cgroup {}: {error}", cgroup.display()),
-            Err(_) => {}
-        }
+        let killed = spawn_blocking(move || kill_cgroup(&cgroup)).await;
+        done.sent += usize::from(killed.map_err(|panicked| panicked.to_string())?);
     }
     if let Some(leader) = &look.leader {
         let sent = leader.signal(signal).map_err(|error| format!("signal the leader: {error}"))?;
         done.note(leader.pid(), Ok(sent));
     }
-    match look.members() {
+    match look.members(daemon).await {
         Tree::Known(members) => {
             members.iter().for_each(|member| done.note(member.pid(), member.signal(signal)));
             Ok(done)
         }
         Tree::Unknown(why) => Err(format!("the tree cannot be seen: {why}")),
     }
+}
+
+/// Whether anybody was there to be killed. Blocks.
+fn kill_cgroup(cgroup: &Path) -> bool {
+    let lives = cgroup::populated(cgroup).unwrap_or(false);
+    match cgroup::kill(cgroup) {
+        Ok(()) => return lives,
+        Err(error) if cgroup.exists() => tracing::warn!("kill the cgroup {}: {error}", cgroup.display()),
+        Err(_) => {}
+    }
+    false
 }
 
 fn kill_shim(daemon: &Rc<Daemon>, id: RunId) {
@@ -429,16 +459,10 @@ fn ask_tree(daemon: &Rc<Daemon>, id: RunId) {
     spawn_local(async move {
         loop {
             let look = TreeLook::of(&daemon, id);
-            let shim = look.shim.clone();
-            let seen = spawn_blocking(move || look.members()).await;
-            let left = match seen {
-                Ok(Tree::Known(left)) if !left.is_empty() => left,
-                Ok(nothing) => {
-                    report_end_of_tree(&daemon, id, shim.as_ref(), nothing);
-                    return;
-                }
-                Err(panicked) => {
-                    daemon.evidence(id, Evidence::TreeUnknown(panicked.to_string()));
+            let left = match look.members(&daemon).await {
+                Tree::Known(left) if !left.is_empty() => left,
+                nothing @ (Tree::Known(_) | Tree::Unknown(_)) => {
+                    report_end_of_tree(&daemon, id, look.own.shim.as_ref(), nothing);
                     return;
                 }
             };
@@ -514,7 +538,7 @@ fn remove(daemon: &Rc<Daemon>, session: SessionId) {
 }
 
 /// Removes a directory that has no name of a session any more; what a crash leaves of it is swept at the next start.
-pub(super) fn remove_all(condemned: &std::path::Path) {
+pub(super) fn remove_all(condemned: &Path) {
     match fs::remove_dir_all(condemned) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!("remove {}: {error}", condemned.display());
@@ -530,7 +554,28 @@ pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Evidence {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
+    use crate::core::vocab::Usage;
+    use crate::sys::clock;
+    use crate::wire::session_dir::{TreeFile, Version, create_private_dir};
+
     use super::*;
+
+    #[test]
+    fn the_last_word_of_a_shim_spares_a_look_at_all_processes() {
+        let home = tempfile::tempdir().expect("a directory");
+        create_private_dir(&home.path().join("sessions")).expect("made");
+        let id = RunId { session: SessionId(Uuid::new_v4()), run: 1 };
+        let files = RunFiles::in_home(home.path(), id);
+        create_private_dir(files.dir()).expect("made");
+        let own = Own { shim: None, cgroup: None, files };
+        assert!(own.members().is_none(), "its shim died without a word");
+        let (session, run, gone) = (id.session, id.run, clock::now().into());
+        let tree = TreeFile { v: Version, session, run, gone, usage: Usage::default(), killed: 0 };
+        own.files.write_tree(&tree).expect("written");
+        assert!(matches!(own.members(), Some(Tree::Known(none)) if none.is_empty()));
+    }
 
     #[test]
     fn a_signal_is_sent_when_somebody_got_it_and_nobody_was_left_out() {

@@ -1,8 +1,10 @@
-//! Which processes belong to a session where it has no cgroup: by parentage, or by a mark in their environment.
+//! Which processes belong to a session where it has no cgroup: by parentage, or by a mark in their environment (`marks`).
 //!
 //! Owns the walks over /proc. Refuses to guess: every process is held by a pidfd first and its membership is read
 //! again after that, so nothing is ever listed by a reused number. Processes come and go while one reads, therefore
 //! "there is none" is said only by a pass during which nothing moved; what could not be read is [`Tree::Unknown`].
+
+pub mod marks;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -162,96 +164,4 @@ fn thread_children(pid: u32) -> io::Result<(Vec<u32>, bool)> {
     let afterwards = proc_fs::numeric_names(&threads_dir)?;
     let moved = threads.iter().any(|thread| !afterwards.contains(thread));
     Ok((listed, moved))
-}
-
-/// Whose processes are looked for by their environment.
-#[derive(Clone, Debug)]
-pub enum Mark {
-    /// A session's: `AGENTCTL_SESSION_ID=<id>`. Its hooks carry that as well, and are none of it.
-    Session(String),
-    /// A hook's: `AGENTCTL_HOOK_ID=<id>`.
-    Hook(String),
-}
-
-/// Tells a hook from its session.
-const HOOK: &[u8] = b"AGENTCTL_HOOK_ID=";
-
-impl Mark {
-    fn is_in(&self, environ: &[u8]) -> bool {
-        let has = |mark: &[u8]| environ.split(|byte| *byte == 0).any(|variable| variable == mark);
-        match self {
-            Self::Session(id) => {
-                let of_a_hook = environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(HOOK));
-                !of_a_hook && has(format!("AGENTCTL_SESSION_ID={id}").as_bytes())
-            }
-            Self::Hook(id) => has(&[HOOK, id.as_bytes()].concat()),
-        }
-    }
-}
-
-/// The living processes that carry the mark in the environment they were started with, ourselves
-/// excepted. A process that started before `not_before` (ticks since boot: the leader's start) cannot belong to the
-/// session; any later one of our user whose environment we may not read makes the answer unknown. Other users'
-/// processes are looked at as far as we may, and only by root completely.
-pub fn marked(mark: &Mark, not_before: u64) -> Tree {
-    let scan = || match scan_marked(mark, not_before) {
-        Ok(members) => Tree::Known(members),
-        Err(why) => Tree::Unknown(why),
-    };
-    match scan() {
-        // An exec shows an empty environment for a moment, and a fork may land behind the scan: look twice.
-        Tree::Known(members) if members.is_empty() => scan(),
-        answer @ (Tree::Known(_) | Tree::Unknown(_)) => answer,
-    }
-}
-
-fn scan_marked(mark: &Mark, not_before: u64) -> Result<Vec<ProcessRef>, String> {
-    let mut members = Vec::new();
-    for pid in proc_fs::numeric_names("/proc").map_err(|error| format!("cannot list /proc: {error}"))? {
-        if pid == std::process::id() {
-            continue;
-        }
-        match carrier(pid, mark) {
-            Ok(Some(process)) => members.push(process),
-            Ok(None) => {}
-            Err(error) if proc_fs::is_gone(&error) => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                if may_belong(pid, not_before).map_err(|error| unreadable(pid, &error))? {
-                    return Err(format!("process {pid} does not show its environment"));
-                }
-            }
-            Err(error) => return Err(unreadable(pid, &error)),
-        }
-    }
-    Ok(members)
-}
-
-/// The process `pid` if it lives and carries the mark.
-fn carrier(pid: u32, mark: &Mark) -> io::Result<Option<ProcessRef>> {
-    if !carries(pid, mark)? {
-        return Ok(None);
-    }
-    // Held first and read again: now the number is certainly that of the process that is held.
-    let process = ProcessRef::at_number(pid)?;
-    let confirmed = carries(pid, mark)? && process.owns_number()?;
-    Ok(confirmed.then_some(process))
-}
-
-/// A zombie has no environment any more, so only living processes carry a mark.
-fn carries(pid: u32, mark: &Mark) -> io::Result<bool> {
-    Ok(mark.is_in(&fs::read(format!("/proc/{pid}/environ"))?))
-}
-
-/// Whether a process that hides its environment could be of the session: ours, and young enough.
-fn may_belong(pid: u32, not_before: u64) -> io::Result<bool> {
-    let read = proc_fs::stat(pid)
-        .and_then(|stat| Ok((stat.start_ticks, fs::read_to_string(format!("/proc/{pid}/status"))?)));
-    let (start_ticks, status) = match read {
-        Ok(answer) => answer,
-        Err(error) if proc_fs::is_gone(&error) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let ours = rustix::process::geteuid().as_raw().to_string();
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-    Ok(start_ticks >= not_before && uids.split_ascii_whitespace().any(|uid| uid == ours))
 }

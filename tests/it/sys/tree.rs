@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use agentctl::sys::tree::{Mark, Tree, descendants, marked};
+use agentctl::sys::tree::marks::{Ask, Mark, Marks};
+use agentctl::sys::tree::{Tree, descendants};
 use agentctl::sys::{BackendChoice, ProcessRef, become_subreaper, clock, own_children, raise_nofile, run};
 
 use super::{PATIENCE, Reporter, Sleeper, next};
@@ -21,6 +22,17 @@ fn known(tree: Tree) -> Vec<ProcessRef> {
         Tree::Known(members) => members,
         Tree::Unknown(why) => panic!("{why}"),
     }
+}
+
+/// Asked beside somebody else, whose answer is none of ours.
+fn marked(mark: &Mark, not_before: u64) -> Tree {
+    let [ask, other] =
+        [mark.clone(), Mark::Session("nobody".to_owned())].map(|mark| Ask { mark, not_before });
+    run(BackendChoice::Epoll, async |_| {
+        let marks = Marks::default();
+        tokio::join!(marks.find(other), marks.find(ask)).1
+    })
+    .expect("the backend starts")
 }
 
 /// Reads again until `enough`: the processes are on their way.
