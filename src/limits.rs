@@ -194,6 +194,8 @@ pub const PATH_BYTES_MAX: usize = 4_095;
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// And so many of them at once: each has a thread, which a file system that hangs keeps.
 pub const LOOKS_AT_ONCE_MAX: usize = 32;
+/// A thread that has looked waits so long for the next look.
+pub const LOOK_THREAD_IDLE: Duration = Duration::from_secs(10);
 /// Sessions of one group launch.
 pub const GROUP_SLOTS_MAX: usize = 100;
 /// A matrix file.

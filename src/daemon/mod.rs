@@ -261,7 +261,11 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
         config.metrics_addr = Some(format!("127.0.0.1:{port}"));
     }
     let shim = ShimProgram::open_beside_me().map_err(DaemonError::Shim)?;
-    let nofile = sys::raise_nofile().before;
+    let nofile = sys::raise_nofile();
+    if let Err(error) = sys::grow_descriptor_table(nofile) {
+        tracing::warn!("some launches will take longer: make room for descriptors: {error}");
+    }
+    let nofile = nofile.before;
     if let Err(error) = sys::become_subreaper() {
         tracing::warn!("orphans of a dead shim will go to PID 1: {error}");
     }

@@ -57,7 +57,7 @@ use crate::core::vocab::{HostId, Mono};
 
 #[cfg(target_os = "linux")]
 pub use self::own::become_subreaper;
-pub use self::own::{Nofile, own_children, raise_nofile};
+pub use self::own::{Nofile, grow_descriptor_table, own_children, raise_nofile};
 pub use self::process::{Found, ProcessRef, Sent};
 pub use self::start::{Backend, BackendChoice, StartError, Started, UnknownBackend, host_id, run};
 

@@ -1,12 +1,17 @@
-//! What the daemon settles about its own process: adopting orphans, the descriptor limit, its children.
+//! What the daemon settles about its own process: adopting orphans, its descriptors, its children.
 //!
-//! Owns these three calls. Refuses to decide when they are made. Each failure leaves the process as it was.
+//! Owns these calls. Refuses to decide when they are made. Each failure leaves the process as it was.
 
+use std::fs::File;
 use std::io;
 
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{ProcessRef, proc_fs};
+
+/// Descriptors that a daemon of some thousand sessions has, two for each; 130 kB of the kernel's memory.
+const DESCRIPTORS_AHEAD: i32 = 16_384;
 
 /// The soft limit of open files (RLIMIT_NOFILE), before and after; [`u64::MAX`] is "unlimited".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,15 @@ pub fn raise_nofile() -> Nofile {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     Nofile { before: limit.current.unwrap_or(u64::MAX), now: now.unwrap_or(u64::MAX) }
+}
+
+/// Has the kernel make the table of this process's descriptors for thousands of them. Called while there is one thread: in a
+/// process with several, whoever opens the descriptor that makes the table grow waits until every processor has passed through
+/// the scheduler, 10 to 50 ms, and so does whoever opens one meanwhile. The table never shrinks.
+pub fn grow_descriptor_table(limit: Nofile) -> io::Result<()> {
+    let last = i32::try_from(limit.now).unwrap_or(i32::MAX).min(DESCRIPTORS_AHEAD) - 1;
+    drop(fcntl_dupfd_cloexec(File::open("/dev/null")?, last)?);
+    Ok(())
 }
 
 /// All children of this process, zombies and adopted orphans included. Nobody but us reaps them, so as long as the

@@ -4,7 +4,8 @@
 //! the number means: a caller that holds a pidfd asks it afterwards whether the number was still its own. Where
 //! there is no /proc every call fails with `NotFound`, which is never evidence that a process is gone.
 
-use std::{fs, io};
+use std::fs::{self, File};
+use std::io::{self, Read};
 
 use crate::core::vocab::WaitStatus;
 
@@ -47,8 +48,21 @@ impl Stat {
 
 /// Reads `/proc/PID/stat`. `NotFound` or ESRCH when the number is free (see [`is_gone`]).
 pub fn stat(pid: u32) -> io::Result<Stat> {
-    let line = fs::read(format!("/proc/{pid}/stat"))?;
+    let line = read_small(&format!("/proc/{pid}/stat"))?;
     parse(&line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a stat line that is too short"))
+}
+
+/// Reads a file of the kernel's that is short and has no length, with a read and another for its end; std asks for its length
+/// and begins with 32 bytes.
+pub(super) fn read_small(path: &str) -> io::Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(1_024);
+    File::open(path)?.take(u64::MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// The same, as text.
+pub(super) fn read_small_text(path: &str) -> io::Result<String> {
+    String::from_utf8(read_small(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// The command name may hold spaces and parentheses, so fields are counted from its closing one.

@@ -31,7 +31,9 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, renameat_with};
+use rustix::fs::{
+    CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, fallocate, flock, fstat, renameat_with,
+};
 use rustix::io::Errno;
 
 pub use self::formats::{
@@ -250,7 +252,7 @@ impl RunFiles {
     fn open_tree(&self) -> io::Result<File> {
         let path = self.unwritten_tree_path();
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
-        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        settle_mode(&file, FILE_MODE)?;
         Ok(file)
     }
 
@@ -456,6 +458,15 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(DIR_MODE))
 }
 
+/// Gives a file that was just opened its mode where the umask, or whoever made it before, has left it another: a change is
+/// one of the file system's journal, and mostly there is none to make.
+pub fn settle_mode(file: &File, mode: u32) -> io::Result<()> {
+    if fstat(file)?.st_mode & 0o7777 == mode {
+        return Ok(());
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
 /// Writes a file so that it appears whole or not at all, replacing what had its name. Not synced to disk: it
 /// survives the death of any process, and what a power loss leaves of a run is decided by its boot id.
 pub fn write_atomic(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -481,10 +492,8 @@ fn create_and_place(
     let serial = NEXT.fetch_add(1, Ordering::Relaxed);
     let temp = dir.join(format!(".{name}.{}.{serial}.tmp", process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temp)?;
-    let placed = file
-        .set_permissions(fs::Permissions::from_mode(mode))
-        .and_then(|()| fill(&mut file))
-        .and_then(|()| place(&temp, &dir.join(name)));
+    let placed =
+        settle_mode(&file, mode).and_then(|()| fill(&mut file)).and_then(|()| place(&temp, &dir.join(name)));
     if placed.is_err() {
         let _ = fs::remove_file(&temp);
     }

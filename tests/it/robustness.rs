@@ -105,6 +105,17 @@ fn a_slow_client_holds_up_nobody() {
     slow.read_to_end(&mut answer).expect("the daemon hangs up");
 }
 
+/// A table that grows later makes whoever opens the descriptor wait, and all launches behind it.
+#[test]
+fn the_table_of_descriptors_is_as_large_as_it_will_be_from_the_start() {
+    let most = agentctl::sys::raise_nofile().now.min(16_384);
+    let daemon = Daemon::new();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("its status");
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("a size");
+    let size: u64 = size.trim().parse().expect("a number");
+    assert!(size >= most, "{size}, and not {most}");
+}
+
 #[test]
 fn a_thousand_idle_connections_leave_room_for_work() {
     agentctl::sys::raise_nofile();

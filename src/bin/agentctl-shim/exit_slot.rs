@@ -3,12 +3,12 @@
 //! Owns the unpublished file and its way into `exits/`. Refuses to know what the file says and when to try again.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use agentctl::wire::session_dir::{FILE_MODE, RunFiles, rename_new, set_space_aside};
+use agentctl::wire::session_dir::{FILE_MODE, RunFiles, rename_new, set_space_aside, settle_mode};
 
 use crate::complain;
 
@@ -80,7 +80,7 @@ impl ExitSlot {
         let hidden = self.exits.join(hidden);
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&hidden)?;
-        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        settle_mode(&file, FILE_MODE)?;
         file.write_all_at(content, 0)?;
         loop {
             match rename_new(&hidden, &self.published) {
@@ -107,7 +107,7 @@ impl ExitSlot {
             .truncate(false)
             .mode(FILE_MODE)
             .open(&self.unpublished)?;
-        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+        settle_mode(&file, FILE_MODE)?;
         Ok(file)
     }
 

@@ -20,19 +20,9 @@ const SIGNAL_MAX: c_int = 64;
 /// logs are.
 const AWAITED: [c_int; 3] = [libc::SIGCHLD, DEADLINE_MOVED as c_int, libc::SIGIO];
 
-/// Signals that keep their meaning in the shim: its own faults, and the news that it waits for.
-const NOT_IGNORED: [c_int; 10] = [
-    libc::SIGILL,
-    libc::SIGTRAP,
-    libc::SIGABRT,
-    libc::SIGBUS,
-    libc::SIGFPE,
-    libc::SIGSEGV,
-    libc::SIGSYS,
-    AWAITED[0],
-    AWAITED[1],
-    AWAITED[2],
-];
+/// Signals that keep their meaning in the shim: its own faults.
+const FAULTS: [c_int; 7] =
+    [libc::SIGILL, libc::SIGTRAP, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGSYS];
 
 /// Both clocks, now.
 pub(crate) fn now() -> Now {
@@ -55,22 +45,24 @@ pub(crate) fn replace_stdin(fd: BorrowedFd<'_>) {
     unsafe { libc::dup2(fd.as_raw_fd(), libc::STDIN_FILENO) };
 }
 
-/// Makes the shim deaf to everything but KILL, STOP and its own faults.
-pub(crate) fn ignore_signals() {
-    for signal in (1..=SIGNAL_MAX).filter(|signal| !NOT_IGNORED.contains(signal)) {
-        // SAFETY: SIG_IGN runs no code of ours. KILL, STOP and libc's own two are refused, as they should be.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+/// Makes the shim deaf to everything but KILL, STOP and its own faults: what is blocked stays pending and is never taken, but
+/// for the awaited ones, by [`wait_for_signal`]. Not ignored each by itself: that would be one call for each signal.
+pub(crate) fn block_signals() {
+    let mut set = empty_signal_set();
+    // SAFETY: `set` is initialised. libc's own two signals stay out of it, and nobody sends them to one thread.
+    unsafe { libc::sigfillset(&raw mut set) };
+    for fault in FAULTS {
+        // SAFETY: `set` is initialised and these are signals.
+        unsafe { libc::sigdelset(&raw mut set, fault) };
     }
-    // SAFETY: as above. A daemon whose parent ignored SIGCHLD would otherwise make the kernel throw every
-    // wait status away.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-}
-
-/// Keeps the awaited signals pending until [`wait_for_signal`] takes them.
-pub(crate) fn block_awaited_signals() {
-    let set = awaited_signals();
     // SAFETY: `set` is initialised; the old mask is not asked for.
     unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+    // A daemon whose parent ignored SIGCHLD would otherwise make the kernel throw every wait status away, and one of the others
+    // that is ignored would not wake us.
+    for signal in AWAITED {
+        // SAFETY: SIG_DFL runs no code of ours, and the signal is blocked.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Why a sleep was over.

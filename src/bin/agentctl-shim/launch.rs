@@ -6,14 +6,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentctl::core::vocab::{HostId, Leftovers, ProcessId};
 use agentctl::sys::identity;
 use agentctl::wire::session_dir::{
-    FILE_MODE, FileError, LaunchError, LaunchOrder, RunFiles, ShimMessage, Stage,
+    FILE_MODE, FileError, LaunchError, LaunchOrder, RunFiles, ShimMessage, Stage, settle_mode,
 };
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -111,6 +111,10 @@ pub(crate) fn launch(files: &RunFiles, host: &HostId) -> Launched {
         Ok((leader, input, logs)) => (Ok(leader), input, logs),
         Err(failed) => (Err(failed), None, None),
     };
+    // First: somebody waits for it.
+    if leader.is_ok() {
+        daemon_link::send(ShimMessage::Running);
+    }
     // The leader holds its copy, or will never need one.
     for secret in [Some(&order.env), order.stdin.as_ref()].into_iter().flatten() {
         let _ = fs::remove_file(files.dir().join(secret));
@@ -119,7 +123,6 @@ pub(crate) fn launch(files: &RunFiles, host: &HostId) -> Launched {
         let _ = files.remove_input();
     }
     if leader.is_ok() {
-        daemon_link::send(ShimMessage::Running);
         daemon_link::close();
     }
     Launched { policy: Policy::of(order), leader, logs, input }
@@ -223,7 +226,7 @@ fn prepare(files: &RunFiles, order: &LaunchOrder) -> Result<Prepared, Failure> {
 
 fn open_log(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
+    settle_mode(&file, FILE_MODE)?;
     Ok(file)
 }
 
@@ -246,6 +249,11 @@ pub(crate) fn write_report(writer: OwnedFd, failure: &Failure) {
 fn read_report(reader: OwnedFd) -> Option<Failure> {
     let mut report = Vec::new();
     File::from(reader).read_to_end(&mut report).ok()?;
+    // Not for the parser to find out: its error counts lines, with instructions that it asks the processor for, which is an
+    // exit to the hypervisor for each.
+    if report.is_empty() {
+        return None;
+    }
     let (stage, errno) = serde_json::from_slice(&report).ok()?;
     Some(Failure { stage, errno })
 }

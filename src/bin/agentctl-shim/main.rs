@@ -65,8 +65,7 @@ fn run_files(mut arguments: impl Iterator<Item = OsString>) -> io::Result<RunFil
 
 /// Cuts every tie to whoever started us. What fails here was cut already.
 fn settle() {
-    kernel::ignore_signals();
-    kernel::block_awaited_signals();
+    kernel::block_signals();
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let _ = rustix::process::chdir(Path::new("/"));
