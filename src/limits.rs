@@ -12,6 +12,9 @@ pub const BODY_BYTES_FREE: usize = 64 << 10;
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Open API connections; the next one waits in the backlog, so that accept never meets EMFILE.
 pub const CONNECTIONS_MAX: usize = 1_024;
+/// Stops that one command has under way, each on a connection: the daemon has others for others, and a usual limit of open
+/// files (1,024) is not met.
+pub const STOPS_AT_ONCE_MAX: usize = 256;
 /// A connection has so long to send a whole request head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// And so long to send its body.

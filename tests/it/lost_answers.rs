@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
+use agentctl::limits;
+
 use crate::support::daemon::home;
 use crate::support::play::{stderr, stdout};
 
@@ -140,4 +142,43 @@ fn a_variable_is_on_with_1_and_off_with_anything_else() {
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         assert_eq!(stderr(&output).contains("AGENTCTL_NO_DAEMON=1 keeps"), on, "{value:?}: {output:?}");
     }
+}
+
+#[test]
+fn any_number_of_sessions_is_stopped_with_few_open_files() {
+    const COUNT: usize = 1_000;
+    let home = home();
+    let listener = UnixListener::bind(home.path().join("agentctl.sock")).expect("a socket");
+    let server = std::thread::spawn(move || {
+        let (mut held, mut answered) = (Vec::new(), 0);
+        for stream in listener.incoming().flatten() {
+            // On a slow machine it also asks whether an earlier agentctl is there.
+            if !read_request(&stream).starts_with("POST") {
+                continue;
+            }
+            held.push(stream);
+            // As many as are stopped at once, as if each took its time.
+            if held.len() == limits::STOPS_AT_ONCE_MAX.min(COUNT - answered) {
+                answered += held.len();
+                held.drain(..).for_each(|mut stream| {
+                    let _gone =
+                        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{{\"id\": \"x\"}}");
+                });
+            }
+            if answered == COUNT {
+                return;
+            }
+        }
+    });
+    let ids: Vec<_> = (0..COUNT).map(|number| format!("s{number}")).collect();
+    // With more under way at once it fails, or waits for answers that do not come.
+    let script = "ulimit -n 400 && exec timeout 100 \"$0\" stop \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_agentctl")]).args(ids);
+    command.env_remove("AGENTCTL_SESSION_ID").env_remove("AGENTCTL_SOCKET");
+    command.env("AGENTCTL_HOME", home.path()).env("AGENTCTL_NO_AUTOSTART", "1");
+    let output = command.output().expect("the command line runs");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), COUNT);
+    server.join().expect("no panic");
 }

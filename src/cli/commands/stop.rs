@@ -1,8 +1,12 @@
-//! `stop`: one session, or all that are selected, at once; answered when their trees are gone.
+//! `stop`: one session, or all that are selected, many at once; answered when their trees are gone.
+
+use std::sync::Arc;
 
 use hyper::Method;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::limits;
 use crate::wire::api::{SessionView, Stop};
 
 use super::super::client::{Client, segment};
@@ -19,11 +23,13 @@ pub(super) async fn stop(args: StopArgs) -> Result<u8, Failure> {
         let ours = sessions.into_iter().filter(|session| session.origin != "discovered");
         ids.extend(ours.map(|session| session.id));
     }
+    let places = Arc::new(Semaphore::new(limits::STOPS_AT_ONCE_MAX));
     let mut stops = JoinSet::new();
     for id in ids {
         let client = client.clone();
-        let force = args.force;
+        let (force, places) = (args.force, Arc::clone(&places));
         stops.spawn(async move {
+            let _place = places.acquire().await;
             let path = format!("/v1/sessions/{}/stop", segment(&id));
             client.json(Method::POST, &path, Some(&Stop { force })).await
         });
