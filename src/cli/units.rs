@@ -7,7 +7,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::sys::tool;
 
 use super::Failure;
 use super::client::set;
@@ -25,6 +28,9 @@ const SYSTEM_UNITS: [(&str, &str); 2] = [
     ("agentctl@.socket", include_str!("../../systemd/system/agentctl@.socket")),
     ("agentctl@.service", include_str!("../../systemd/system/agentctl@.service")),
 ];
+/// systemctl and id may take so long, and say so much: our unit has 15 s to stop and 60 s to start.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 const SHIPPED_PROGRAM: &str = "ExecStart=/usr/bin/agentctl ";
 
 /// Whose units they are.
@@ -71,14 +77,16 @@ impl Scope {
         if matches!(self, Self::User) {
             command.arg("--user");
         }
-        let output = command.args(words).stdin(Stdio::null()).output();
-        let output = output.map_err(|error| format!("run systemctl: {error}"))?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        } else {
-            let said = String::from_utf8_lossy(&output.stderr);
+        let failed = |why: &str| {
             let words: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy()).collect();
-            Err(format!("systemctl {}: {}", words.join(" "), said.trim()))
+            format!("systemctl {}: {why}", words.join(" "))
+        };
+        let ran = tool::run(command.args(words), ANSWER_MAX, ANSWER_BYTES_MAX);
+        let ran = ran.map_err(|error| failed(&error.to_string()))?;
+        if ran.success {
+            Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned())
+        } else {
+            Err(failed(String::from_utf8_lossy(&ran.stderr).trim()))
         }
     }
 
@@ -265,9 +273,9 @@ fn check_user(user: &str) -> Result<(), Failure> {
 
 /// The manager would enable a unit for nobody, and fail at each start of it.
 fn check_is_known(user: &str) -> Result<(), Failure> {
-    let asked = Command::new("id").args(["-u", "--", user]).stdin(Stdio::null()).output();
+    let asked = tool::run(Command::new("id").args(["-u", "--", user]), ANSWER_MAX, ANSWER_BYTES_MAX);
     match asked {
-        Ok(output) if output.status.success() => Ok(()),
+        Ok(ran) if ran.success => Ok(()),
         Ok(_) => Err(Failure::new(1, format!("there is no user {user}; nothing was installed"))),
         Err(error) => Err(Failure::new(1, format!("ask id for the user {user}: {error}"))),
     }

@@ -37,7 +37,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
 ];
 
 /// Text that belongs to some files only, and why.
-const ONLY_IN: [(&str, &[&str], &str); 7] = [
+const ONLY_IN: [(&str, &[&str], &str); 8] = [
     ("tokio_uring", &["src/sys/linux/uring.rs"], "one file may name it"),
     ("io_uring::", &["src/sys/linux/uring.rs"], "one file may name it"),
     (
@@ -54,6 +54,7 @@ const ONLY_IN: [(&str, &[&str], &str); 7] = [
     ("SystemTime::now", &[], "time enters as an argument"),
     ("process::exit", &[], "main chooses the exit code by returning it"),
     ("rustls", &["src/daemon/deliver/dial.rs"], "one file connects to receivers"),
+    (".output()", &[], "what a program says, and how long it takes, is bounded: sys::tool"),
 ];
 
 /// Files longer than this are usually two rooms in one.
