@@ -1,27 +1,56 @@
-//! How the programs are linked: the shim at a fixed address, and the unwinder into both.
+//! How the programs are linked: the unwinder into all, and into the shim, at a fixed address, the C library too.
 //!
-//! Hundreds of shims run at once, and what the loader relocates is memory of each one's own. Not position-independent, the
-//! shim's tables stay shared pages of its file. The unwinder is the one library besides the C library that a program of Rust
-//! needs; linked in, no start has to find, map and relocate it, and no shim has pages of it.
+//! The unwinder is the one library besides the C library that a program of Rust needs; linked in, no start has to find, map
+//! and relocate it. Hundreds of shims run at once, and what a loader relocates and a shared library keeps is memory of each
+//! one's own: a shim that brings everything along has neither, and its tables stay shared pages of its file. It looks up no
+//! names and no users, which is all that a static glibc is bad at; `agentctl` does. Where an archive is not to be had, the
+//! shared library is used.
 
-use std::env;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs, io};
 
-fn main() {
+/// What rustc asks the linker for. Cargo cannot link one program of a package in another way than the rest, but the linker
+/// looks for these names in our directory first.
+const ASKED: [&str; 7] = ["c", "m", "dl", "rt", "util", "pthread", "gcc_s"];
+
+/// What it is given for each of them. As one group, for they need each other.
+const GIVEN: [&str; 8] = ["c", "m", "dl", "rt", "util", "pthread", "gcc", "gcc_eh"];
+
+fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
-    let is =
-        |what: &str, value: &str| env::var(format!("CARGO_CFG_TARGET_{what}")).is_ok_and(|is| is == value);
-    if is("OS", "linux") {
-        println!("cargo::rustc-link-arg-bin=agentctl-shim=-no-pie");
-        if is("ENV", "gnu") && env::var("HOST") == env::var("TARGET") && has_static_unwinder() {
-            println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
-        }
+    let cargo_says = |key: &str| env::var(key).unwrap_or_default();
+    if cargo_says("CARGO_CFG_TARGET_OS") != "linux" {
+        return Ok(());
     }
+    for_shim("-no-pie");
+    if cargo_says("CARGO_CFG_TARGET_ENV") != "gnu" {
+        return Ok(());
+    }
+    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    if cargo_says("HOST") == cargo_says("TARGET") && archive(&linker, "gcc_eh").is_some() {
+        println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
+    }
+    let archives: Option<Vec<String>> = GIVEN.iter().map(|name| archive(&linker, name)).collect();
+    if let Some(archives) = archives {
+        let names = PathBuf::from(cargo_says("OUT_DIR"));
+        for name in ASKED {
+            fs::write(names.join(format!("lib{name}.so")), format!("GROUP({})\n", archives.join(" ")))?;
+        }
+        for_shim("-static");
+        for_shim(&format!("-L{}", names.display()));
+    }
+    Ok(())
 }
 
-/// Whether the linker's compiler comes with it; it answers with a path for what it has. Without, the shared one is used.
-fn has_static_unwinder() -> bool {
-    let asked = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output();
-    asked.is_ok_and(|answer| Path::new(String::from_utf8_lossy(&answer.stdout).trim()).is_absolute())
+fn for_shim(argument: &str) {
+    println!("cargo::rustc-link-arg-bin=agentctl-shim={argument}");
+}
+
+/// Where the linker finds the archive of a library, quoted. `None`: it has none, or does not answer.
+fn archive(linker: &OsStr, name: &str) -> Option<String> {
+    let found = Command::new(linker).arg(format!("-print-file-name=lib{name}.a")).output().ok()?;
+    let path = String::from_utf8(found.stdout).ok()?;
+    Path::new(&path).is_absolute().then(|| format!("\"{}\"", path.trim()))
 }

@@ -9,6 +9,7 @@ mod input;
 mod launches;
 mod leftovers;
 mod logs;
+mod memory;
 mod ownership;
 mod publication;
 
