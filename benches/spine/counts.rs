@@ -44,7 +44,7 @@ struct Counted {
 }
 
 pub(crate) fn measure(_extent: &Extent, report: &mut Report) -> Outcome<()> {
-    let mut counted = vec![allocations()?];
+    let mut counted = vec![allocations()?, memory()];
     let mut daemon = Daemon::start("normal")?;
     let few = Counts::of(&mut daemon, FEW)?;
     let many = Counts::of(&mut daemon, MANY)?;
@@ -91,6 +91,22 @@ fn allocations() -> Outcome<Counted> {
         most: 60.0,
         why: "its records, effects, names and the place of its directory; nothing for each other session",
     })
+}
+
+/// Of a session that runs, in a directory of its own.
+fn memory() -> Counted {
+    let among = |sessions: usize| {
+        let mut core = Core::new();
+        let info = allocation_counter::measure(|| (0..sessions).for_each(|_| _ = core.begin()));
+        info.bytes_current as f64 / sessions as f64
+    };
+    Counted {
+        what: "core: bytes for a session that runs",
+        few: among(MANY),
+        many: among(MANY_IN_CORE),
+        most: 2_600.0,
+        why: "its record, its names and its places in the indexes of ids, timers and directories",
+    }
 }
 
 struct Core {

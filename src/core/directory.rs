@@ -4,7 +4,7 @@
 //! was prepared: so a bind mount is the directory that it shows. Device and inode mean something within one boot only, so
 //! the boot is part of them. What is above and below goes by the path alone. Refuses to know who holds what for whom.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,11 +33,14 @@ impl Directory {
     }
 }
 
+/// Who is at one directory, in order; most often one.
+type Occupants<K> = Vec<K>;
+
 /// Who is at which directory. Every question costs the depth of a path or the size of its answer, never the number of all.
 #[derive(Clone, Debug)]
 pub(super) struct Whereabouts<K> {
-    by_path: BTreeMap<String, BTreeSet<K>>,
-    by_id: HashMap<DirId, BTreeSet<K>>,
+    by_path: BTreeMap<String, Occupants<K>>,
+    by_id: HashMap<DirId, Occupants<K>>,
 }
 
 impl<K> Default for Whereabouts<K> {
@@ -49,21 +52,21 @@ impl<K> Default for Whereabouts<K> {
 impl<K: Ord + Clone> Whereabouts<K> {
     pub(super) fn insert(&mut self, at: &Directory, who: K) {
         if let Some(id) = &at.id {
-            self.by_id.entry(id.clone()).or_default().insert(who.clone());
+            enter(self.by_id.entry(id.clone()).or_default(), who.clone());
         }
-        self.by_path.entry(at.path.clone()).or_default().insert(who);
+        enter(self.by_path.entry(at.path.clone()).or_default(), who);
     }
 
     pub(super) fn remove(&mut self, at: &Directory, who: &K) {
         if let Some(there) = self.by_path.get_mut(&at.path) {
-            there.remove(who);
+            leave(there, who);
             if there.is_empty() {
                 self.by_path.remove(&at.path);
             }
         }
         let Some(id) = &at.id else { return };
         if let Some(there) = self.by_id.get_mut(id) {
-            there.remove(who);
+            leave(there, who);
             if there.is_empty() {
                 self.by_id.remove(id);
             }
@@ -72,8 +75,8 @@ impl<K: Ord + Clone> Whereabouts<K> {
 
     /// The first who is there.
     pub(super) fn first(&self, at: &Directory) -> Option<&K> {
-        let by_path = self.by_path.get(&at.path).and_then(BTreeSet::first);
-        let by_id = at.id.as_ref().and_then(|id| self.by_id.get(id)).and_then(BTreeSet::first);
+        let by_path = self.by_path.get(&at.path).and_then(|there| there.first());
+        let by_id = at.id.as_ref().and_then(|id| self.by_id.get(id)).and_then(|there| there.first());
         match (by_path, by_id) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -82,8 +85,8 @@ impl<K: Ord + Clone> Whereabouts<K> {
 
     /// The first by its path, and the first by its device and inode; most often one and the same.
     pub(super) fn firsts(&self, at: &Directory) -> impl Iterator<Item = K> {
-        let by_path = self.by_path.get(&at.path).and_then(BTreeSet::first).cloned();
-        let by_id = at.id.as_ref().and_then(|id| self.by_id.get(id)).and_then(BTreeSet::first).cloned();
+        let by_path = self.by_path.get(&at.path).and_then(|there| there.first()).cloned();
+        let by_id = at.id.as_ref().and_then(|id| self.by_id.get(id)).and_then(|there| there.first()).cloned();
         by_path.into_iter().chain(by_id)
     }
 
@@ -112,6 +115,18 @@ impl<K: Ord + Clone> Whereabouts<K> {
             .take_while(move |(found, _)| found.starts_with(&beyond))
             .filter(move |(found, _)| found.len() > 1)
             .filter_map(|(found, there)| Some((found.as_str(), there.first()?)))
+    }
+}
+
+fn enter<K: Ord>(there: &mut Occupants<K>, who: K) {
+    if let Err(at) = there.binary_search(&who) {
+        there.insert(at, who);
+    }
+}
+
+fn leave<K: Ord>(there: &mut Occupants<K>, who: &K) {
+    if let Ok(at) = there.binary_search(who) {
+        there.remove(at);
     }
 }
 

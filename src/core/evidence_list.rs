@@ -98,7 +98,7 @@ mod tests {
     fn prongs_after(witnesses: &[Evidence]) -> Vec<Prong> {
         let host = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
         // An agent's: its end is known before its report is.
-        let mut run = Run::new(1, NOW, host, true);
+        let mut run = Run::new(1, NOW, host.into(), true);
         for evidence in witnesses {
             let taken = run.fuse.take(evidence, NOW);
             note(&mut run, evidence, &taken, NOW.wall);

@@ -192,7 +192,7 @@ impl Supervisor {
         if !self.sessions.contains_key(&of.run.session) {
             return;
         }
-        let verdict = Box::new(verdict.clone());
+        let verdict = verdict.clone();
         self.record(now, Record::HookEnded { run: of.run, hook: of.kind, verdict }, out);
     }
 

@@ -403,7 +403,7 @@ mod tests {
             session.run.evidence.iter().map(|entry| (entry.prong, entry.detail.as_str())).collect();
         assert_eq!(evidence[0].0, Prong::Pidfd);
         assert_eq!(evidence[1], (Prong::ExitFile, "exit code 42, by the exit file of an earlier agentctl"));
-        assert_eq!(session.run.verdict.as_ref().map(Verdict::number), Some(42));
+        assert_eq!(session.run.verdict.as_deref().map(Verdict::number), Some(42));
     }
 
     #[test]

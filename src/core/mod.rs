@@ -27,6 +27,7 @@ pub mod refusal;
 pub mod resources;
 pub mod retention;
 pub mod session;
+mod sessions;
 mod signalled;
 mod steps;
 pub mod supervisor;

@@ -4,6 +4,7 @@
 //! them; nothing else invents status strings. Refuses to know how a session is stored or shown.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -249,7 +250,7 @@ pub struct Run {
     /// When the launch was recorded.
     pub begun: Now,
     /// Where: pids and monotonic times mean something only there.
-    pub host: HostId,
+    pub host: Arc<HostId>,
     /// Somebody else started it; it has no shim, and its output is not ours.
     pub adopted: bool,
     /// When the leader was started.
@@ -257,7 +258,7 @@ pub struct Run {
     pub fuse: Fuse,
     /// The evidence list so far.
     pub evidence: Vec<EvidenceEntry>,
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<Box<Verdict>>,
     /// Number of the record that holds the verdict, to tell what is durable.
     pub verdict_record: u64,
     /// When the master timeout fires, on this boot's CLOCK_MONOTONIC.
@@ -338,7 +339,7 @@ pub struct Session {
 
 impl Run {
     /// A run that is about to be launched.
-    pub fn new(number: u32, begun: Now, host: HostId, wants_report: bool) -> Self {
+    pub fn new(number: u32, begun: Now, host: Arc<HostId>, wants_report: bool) -> Self {
         let report = if wants_report { ReportSeen::Wanted } else { ReportSeen::NotWanted };
         Self {
             number,
@@ -392,7 +393,7 @@ impl Session {
         Record::Created {
             session: self.id,
             at: self.run.begun,
-            host: self.run.host.clone(),
+            host: HostId::clone(&self.run.host),
             origin: self.origin,
             spec: Box::new(self.spec.clone()),
             deadline: self.run.deadline,

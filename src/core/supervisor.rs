@@ -4,6 +4,7 @@
 //! and on replay. What a step decides about a run lives in `steps.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::adopt::is_adoption;
@@ -19,6 +20,7 @@ use super::queue::{Queue, Turn};
 use super::record::{Record, RequestKey};
 use super::refusal::Refusal;
 use super::session::{EvidenceEntry, Origin, Progress, Run, Session, Spec, StopStep};
+use super::sessions::Sessions;
 use super::timers::{Timer, Timers};
 use super::vocab::{HostId, Mono, Now, RunId, SessionId, Wall};
 use super::{Effect, Event, JournalHealth, Reply, ReplyTo, Request, Step};
@@ -63,7 +65,7 @@ impl Settings {
 #[derive(Debug)]
 pub struct Supervisor {
     pub(super) settings: Settings,
-    pub(super) sessions: BTreeMap<SessionId, Session>,
+    pub(super) sessions: Sessions,
     pub(super) keys: HashMap<String, (String, SessionId)>,
     pub(super) outbox: Outbox,
     pub(super) dir_fuses: DirFuses,
@@ -86,6 +88,8 @@ pub struct Supervisor {
     pub(super) locks: Locks,
     pub(super) queue: Queue,
     pub(super) counters: Counters,
+    /// Where the last run was begun: most often where the next one is, and then they share it.
+    last_host: Arc<HostId>,
     /// Files of the earlier agentctl that were taken over.
     imported: BTreeMap<String, TakenOver>,
 }
@@ -108,8 +112,7 @@ impl Supervisor {
     /// An empty supervisor.
     pub fn new(settings: Settings) -> Self {
         Self {
-            settings,
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             keys: HashMap::new(),
             outbox: Outbox::default(),
             dir_fuses: DirFuses::default(),
@@ -128,6 +131,8 @@ impl Supervisor {
             locks: Locks::default(),
             queue: Queue::default(),
             counters: Counters::default(),
+            last_host: Arc::new(settings.host.clone()),
+            settings,
             imported: BTreeMap::new(),
         }
     }
@@ -335,7 +340,7 @@ impl Supervisor {
                 warnings,
                 queued,
             } => {
-                let mut first = Run::new(*run, *at, host.clone(), spec.wants_report);
+                let mut first = Run::new(*run, *at, host.shared(&mut self.last_host), spec.wants_report);
                 first.warnings.clone_from(warnings);
                 first.turn = if *queued { Turn::Waits(self.appended) } else { Turn::None };
                 if is_adoption(*origin, *run) {
@@ -458,7 +463,7 @@ impl Supervisor {
             request: request.cloned(),
             rebuilt: None,
         };
-        self.sessions.insert(id, session);
+        self.sessions.insert(session);
         match spec.hidden() {
             Some(HiddenOf::Hook(of)) => self.apply_hook(of, HookState::Running { since }),
             Some(HiddenOf::Fuse(_)) => {}
@@ -481,7 +486,8 @@ impl Supervisor {
         if let Some(verdict) = &session.run.verdict {
             self.settled.remove(&(verdict.decided.wall, id.session));
         }
-        session.take_up(Run::new(id.run, at, host.clone(), session.spec.wants_report), stored);
+        let run = Run::new(id.run, at, host.shared(&mut self.last_host), session.spec.wants_report);
+        session.take_up(run, stored);
         session.request = request.cloned();
         self.live += 1;
         if let Some(request) = request {
@@ -500,7 +506,7 @@ impl Supervisor {
             Record::Dequeued { at, host, .. } => {
                 run.came(appended);
                 run.begun = *at;
-                run.host = host.clone();
+                run.host = host.shared(&mut self.last_host);
             }
             Record::Started { leader, at, .. } => {
                 run.fuse.leader = Some(*leader);
@@ -519,7 +525,7 @@ impl Supervisor {
             Record::Ended { verdict, .. } => {
                 run.evidence.clone_from(&verdict.evidence);
                 run.usage = verdict.usage;
-                run.verdict = Some((**verdict).clone());
+                run.verdict = Some(verdict.clone());
                 run.verdict_record = appended;
                 let lasted = verdict.decided.wall.since(run.begun.wall);
                 match session.spec.hidden() {
@@ -627,22 +633,15 @@ impl Supervisor {
     }
 
     fn by_prefix(&self, text: &str) -> Vec<SessionId> {
-        if text.len() < 4 || text.len() > 36 {
+        if text.len() < 4 || text.len() > 36 || !text.is_ascii() {
             return Vec::new();
         }
         // The least id with this prefix: missing digits are zeros.
         let mut least = String::from("00000000-0000-0000-0000-000000000000");
-        if !text.is_ascii() {
-            return Vec::new();
-        }
         least.replace_range(..text.len(), text);
         let Ok(least) = least.parse::<SessionId>() else { return Vec::new() };
-        self.sessions
-            .range(least..)
-            .take_while(|(id, _)| id.to_string().starts_with(text))
-            .filter(|(_, session)| !session.is_hidden())
-            .map(|(id, _)| *id)
-            .collect()
+        let from_there = self.sessions.from(least).take_while(|found| found.id.to_string().starts_with(text));
+        from_there.filter(|session| !session.is_hidden()).map(|session| session.id).collect()
     }
 
     fn by_name(&self, text: &str) -> Vec<SessionId> {

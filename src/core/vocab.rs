@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -229,6 +230,14 @@ pub struct HostId {
 }
 
 impl HostId {
+    /// This place, in the memory of the last one where that is the same.
+    pub fn shared(&self, last: &mut Arc<Self>) -> Arc<Self> {
+        if **last != *self {
+            *last = Arc::new(self.clone());
+        }
+        Arc::clone(last)
+    }
+
     /// Whether it is certainly another machine: both have a name, and neither shares a boot.
     pub fn is_another_machine_than(&self, other: &Self) -> bool {
         let named = !self.machine.is_empty() && !other.machine.is_empty();

@@ -333,7 +333,7 @@ fn accept(daemon: &Rc<Daemon>, id: RunId, begun: Begun, turn: Option<Turn>) {
     }
     let leader_id = leader.as_ref().map(|leader| *leader.id());
     let handles = Handles { leader, shim: Some(shim), cgroup, turn, ..Handles::default() };
-    daemon.handles.borrow_mut().insert(id, handles);
+    daemon.handles.borrow_mut().insert(id, Box::new(handles));
     release_turn_later(daemon, id);
     if let Some(leader) = leader_id {
         daemon.send(Event::Evidence(id, Evidence::Started(leader)));

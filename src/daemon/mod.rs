@@ -161,7 +161,7 @@ pub(crate) struct Daemon {
     pub(crate) places: place::Places,
     /// Soft limit of open files as inherited: what a session gets that asks for none.
     pub(crate) nofile: u64,
-    pub(crate) handles: RefCell<HashMap<RunId, Handles>>,
+    pub(crate) handles: RefCell<HashMap<RunId, Box<Handles>>>,
     /// Those who read the output of agents.
     readers: RefCell<HashMap<RunId, Rc<follow::Asked>>>,
     pub(crate) parcels: RefCell<HashMap<RunId, Parcel>>,

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::task::spawn_local;
 
@@ -23,7 +24,7 @@ use super::{Daemon, adopted, exit_files, follow, hooks, launch};
 
 /// Looks at every run that is not settled, then lets deadlines begin.
 pub(super) async fn recover(daemon: &Rc<Daemon>) {
-    let unsettled: Vec<(RunId, HostId)> = {
+    let unsettled: Vec<(RunId, Arc<HostId>)> = {
         let core = daemon.core.borrow();
         let unsettled = core.sessions().filter(|session| !session.is_settled() && !session.run.is_queued());
         unsettled.map(|session| (session.run_id(), session.run.host.clone())).collect()
@@ -92,7 +93,7 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     if let Some(shim) = &handles.shim {
         perform::watch_shim(daemon, id, shim);
     }
-    daemon.handles.borrow_mut().insert(id, handles);
+    daemon.handles.borrow_mut().insert(id, Box::new(handles));
     // Of an earlier agentctl's wrapper, which ends with that: also of one that ended before the host did.
     let left = if found.seen == Seen::Alive { None } else { status_left(daemon, id) };
     if let Some(status) = left {

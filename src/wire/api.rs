@@ -314,7 +314,7 @@ impl SessionView {
     /// The record of a session. `told`: whether its verdict, if any, is durable and may be told.
     pub fn of(session: &Session, told: bool, log_path: Option<String>) -> Self {
         let run = &session.run;
-        let verdict = run.verdict.as_ref().filter(|_| told);
+        let verdict = run.verdict.as_deref().filter(|_| told);
         let phase = if run.verdict.is_some() && !told { "ending" } else { run.phase().word() };
         let started = run.started.unwrap_or(run.begun).wall;
         let ended = verdict.map(|verdict| verdict.ended.map_or(verdict.decided.wall, |end| end.wall()));

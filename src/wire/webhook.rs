@@ -82,7 +82,7 @@ pub fn body(session: &Session, view: &SessionView, event: Happening<'_>) -> Opti
         | EventKind::LockReleased
         | EventKind::Resumed => return None,
     };
-    let verdict = session.run.verdict.as_ref();
+    let verdict = session.run.verdict.as_deref();
     let begun = session.run.started.unwrap_or(session.run.begun);
     let lasted = verdict.map_or(0, |verdict| {
         let end = verdict.ended.map_or(verdict.decided, |end| end.at);

@@ -56,7 +56,8 @@ pub(in crate::daemon) async fn adopt(
     // Held from here on: a stop that comes right behind finds it.
     let mine = daemon.core.borrow().session(run.session).is_none();
     if mine {
-        daemon.handles.borrow_mut().insert(run, Handles { leader: Some(leader), ..Handles::default() });
+        let handles = Handles { leader: Some(leader), ..Handles::default() };
+        daemon.handles.borrow_mut().insert(run, Box::new(handles));
     }
     let answer = ask(daemon, Ask::Adopt(Box::new(adoption))).await;
     if mine && daemon.core.borrow().session(run.session).is_none() {

@@ -65,7 +65,8 @@ impl Poller {
     pub(super) async fn ready(self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
         match self {
             Self::Uring => uring::ready(fd, interest).await,
-            Self::Epoll => epoll::ready(fd, interest).await,
+            // Elsewhere, or each wait on the ring would have room for this longer one.
+            Self::Epoll => Box::pin(epoll::ready(fd, interest)).await,
         }
     }
 
@@ -112,5 +113,20 @@ impl Poller {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    #[test]
+    fn a_wait_on_the_ring_is_no_larger_than_it_has_to_be() {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        // Each session has two of them.
+        let wait = size_of_val(&Poller::Uring.ready(fd.as_fd(), Interest::In));
+        assert!(wait <= 64, "{wait} bytes");
     }
 }
