@@ -148,6 +148,8 @@ pub const DELIVERIES_PAGE: usize = 10_000;
 pub const NOTIFY_MAX: usize = 8;
 /// Attempts under way at once at URLs that launches named, all together.
 pub const AD_HOC_ATTEMPTS_MAX: usize = 64;
+/// Memory for pages of the journal, for each of its two connections, KiB. SQLite itself takes 2,000.
+pub const JOURNAL_CACHE_KIB: i64 = 512;
 /// Records committed together.
 pub const COMMIT_BATCH_MAX: usize = 1_000;
 /// Records that are worth no commit of their own wait so long for others.

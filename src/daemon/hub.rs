@@ -20,7 +20,11 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) fn new(seq: u64, body: &str) -> Self {
-        Self { seq, bytes: Bytes::from(format!("{body}\n")) }
+        // No longer than it is: a thousand of them stay in memory.
+        let mut line = Vec::with_capacity(body.len() + 1);
+        line.extend_from_slice(body.as_bytes());
+        line.push(b'\n');
+        Self { seq, bytes: line.into() }
     }
 }
 

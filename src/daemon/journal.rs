@@ -600,6 +600,17 @@ mod tests {
     }
 
     #[test]
+    fn both_connections_keep_few_pages_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let opened = opening::open(&path, Durability::Normal, &Schema::default()).unwrap();
+        for db in [&opened.db, &opened.reader] {
+            let kept: i64 = db.query_row("PRAGMA cache_size", [], |row| row.get(0)).unwrap();
+            assert_eq!(kept, -limits::JOURNAL_CACHE_KIB);
+        }
+    }
+
+    #[test]
     fn a_full_quota_frees_the_reserve_as_a_full_disk_does() {
         // SQLite knows ENOSPC alone; EDQUOT is a write that failed.
         let failed =

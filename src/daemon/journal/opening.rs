@@ -177,6 +177,7 @@ pub(super) fn open(path: &Path, durability: Durability, schema: &Schema) -> Resu
         return Err(JournalError::ReadOnly { path: path.to_owned() });
     }
     let version = identify(path, &db, schema)?;
+    bound_cache(&db).map_err(failed)?;
     check(path, &mut db)?;
     migrate(path, &mut db, version, schema)?;
     let loaded = Loaded { fresh, ..load(path, &db)? };
@@ -184,6 +185,7 @@ pub(super) fn open(path: &Path, durability: Durability, schema: &Schema) -> Resu
     let epoch = epoch(&db).map_err(failed)?;
     keep_as_it_is(&db, false).map_err(failed)?;
     let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    bound_cache(&reader).map_err(failed)?;
     Ok(Opened { db, reader, epoch, loaded })
 }
 
@@ -328,6 +330,11 @@ fn configure(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
+}
+
+/// Pages that a connection keeps: the kernel keeps them too, and what it has is a read away.
+fn bound_cache(db: &Connection) -> rusqlite::Result<()> {
+    db.pragma_update(None, "cache_size", -limits::JOURNAL_CACHE_KIB)
 }
 
 fn epoch(db: &Connection) -> rusqlite::Result<String> {
