@@ -420,6 +420,8 @@ fn wait_and_logs_follow_over_a_restart_of_the_daemon() {
     let wait = daemon.command(["wait", &id]).stderr(Stdio::null()).spawn().expect("it runs");
     let mut logs = daemon.command(["logs", "-f", &id]).stdout(Stdio::piped()).spawn().expect("it runs");
     hears(&mut logs, "one");
+    // One that had not asked yet would find nobody there.
+    until("both to be connected", || (daemon.connections() == 2).then_some(()));
     daemon.kill();
     daemon.start();
     gate.open();

@@ -105,6 +105,17 @@ impl Daemon {
         self.home().join("agentctl.sock")
     }
 
+    /// How many connections there are to it: to each belongs a socket of its path that is connected (proc(5), net/unix).
+    pub(crate) fn connections(&self) -> usize {
+        let sockets = fs::read_to_string("/proc/net/unix").expect("the host's sockets");
+        let path = self.socket();
+        let of_ours = |line: &&str| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            words.get(5) == Some(&"03") && words.get(7).is_some_and(|named| Path::new(named) == path)
+        };
+        sockets.lines().filter(of_ours).count()
+    }
+
     /// The daemon's process number.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running daemon").id()
