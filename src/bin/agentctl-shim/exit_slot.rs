@@ -21,7 +21,28 @@ pub(crate) struct ExitSlot {
     published: PathBuf,
     exits: PathBuf,
     /// The unpublished file, opened ahead of the end, when every microsecond is somebody's waiting.
+    open: Option<Open>,
+    /// The published file.
     file: Option<File>,
+}
+
+/// A file that is closed for writing before it is published: the last close of one that was written to is news to
+/// whoever watches `exits/`, and would have it read twice.
+struct Open {
+    to_write: File,
+    /// Kept, and enough to sync it.
+    to_read: File,
+}
+
+impl Open {
+    fn written(self, content: &[u8]) -> io::Result<File> {
+        let Self { to_write, to_read } = self;
+        to_write.write_all_at(content, 0)?;
+        if to_write.metadata()?.len() > content.len() as u64 {
+            to_write.set_len(content.len() as u64)?;
+        }
+        Ok(to_read)
+    }
 }
 
 impl ExitSlot {
@@ -31,6 +52,7 @@ impl ExitSlot {
             unpublished: files.unpublished_exit_path(),
             published: files.exit_path(),
             exits: files.exits_dir(),
+            open: None,
             file: None,
         }
     }
@@ -38,23 +60,19 @@ impl ExitSlot {
     /// Opens the file now rather than at the end of the run.
     pub(crate) fn opened(mut self) -> Self {
         // What fails now is tried again, and reported, when there is something to write.
-        self.file = self.open().ok();
+        self.open = self.open().ok();
         self
     }
 
     /// Sets disk space aside, so that the end of the run can be written whatever happens to the disk meanwhile.
     pub(crate) fn reserve(&self) -> io::Result<()> {
-        set_space_aside(&self.open()?)
+        set_space_aside(&self.open()?.to_write)
     }
 
     /// Writes the file and publishes it. After an error it is complete but unpublished, and one may try again.
     pub(crate) fn publish(&mut self, content: &[u8]) -> io::Result<()> {
         // After an error the file may be another one, or none: the next attempt opens it again.
-        let mut file = self.file.take().map_or_else(|| self.open(), Ok)?;
-        file.write_all_at(content, 0)?;
-        if file.metadata()?.len() > content.len() as u64 {
-            file.set_len(content.len() as u64)?;
-        }
+        let mut file = self.open.take().map_or_else(|| self.open(), Ok)?.written(content)?;
         loop {
             match rename_new(&self.unpublished, &self.published) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.reject()?,
@@ -78,10 +96,7 @@ impl ExitSlot {
         hidden.push(self.published.file_name().unwrap_or_default());
         hidden.push(".tmp");
         let hidden = self.exits.join(hidden);
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&hidden)?;
-        settle_mode(&file, FILE_MODE)?;
-        file.write_all_at(content, 0)?;
+        let file = opened(&hidden)?.written(content)?;
         loop {
             match rename_new(&hidden, &self.published) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.reject()?,
@@ -99,16 +114,8 @@ impl ExitSlot {
         File::open(&self.exits)?.sync_all()
     }
 
-    /// Not truncated: that would give the reserved space back.
-    fn open(&self) -> io::Result<File> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .open(&self.unpublished)?;
-        settle_mode(&file, FILE_MODE)?;
-        Ok(file)
+    fn open(&self) -> io::Result<Open> {
+        opened(&self.unpublished)
     }
 
     /// Moves away what is not ours but has our name.
@@ -130,6 +137,13 @@ impl ExitSlot {
         }
         Err(io::Error::from(io::ErrorKind::AlreadyExists))
     }
+}
+
+/// Not truncated: that would give the reserved space back.
+fn opened(path: &Path) -> io::Result<Open> {
+    let to_write = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    settle_mode(&to_write, FILE_MODE)?;
+    Ok(Open { to_write, to_read: File::open(path)? })
 }
 
 /// `<name>.rejected`, `<name>.rejected.2`, ...

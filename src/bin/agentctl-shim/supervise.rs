@@ -13,7 +13,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use agentctl::core::vocab::{HostId, Leftovers, Mono, Now, ProcessId, Usage, WaitStatus};
-use agentctl::sys::cgroup::control;
+use agentctl::sys::cgroup::control::Counters;
 use agentctl::wire::session_dir::{
     Cause, Deadline, ExitFile, FileError, LaunchError, RunFiles, ShimMessage, TreeFile, Version, encode_exit,
 };
@@ -106,6 +106,8 @@ pub(crate) struct Supervisor {
     host: HostId,
     ownership: Ownership,
     policy: Policy,
+    /// Of the session's cgroup, opened ahead like the exit file.
+    counters: Option<Counters>,
     /// Until it has ended.
     leader: Option<Leader>,
     tree: Tree,
@@ -136,11 +138,13 @@ impl Supervisor {
         };
         let tree = Tree::new(leader.as_ref().map(|leader| leader.identity), policy.cgroup.clone());
         let exit_slot = ExitSlot::of(&files).opened();
+        let counters = policy.account.as_deref().map(Counters::open);
         let mut supervisor = Self {
             files,
             host,
             ownership,
             policy,
+            counters,
             leader,
             tree,
             children: Children::Living,
@@ -217,7 +221,7 @@ impl Supervisor {
 
     /// With what the session's cgroup counted so far.
     fn with_group(&self, usage: Usage) -> Usage {
-        let group = self.policy.account.as_deref().and_then(control::usage);
+        let group = self.counters.as_ref().and_then(Counters::usage);
         Usage { group, ..usage }
     }
 

@@ -3,6 +3,8 @@
 //! Refuses to enable any: `cgroup.subtree_control` is its owner's to write (see the parent module). A limit that
 //! cannot be set is an error, never a limit less.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::{fs, io};
 
@@ -113,16 +115,44 @@ pub fn limit(path: &Path, limits: &ResourceLimits) -> io::Result<()> {
     Ok(())
 }
 
-/// What the cgroup at `path` counted, file by file: what is missing, unreadable or says something else is unknown.
-/// `None`: nothing is known. Without a memory controller there is no count of kills, which is not a count of none.
+/// What the cgroup at `path` has counted: see [`Counters::usage`].
 pub fn usage(path: &Path) -> Option<GroupUsage> {
-    let read = |name: &str| fs::read_to_string(path.join(name)).ok();
-    let usage = GroupUsage {
-        cpu_us: read("cpu.stat").and_then(|text| keyed(&text, "usage_usec")),
-        memory_peak_bytes: read("memory.peak").and_then(|text| text.trim().parse().ok()),
-        oom_kills: read("memory.events").and_then(|text| keyed(&text, "oom_kill")),
-    };
-    (usage != GroupUsage::default()).then_some(usage)
+    Counters::open(path).usage()
+}
+
+/// The files of a cgroup that count, open: reading one is a single call then, and not a walk to it and six.
+#[derive(Debug)]
+pub struct Counters {
+    cpu: Option<File>,
+    memory_peak: Option<File>,
+    memory_events: Option<File>,
+}
+
+impl Counters {
+    /// Those that there are: which, depends on the controllers that the cgroup has.
+    pub fn open(path: &Path) -> Self {
+        let open = |name: &str| File::open(path.join(name)).ok();
+        Self { cpu: open("cpu.stat"), memory_peak: open("memory.peak"), memory_events: open("memory.events") }
+    }
+
+    /// What was counted so far, file by file: what is missing, unreadable or says something else is unknown. `None`:
+    /// nothing is known. Without a memory controller there is no count of kills, which is not a count of none.
+    pub fn usage(&self) -> Option<GroupUsage> {
+        let usage = GroupUsage {
+            cpu_us: text_in(self.cpu.as_ref(), |text| keyed(text, "usage_usec")),
+            memory_peak_bytes: text_in(self.memory_peak.as_ref(), |text| text.trim().parse().ok()),
+            oom_kills: text_in(self.memory_events.as_ref(), |text| keyed(text, "oom_kill")),
+        };
+        (usage != GroupUsage::default()).then_some(usage)
+    }
+}
+
+/// Reads one of them from its beginning. One that is longer than the kernel makes any is not understood.
+fn text_in(file: Option<&File>, meaning: impl FnOnce(&str) -> Option<u64>) -> Option<u64> {
+    let mut text = [0; 1_024];
+    let length = file?.read_at(&mut text, 0).ok()?;
+    let whole = text.get(..length).filter(|_| length < text.len())?;
+    meaning(std::str::from_utf8(whole).ok()?)
 }
 
 /// The value of a flat keyed file (cgroup-v2, "Interface Files").
@@ -226,5 +256,20 @@ mod tests {
         let error = limit(dir.path(), &limits()).expect_err("no cpu.max");
         assert!(error.to_string().contains("cpu.max"), "{error}");
         assert!(!dir.path().join("cpu.max").exists(), "nothing is made");
+    }
+
+    #[test]
+    fn what_counts_is_read_anew_from_what_was_opened_once() {
+        let group = fake(&[("cpu.stat", "usage_usec 7\n"), ("memory.peak", "4096\n")]);
+        let counters = Counters::open(group.path());
+        let known =
+            |cpu_us, memory_peak_bytes| Some(GroupUsage { cpu_us, memory_peak_bytes, oom_kills: None });
+        assert_eq!(counters.usage(), known(Some(7), Some(4_096)));
+        fs::write(group.path().join("cpu.stat"), "usage_usec 900\nuser_usec 1\n").expect("a file");
+        fs::write(group.path().join("memory.peak"), "much").expect("a file");
+        assert_eq!(counters.usage(), known(Some(900), None));
+        // The beginning of something else, and not a number that was cut short.
+        fs::write(group.path().join("cpu.stat"), format!("usage_usec {:01030}", 5)).expect("a file");
+        assert_eq!(counters.usage(), None);
     }
 }

@@ -6,6 +6,8 @@ use std::io::Write as _;
 
 use agentctl::wire::session_dir::{FileError, ShimLock, create_private_dir};
 
+use inotify::{EventMask, Inotify, WatchMask};
+
 use super::{Session, until};
 
 #[test]
@@ -45,4 +47,18 @@ fn nobody_waits_for_a_deleted_session() {
     until("the session to be deleted", || fs::remove_dir_all(shim.path("sessions")).is_ok().then_some(()));
     gate.write_all(b"go\n").expect("an open gate");
     assert_eq!(shim.wait().code(), Some(0));
+}
+
+/// Whoever watches `exits/` would read it twice, the second time while its verdict is being written.
+#[test]
+fn an_exit_file_is_news_once() {
+    let mut shim = Session::gated("read x <gate; exit 5").start();
+    shim.leader_handle();
+    let mut exits = Inotify::init().expect("inotify");
+    exits.watches().add(shim.path("exits"), WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE).expect("a watch");
+    shim.open("gate");
+    shim.finish();
+    let mut buffer = [0; 1_024];
+    let told: Vec<_> = exits.read_events(&mut buffer).expect("news").map(|event| event.mask).collect();
+    assert_eq!(told, [EventMask::MOVED_TO]);
 }
