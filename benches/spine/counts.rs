@@ -30,6 +30,8 @@ const MANY: usize = 200;
 const MANY_IN_CORE: usize = 5_000;
 /// Processes that are nobody's of ours.
 const OTHERS: usize = 300;
+/// Sessions that end at the same moment.
+const TOGETHER: usize = 100;
 /// Of each kind, so that what comes now and then is spread.
 const ROUNDS: usize = 20;
 
@@ -167,6 +169,8 @@ impl Core {
 struct Counts {
     calls: Option<[f64; 4]>,
     switches: [f64; 2],
+    /// Of the daemon, once many sessions have ended together: those that wait for more work are there for a while.
+    threads: f64,
 }
 
 impl Counts {
@@ -204,7 +208,11 @@ impl Counts {
         let looked = with.zip(without).map(|(with, without)| (with - without) / OTHERS as f64);
         let calls = launched.zip(lived).zip(listed).zip(looked);
         let calls = calls.map(|(((a, b), c), d)| [a, b, c, d]);
-        Ok(Self { calls, switches: [launch, life] })
+        watch.burst(TOGETHER)?;
+        thread::sleep(Duration::from_secs(1));
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
+        let threads = proc::field(&status, "Threads:")? as f64;
+        Ok(Self { calls, switches: [launch, life], threads })
     }
 
     fn beside(&self, many: &Self) -> Vec<Counted> {
@@ -224,6 +232,13 @@ impl Counts {
                 many: many_life,
                 most: 60.0,
                 why: "those, pidfd, exit file, commit, archive, word of the tree, commit",
+            },
+            Counted {
+                what: "daemon: threads after 100 exits at the same moment",
+                few: self.threads,
+                many: many.threads,
+                most: 12.0,
+                why: "what follows a verdict is done together; those of the launches before are among them",
             },
         ];
         if let (Some(few), Some(many)) = (self.calls, many.calls) {

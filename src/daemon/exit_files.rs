@@ -10,12 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use tokio::task::{spawn_blocking, spawn_local};
-
-use crate::core::Event;
 use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Rejection};
-use crate::core::session::Session;
-use crate::core::vocab::{Now, ProcessId, RunId, SessionId, WaitStatus};
+use crate::core::vocab::{Now, ProcessId, RunId, WaitStatus};
 use crate::sys::{Backend, DirNews, Found};
 use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage};
 
@@ -246,30 +242,11 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
     }
     daemon.release_turn(id);
     hooks::verdict_archived(daemon, id);
-    let files = daemon.home.run_files(id);
-    let verdict = verdict_file(daemon, id);
-    // Else its logs may still be written to, and are then cut: it is measured when that is over.
-    let measured_here = {
-        let core = daemon.core.borrow();
-        core.session(id.session).is_none_or(|found| found.is_settled() || found.spec.hook_of.is_some())
-    };
-    let dir = daemon.home.session(id.session);
-    let daemon = Rc::clone(daemon);
-    spawn_local(async move {
-        let size = spawn_blocking(move || {
-            put_away(&files, &dir, verdict);
-            measured_here.then(|| size_of(&dir))
-        });
-        let size = size.await;
-        daemon.archiving.borrow_mut().remove(&id);
-        if let Ok(Some(bytes)) = size {
-            daemon.send(Event::Sized(id.session, bytes));
-        }
-    });
+    daemon.archive_afterwards(id);
 }
 
 /// Writes the verdict's file and moves the exit file beside it, unless that is done.
-fn put_away(files: &RunFiles, dir: &Path, verdict: Option<Vec<u8>>) {
+pub(super) fn put_away(files: &RunFiles, dir: &Path, verdict: Option<Vec<u8>>) {
     let name = format!("verdict.{}.json", files.id().run);
     // An earlier try at the verdict's file, for one.
     super::perform::sweep_half_written(files, false);
@@ -294,24 +271,8 @@ fn put_away(files: &RunFiles, dir: &Path, verdict: Option<Vec<u8>>) {
 
 /// Measures everything that is over and done with, at a start.
 pub(super) fn measure_all(daemon: &Rc<Daemon>) {
-    let all = daemon.core.borrow().sessions().map(|session| session.id).collect();
-    measure(daemon, all);
-}
-
-/// Measures those of these sessions that are over and done with.
-pub(super) fn measure(daemon: &Rc<Daemon>, ids: Vec<SessionId>) {
-    let over = |session: &Session| session.is_settled() && session.spec.hook_of.is_none();
-    let core = daemon.core.borrow();
-    let wanted = ids.into_iter().filter(|id| core.session(*id).is_some_and(over));
-    let dirs: Vec<_> = wanted.map(|id| (id, daemon.home.session(id))).collect();
-    drop(core);
-    let daemon = Rc::clone(daemon);
-    spawn_local(async move {
-        let sizes = move || dirs.into_iter().map(|(id, dir)| (id, size_of(&dir))).collect::<Vec<_>>();
-        for (id, bytes) in spawn_blocking(sizes).await.unwrap_or_default() {
-            daemon.send(Event::Sized(id, bytes));
-        }
-    });
+    let all: Vec<_> = daemon.core.borrow().sessions().map(|session| session.id).collect();
+    daemon.measure_afterwards(all);
 }
 
 /// Also where something else is mounted on one of the two directories.
@@ -326,9 +287,9 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The public record, and the verdict as the journal has it. Only what is durable is archived, so all may be told.
-fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
+pub(super) fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
     let core = daemon.core.borrow();
-    let session = core.session(id.session)?;
+    let session = core.session(id.session).filter(|session| session.run.number == id.run)?;
     let verdict = session.run.verdict.as_ref()?;
     let mut file = serde_json::to_value(daemon.view_of(session, true)).ok()?;
     file.as_object_mut()?.insert("verdict".into(), serde_json::to_value(verdict).ok()?);
@@ -336,7 +297,7 @@ fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
 }
 
 /// What the files take on the disk: the head of a log may be a hole.
-fn size_of(dir: &Path) -> u64 {
+pub(super) fn size_of(dir: &Path) -> u64 {
     const UNIT_OF_BLOCKS: u64 = 512;
 
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

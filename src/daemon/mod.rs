@@ -6,6 +6,7 @@
 //! a step's effects wait for its records to be durable, and nothing terminal is told before.
 
 mod adopted;
+mod afterwards;
 mod again;
 mod converse;
 mod deliver;
@@ -175,8 +176,9 @@ pub(crate) struct Daemon {
     /// Who carries the mark of a session.
     pub(crate) marks: Marks,
     pub(crate) worktrees: worktrees::Gits,
-    /// Runs whose exit file is being put away.
+    /// Runs whose exit file is being put away, or is to be.
     pub(crate) archiving: RefCell<HashSet<RunId>>,
+    afterwards: afterwards::Afterwards,
     /// Rung once, when the verdict of a session that somebody follows is durable.
     pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
     pub(crate) started: crate::core::vocab::Now,
@@ -331,6 +333,7 @@ async fn live(
         manager.stopping();
     }
     serve::close(&daemon);
+    daemon.end_afterwards();
     daemon.journal.flush();
     daemon.worktrees.let_go();
     Ok(())
@@ -402,6 +405,7 @@ impl Daemon {
             marks: Marks::default(),
             worktrees: worktrees::Gits::default(),
             archiving: RefCell::default(),
+            afterwards: afterwards::Afterwards::default(),
             ends: RefCell::default(),
             started: now,
             scans: found::Scans::default(),
@@ -475,6 +479,9 @@ impl Daemon {
 
     /// One event through the core.
     pub(crate) fn take(self: &Rc<Self>, event: Event) {
+        if let Event::Request(_, Request::Resume { session, .. }) = &event {
+            self.keep_verdict(*session);
+        }
         let step = self.core.borrow_mut().step(sys::clock::now(), event);
         self.carry_out(step);
     }
@@ -492,6 +499,7 @@ impl Daemon {
                     |record| if let Record::Ended { run, .. } = record { Some(run.session) } else { None },
                 )
                 .collect();
+            pending.ended.iter().for_each(|_| self.afterwards.verdict());
             let settled = |record: &Record| {
                 if let Record::TreeSettled { run, .. } = record { Some(*run) } else { None }
             };
@@ -550,7 +558,7 @@ impl Daemon {
             self.perform(effect, &mut outgoing);
         }
         for run in pending.settled {
-            exit_files::measure(self, vec![run.session]);
+            self.measure_afterwards([run.session]);
             perform::let_go_if_settled(self, run);
         }
     }

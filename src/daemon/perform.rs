@@ -123,10 +123,21 @@ pub(super) fn watch_shim(daemon: &Rc<Daemon>, id: RunId, shim: &ProcessRef) {
     let (telling, held) = (Rc::clone(daemon), shim.clone());
     daemon.sys.on_end(shim, move |ended| match ended {
         Ok(()) => {
-            spawn_local(shim_ended(telling, id, Some(held)));
+            spawn_local(async move {
+                // A stop's verdict may wait for this; one that is there already is told first.
+                if has_verdict(&telling, id) {
+                    telling.until_ends_are_told().await;
+                }
+                shim_ended(telling, id, Some(held)).await;
+            });
         }
         Err(error) => tracing::error!(session = %id.session, "the shim cannot be watched: {error}"),
     });
+}
+
+fn has_verdict(daemon: &Daemon, id: RunId) -> bool {
+    let core = daemon.core.borrow();
+    core.session(id.session).is_some_and(|found| found.run.number == id.run && found.run.verdict.is_some())
 }
 
 /// The shim has ended, or seems to have: its last word, and the proof by its lock.
@@ -521,11 +532,14 @@ pub(super) async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
 fn remove(daemon: &Rc<Daemon>, session: SessionId) {
     daemon.handles.borrow_mut().retain(|id, _| id.session != session);
     let (dir, condemned) = (daemon.home.session(session), daemon.home.condemned(session));
-    let exit = daemon.home.run_files(RunId { session, run: 1 }).exit_path();
+    let mut runs = daemon.afterwards.forget(session);
+    runs.iter().for_each(|run| _ = daemon.archiving.borrow_mut().remove(run));
+    runs.push(RunId { session, run: 1 });
+    let exits: Vec<_> = runs.into_iter().map(|run| daemon.home.run_files(run).exit_path()).collect();
     spawn_local(async move {
         let removed = spawn_blocking(move || {
             // Put away with the verdict, most likely; one that is left would be taken for a session that was lost too.
-            let _put_away = fs::remove_file(exit);
+            exits.iter().for_each(|exit| _ = fs::remove_file(exit));
             // Gone at once or not at all: half a directory would be taken for a session that the journal lost.
             match fs::rename(&dir, &condemned) {
                 Ok(()) => remove_all(&condemned),

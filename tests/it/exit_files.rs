@@ -2,6 +2,8 @@
 //! verdict, none hides one.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use agentctl::core::vocab::Mono;
@@ -400,4 +402,24 @@ fn a_killed_leader_is_told_by_its_shim() {
     );
     assert!(record["evidence"].to_string().contains("exit_file"), "{record:#}");
     daemon.ended_once(&id);
+}
+
+#[test]
+fn a_daemon_that_is_told_to_stop_has_put_every_verdict_away() {
+    let mut daemon = Daemon::new();
+    let ids: Vec<_> = (0..3).map(|_| daemon.launch(&[], "exit 3")).collect();
+    for id in &ids {
+        // The answer comes with the verdict, and no command is as soon as that.
+        let mut waiting = UnixStream::connect(daemon.socket()).expect("a daemon that listens");
+        let request = format!("GET /v1/sessions/{id}/wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        waiting.write_all(request.as_bytes()).expect("asked");
+        let mut answer = String::new();
+        waiting.read_to_string(&mut answer).expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    daemon.terminate();
+    for id in &ids {
+        assert!(daemon.file(id, "verdict.1.json").exists(), "{}", daemon.log());
+    }
+    assert_eq!(fs::read_dir(daemon.home().join("exits")).expect("a directory").count(), 0);
 }
