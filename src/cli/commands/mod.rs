@@ -18,7 +18,7 @@ mod wait;
 pub(crate) mod webhooks;
 pub(crate) mod worktree;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Method, Response};
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -124,6 +124,12 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
     }
     let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
     say_warnings(&answer, "");
+    if args.json && answer.body().size_hint().lower() > limits::PRETTY_LIST_MAX as u64 {
+        // Laid out it would be longer still: as it comes, while the rest is on its way.
+        logs::copy(answer, false, &mut 0).await.map_err(|why| client.failure(why))?;
+        render::out_bytes(false, b"\n")?;
+        return Ok(0);
+    }
     let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
     if args.json {
         // As it came: a newer daemon may know more keys than we do.
