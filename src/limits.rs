@@ -89,9 +89,12 @@ pub const STDERR_TAIL_BYTES_MAX: u64 = 16 << 10;
 /// End of an agent's log that a reader who follows sees first, as text.
 pub const LOG_TEXT_TAIL_BYTES: u64 = 256 << 10;
 /// One read of a log.
-pub const LOG_CHUNK_BYTES: usize = 64 << 10;
+pub const LOG_CHUNK_BYTES: usize = 256 << 10;
 /// A log that is being written and read is looked at so often, at most.
 pub const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// What is written while it is followed is read in such pieces, one for each of these times: 160 MB/s.
+pub const FOLLOW_BYTES: u64 = 16_000_000;
+pub const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// A look for agents that were started outside is answered after so long, with what was found by then.
 pub const FOUND_TIMEOUT: Duration = Duration::from_millis(500);
 /// And ends by itself so much sooner.

@@ -1,7 +1,8 @@
 //! Logs as they grow: for readers who follow, and for the parser of an agent's stream.
 //!
 //! A log that does not grow costs nothing; one that does is looked at once a second at most, and only when
-//! somebody reads or parses it. Nobody is in the way of the agent, which appends to its files itself.
+//! somebody reads or parses it. What comes after silence is told at once. Nobody is in the way of the agent, which appends to
+//! its files itself: a reader that is behind one that prints faster than anybody reads takes its time.
 
 use std::cell::Cell;
 use std::io;
@@ -25,9 +26,38 @@ use super::found::told;
 use super::log_files::{self, Found, LogTail, length, read_at};
 use super::{Daemon, adopted, perform};
 
-/// Waits until the log grows or the session ends; looks at most once a second.
-async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &mut End) -> io::Result<()> {
-    sleep_or_end(looked, end).await;
+/// Looks at a log: the last one, and how many of them in a row found nothing.
+struct Looks {
+    last: Instant,
+    at: u64,
+    in_vain: u32,
+}
+
+impl Looks {
+    /// None yet at a log that was read up to here.
+    fn from(offset: u64) -> Self {
+        Self { last: this_instant(), at: offset, in_vain: 0 }
+    }
+
+    /// One that began then has come so far.
+    fn count(&mut self, begun: Instant, offset: u64) {
+        self.in_vain = if offset > self.at { 0 } else { self.in_vain.saturating_add(1) };
+        (self.last, self.at) = (begun, offset);
+    }
+
+    /// Whether the next may be made as soon as the log grows: there was nothing at the last one. Not after several of those, or
+    /// a log that is written to and does not grow would be looked at without a pause.
+    fn may_be_next(&self) -> bool {
+        self.in_vain == 1
+    }
+}
+
+/// Waits until the log grows or the session ends; looks at most once a second, but for what comes after silence.
+async fn more(daemon: &Daemon, path: &Path, looks: &Looks, end: &mut End) -> io::Result<()> {
+    let Looks { last, at: offset, .. } = *looks;
+    if !looks.may_be_next() {
+        sleep_or_end(last, end).await;
+    }
     let grown = Rc::new(Notify::new());
     let bell = Rc::clone(&grown);
     let _watch = match daemon.sys.on_growth(path, move || bell.notify_one()) {
@@ -35,6 +65,7 @@ async fn more(daemon: &Daemon, path: &Path, offset: u64, looked: Instant, end: &
         // No watch is to be had (inotify has its limits): the caller looks again, once a second as ever.
         Err(error) => {
             tracing::debug!("watch {}: {error}", path.display());
+            sleep_or_end(last, end).await;
             return Ok(());
         }
         Ok(watch) => watch,
@@ -76,6 +107,9 @@ pub(crate) async fn stream(
     to: mpsc::Sender<io::Result<Bytes>>,
 ) {
     let mut end = daemon.end_of(id);
+    let mut looks = Looks::from(offset);
+    // What is there already is read as fast as it can be.
+    let mut pace = Pace::from(length(&path).await.unwrap_or(0), daemon.config.borrow().log_max_bytes);
     loop {
         // Asked before reading: what was written until the end is then read for certain.
         let live = follow && !*end.borrow();
@@ -102,12 +136,25 @@ pub(crate) async fn stream(
             if to.send(Ok(chunk)).await.is_err() {
                 return;
             }
+            if live && pace.is_over(offset) {
+                let pause = pace.pause(&path, offset).await;
+                tokio::select! {
+                    () = sleep_until(pause) => {}
+                    _ = end.wait_for(|ended| *ended) => break,
+                    () = to.closed() => return,
+                }
+            }
+        }
+        // At the end of the run, what is left of it is read like what was there.
+        if live && *end.borrow() {
+            continue;
         }
         if !live {
             return;
         }
+        looks.count(looked, offset);
         tokio::select! {
-            waited = wait_for_more(&daemon, &path, offset, looked, &mut end) => {
+            waited = wait_for_more(&daemon, &path, &looks, &mut end) => {
                 if let Err(error) = waited {
                     let _reader_left = to.send(Err(error)).await;
                     return;
@@ -115,6 +162,37 @@ pub(crate) async fn stream(
             }
             () = to.closed() => return,
         }
+    }
+}
+
+/// How fast a log is read that is written to meanwhile: each byte is one that the agent's processor moves as well.
+struct Pace {
+    /// To be read before the next pause.
+    until: u64,
+    /// When the last one ended.
+    since: Instant,
+    /// A reader that is behind by more than this would lose what is dropped, and makes no pause.
+    behind_max: u64,
+}
+
+impl Pace {
+    fn from(length: u64, log_max: Option<u64>) -> Self {
+        let behind_max = log_max.map_or(u64::MAX, |most| most / 2);
+        Self { until: length + limits::FOLLOW_BYTES, since: this_instant(), behind_max }
+    }
+
+    fn is_over(&self, offset: u64) -> bool {
+        offset >= self.until
+    }
+
+    /// Until when to pause, after having come so far.
+    async fn pause(&mut self, path: &Path, offset: u64) -> Instant {
+        let behind = length(path).await.unwrap_or(0).saturating_sub(offset);
+        let now = this_instant();
+        let due = self.since + limits::FOLLOW_PAUSE;
+        self.since = if behind > self.behind_max { now } else { due.max(now) };
+        self.until = offset + limits::FOLLOW_BYTES;
+        self.since
     }
 }
 
@@ -151,14 +229,8 @@ pub(crate) async fn readable(
 
 /// Like [`more`], for a log that may not exist yet: then the session's end is all there is to wait for,
 /// save a second look.
-async fn wait_for_more(
-    daemon: &Daemon,
-    path: &Path,
-    offset: u64,
-    looked: Instant,
-    end: &mut End,
-) -> io::Result<()> {
-    match more(daemon, path, offset, looked, end).await {
+async fn wait_for_more(daemon: &Daemon, path: &Path, looks: &Looks, end: &mut End) -> io::Result<()> {
+    match more(daemon, path, looks, end).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             sleep_or_end(this_instant(), end).await;
             Ok(())
@@ -185,6 +257,7 @@ async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Aske
     let mut end = daemon.end_of(id.session);
     let mut reader = Reader::new(daemon, id, parser);
     reader.dialogue = Dialogue::of(daemon, id).await;
+    let mut looks = Looks::from(reader.offset);
     while !*end.borrow() {
         let looked = this_instant();
         let question = asked.waiting.take();
@@ -199,8 +272,9 @@ async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Aske
         }
         reader.tell_mood(daemon, question);
         let said = reader.go_on(daemon).await;
+        looks.count(looked, reader.offset);
         tokio::select! {
-            waited = wait_for_more(daemon, &reader.path, reader.offset, looked, &mut end) => waited?,
+            waited = wait_for_more(daemon, &reader.path, &looks, &mut end) => waited?,
             () = asked.bell.notified() => {}
             () = sleep_until(looked + limits::SAY_AGAIN_AFTER), if !said => {}
         }
@@ -480,6 +554,34 @@ async fn read_ending(path: &Path, parser: &Parser) -> io::Result<(Progress, bool
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_after_silence_is_told_at_once_and_nothing_makes_looks_without_a_pause() {
+        let mut looks = Looks::from(0);
+        assert!(!looks.may_be_next(), "before the first");
+        // A reader that begins before the first output, some output, and a log that is written to without growing.
+        for (offset, at_once) in
+            [(0, true), (5, false), (5, true), (9, false), (9, true), (9, false), (9, false)]
+        {
+            looks.count(this_instant(), offset);
+            assert_eq!(looks.may_be_next(), at_once, "{offset}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_takes_its_time_for_what_is_written_meanwhile_unless_it_would_lose_it() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        log.as_file().set_len(10 * limits::FOLLOW_BYTES).unwrap();
+        let there = limits::FOLLOW_BYTES;
+        let mut pace = Pace::from(there, Some(20 * limits::FOLLOW_BYTES));
+        assert!(!pace.is_over(there) && !pace.is_over(there * 2 - 1) && pace.is_over(there * 2));
+        let begun = pace.since;
+        let until = pace.pause(log.path(), there * 2).await;
+        assert!(until >= begun + limits::FOLLOW_PAUSE);
+        assert!(!pace.is_over(there * 3 - 1) && pace.is_over(there * 3));
+        pace.behind_max = 2 * limits::FOLLOW_BYTES;
+        assert!(pace.pause(log.path(), there * 3).await < until + limits::FOLLOW_PAUSE, "it is far behind");
+    }
 
     #[test]
     fn the_last_line_is_without_colours_and_never_blank() {

@@ -6,10 +6,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::io::pread;
 
 use crate::limits;
 use crate::sys::log_files::first_data;
@@ -104,17 +105,19 @@ pub(super) async fn tail(path: &Path, at_most: u64) -> io::Result<LogTail> {
 
 /// As many bytes as there are, `at_most` so many.
 fn bytes_at(file: &File, from: u64, at_most: usize) -> io::Result<Bytes> {
-    let mut bytes = vec![0; at_most];
-    let mut count = 0;
-    while count < at_most {
-        match file.read_at(&mut bytes[count..], from + count as u64) {
+    let there = file.metadata()?.len().saturating_sub(from);
+    let at_most = usize::try_from(there).unwrap_or(usize::MAX).min(at_most);
+    let mut bytes = Vec::with_capacity(at_most);
+    // Into room that nobody has to fill with zeros first.
+    while bytes.len() < at_most {
+        let place = from + bytes.len() as u64;
+        match rustix::io::retry_on_intr(|| pread(file, spare_capacity(&mut bytes), place)) {
             Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
         }
     }
-    bytes.truncate(count);
+    bytes.truncate(at_most);
     Ok(bytes.into())
 }
 
