@@ -285,6 +285,7 @@ async fn live(
     nofile: u64,
 ) -> Result<(), DaemonError> {
     let Options { home, metrics_port, starter, schema, journal: entries, .. } = options;
+    let signals = serve::Signals::catch();
     let (inbox, mut messages) = mpsc::unbounded_channel();
     let (journal, loaded) = open_journal(&home, &config, &schema, &inbox)?;
     let mut daemon = Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox);
@@ -312,7 +313,7 @@ async fn live(
     scrape::serve(&daemon).await;
     reattach::recover(&daemon).await;
     let manager = service::begin(&daemon, starter);
-    let ended = serve::until_signalled(&daemon, manager.as_deref());
+    let ended = serve::until_signalled(&daemon, signals, manager.as_deref());
     tokio::pin!(ended);
     loop {
         tokio::select! {

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -183,13 +183,37 @@ async fn first_byte(stream: &UnixStream) -> io::Result<Option<u8>> {
     }
 }
 
+/// The signals that a daemon listens to. What comes while it starts is kept for [`until_signalled`]; uncaught, it would be
+/// the end, and HUP as well.
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    pub(super) fn catch() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Resolves when the daemon is to end: TERM, INT, or a request.
-pub(super) async fn until_signalled(daemon: &Rc<Daemon>, manager: Option<&ServiceManager>) {
-    let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        tracing::error!("signals cannot be caught; the daemon ends by request only");
-        return daemon.stop.notified().await;
+pub(super) async fn until_signalled(
+    daemon: &Rc<Daemon>,
+    signals: io::Result<Signals>,
+    manager: Option<&ServiceManager>,
+) {
+    let Signals { mut term, mut int, mut hup } = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!("signals cannot be caught; the daemon ends by request only: {error}");
+            return daemon.stop.notified().await;
+        }
     };
     loop {
         tokio::select! {
