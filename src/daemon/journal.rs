@@ -83,8 +83,10 @@ enum Job {
 pub(crate) struct Journal {
     path: PathBuf,
     epoch: String,
-    jobs: Sender<Job>,
+    /// Closed before `jobs`, which ends the writer: the last connection folds the log back into the file, and one that only
+    /// reads cannot.
     reader: Arc<Mutex<Connection>>,
+    jobs: Sender<Job>,
 }
 
 /// Reads a journal without keeping it open.
@@ -115,7 +117,7 @@ impl Journal {
             })
             .map_err(JournalError::Thread)?;
         let reader = Arc::new(Mutex::new(reader));
-        Ok((Self { path: path.to_owned(), epoch, jobs, reader }, loaded))
+        Ok((Self { path: path.to_owned(), epoch, reader, jobs }, loaded))
     }
 
     /// The random name of this journal, part of every cursor.
