@@ -106,7 +106,7 @@ fn memory() -> Counted {
         what: "core: bytes for a session that runs",
         few: among(MANY),
         many: among(MANY_IN_CORE),
-        most: 2_600.0,
+        most: 2_200.0,
         why: "its record, its names and its places in the indexes of ids, timers and directories",
     }
 }

@@ -157,8 +157,9 @@ fn free_name(wanted: &Path) -> PathBuf {
 
 /// A journal that is sound.
 pub(super) struct Opened {
-    pub(super) db: Connection,
+    /// Closed first: only the last connection folds the log back into the file, and this one cannot.
     pub(super) reader: Connection,
+    pub(super) db: Connection,
     pub(super) epoch: String,
     pub(super) loaded: Loaded,
 }
