@@ -237,7 +237,7 @@ impl Counts {
                 what: "daemon: threads after 100 exits at the same moment",
                 few: self.threads,
                 many: many.threads,
-                most: 12.0,
+                most: 40.0,
                 why: "what follows a verdict is done together; those of the launches before are among them",
             },
         ];
