@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::core::Event;
 use crate::core::vocab::{RunId, SessionId};
+use crate::wire::session_dir::RunFiles;
 
 use super::Daemon;
 use super::exit_files::{put_away, size_of, verdict_file};
@@ -124,17 +126,17 @@ impl Daemon {
         sizes
     }
 
+    /// Where, and the verdict's file.
+    fn what_is_put_away(&self, Archive { run, file }: Archive) -> (RunFiles, PathBuf, Option<Vec<u8>>) {
+        let file = file.or_else(|| verdict_file(self, run));
+        (self.home.run_files(run), self.home.session(run.session), file)
+    }
+
     async fn do_some_afterwards(self: &Rc<Self>) {
         let archives = self.afterwards.next_archives();
         let sizes = self.sessions_to_measure(&archives);
         let runs: Vec<_> = archives.iter().map(|archive| archive.run).collect();
-        let archives: Vec<_> = archives
-            .into_iter()
-            .map(|Archive { run, file }| {
-                let file = file.or_else(|| verdict_file(self, run));
-                (self.home.run_files(run), self.home.session(run.session), file)
-            })
-            .collect();
+        let archives: Vec<_> = archives.into_iter().map(|archive| self.what_is_put_away(archive)).collect();
         let sizes: Vec<_> = sizes.into_iter().map(|id| (id, self.home.session(id))).collect();
         let done = spawn_blocking(move || {
             for (files, dir, file) in archives {
@@ -162,9 +164,9 @@ impl Daemon {
 
     /// The daemon ends: every verdict is put away.
     pub(super) fn end_afterwards(&self) {
-        for Archive { run, file } in self.afterwards.archives.take() {
-            let file = file.or_else(|| verdict_file(self, run));
-            put_away(&self.home.run_files(run), &self.home.session(run.session), file);
+        for archive in self.afterwards.archives.take() {
+            let (files, dir, file) = self.what_is_put_away(archive);
+            put_away(&files, &dir, file);
         }
     }
 }

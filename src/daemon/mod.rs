@@ -465,7 +465,7 @@ impl Daemon {
             }
             Message::Written(Written::Upto(upto)) => self.became_durable(upto),
             Message::Written(Written::Failing(why)) => {
-                let known = matches!(self.core.borrow().journal(), JournalHealth::Failing(_));
+                let known = self.journal_fails();
                 self.take(Event::Journal(JournalHealth::Failing(why.clone())));
                 if !known {
                     tracing::error!(
@@ -476,6 +476,10 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    fn journal_fails(&self) -> bool {
+        matches!(self.core.borrow().journal(), JournalHealth::Failing(_))
     }
 
     /// One event through the core.
@@ -520,7 +524,7 @@ impl Daemon {
             self.perform_all(pending);
             return;
         }
-        let failing = matches!(self.core.borrow().journal(), JournalHealth::Failing(_));
+        let failing = self.journal_fails();
         self.pending.borrow_mut().push_back(pending);
         if failing {
             self.perform_exempt();
@@ -529,7 +533,7 @@ impl Daemon {
 
     fn became_durable(self: &Rc<Self>, upto: u64) {
         self.durable.set(upto);
-        if matches!(self.core.borrow().journal(), JournalHealth::Failing(_)) {
+        if self.journal_fails() {
             tracing::info!("the journal can be written again");
             self.take(Event::Journal(JournalHealth::Well));
         }

@@ -52,6 +52,13 @@ pub fn stat(pid: u32) -> io::Result<Stat> {
     parse(&line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a stat line that is too short"))
 }
 
+/// The users of a process: real, effective, saved, and that of its file accesses (proc_pid_status(5), `Uid`).
+pub(super) fn users(pid: u32) -> io::Result<Vec<u32>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    Ok(uids.split_ascii_whitespace().filter_map(|uid| uid.parse().ok()).collect())
+}
+
 /// Reads a file of the kernel's that is short and has no length, with a read and another for its end; std asks for its length
 /// and begins with 32 bytes.
 pub(super) fn read_small(path: &str) -> io::Result<Vec<u8>> {

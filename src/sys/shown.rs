@@ -204,10 +204,9 @@ fn held(pid: u32, by_number: bool) -> io::Result<Option<Shown>> {
 
 /// Whether real and effective user are ours.
 fn is_ours(pid: u32) -> io::Result<bool> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let ours = rustix::process::geteuid().as_raw().to_string();
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-    Ok(uids.split_ascii_whitespace().take(2).all(|uid| uid == ours) && !uids.is_empty())
+    let ours = rustix::process::geteuid().as_raw();
+    let users = proc_fs::users(pid)?;
+    Ok(users.iter().take(2).all(|user| *user == ours) && !users.is_empty())
 }
 
 /// A process in a container of its own names its files by other paths. What cannot be told is no.

@@ -194,10 +194,7 @@ impl Reading {
     /// Keeps in mind a process that does not show its environment, if it could be of a session: one of our user.
     fn hides(&mut self, pid: u32) -> io::Result<()> {
         let start_ticks = proc_fs::stat(pid)?.start_ticks;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let ours = rustix::process::geteuid().as_raw().to_string();
-        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-        if uids.split_ascii_whitespace().any(|uid| uid == ours) {
+        if proc_fs::users(pid)?.contains(&rustix::process::geteuid().as_raw()) {
             self.hidden = self.hidden.max(Some((start_ticks, pid)));
         }
         Ok(())
