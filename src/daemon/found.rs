@@ -42,16 +42,19 @@ use told::{Env, Question};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) found: Vec<Found>,
+    /// Those among them whose stores did not answer.
+    mute: Vec<ProcessId>,
     pub(super) warnings: Vec<String>,
 }
 
 impl Seen {
     /// An agent whose store does not answer this time keeps the id that it had: it is the same process.
     fn keep_names(&mut self, before: &Self) {
-        if self.warnings.is_empty() {
-            return;
-        }
-        for found in self.found.iter_mut().filter(|found| found.native_id.is_none()) {
+        for mute in &self.mute {
+            let Some(found) = self.found.iter_mut().find(|found| found.process.same(mute)) else { continue };
+            if found.native_id.is_some() {
+                continue;
+            }
             let known = before.found.iter().find(|known| known.process.same(&found.process));
             if let Some(known) = known.filter(|known| known.native_id.is_some()) {
                 found.id = known.id;
@@ -105,7 +108,7 @@ async fn run(daemon: &Rc<Daemon>) -> Seen {
         scans.progress.set(hanging);
         let warning =
             format!("an earlier look for agents started outside still hangs at {doing}; none are listed");
-        return Seen { found: Vec::new(), warnings: vec![warning] };
+        return Seen { warnings: vec![warning], ..Seen::default() };
     }
     let progress = Arc::new(Mutex::new(scan::Progress::default()));
     scans.progress.set(Some(Arc::clone(&progress)));
@@ -121,7 +124,7 @@ async fn run(daemon: &Rc<Daemon>) -> Seen {
     if let Err(error) = started {
         scans.running.store(false, Ordering::Release);
         let warning = format!("agents started outside are not listed: start a thread: {error}");
-        return Seen { found: Vec::new(), warnings: vec![warning] };
+        return Seen { warnings: vec![warning], ..Seen::default() };
     }
     // Around the channel only.
     let in_time = matches!(timeout(limits::FOUND_TIMEOUT, told).await, Ok(Ok(())));
@@ -135,7 +138,12 @@ async fn run(daemon: &Rc<Daemon>) -> Seen {
             so_far.doing
         ));
     }
-    Seen { found: so_far.found.iter().map(|agent| agent.found.clone()).collect(), warnings }
+    let mute = so_far.found.iter().filter(|agent| !agent.answered).map(|agent| agent.found.process);
+    Seen {
+        found: so_far.found.iter().map(|agent| agent.found.clone()).collect(),
+        mute: mute.collect(),
+        warnings,
+    }
 }
 
 /// A panic elsewhere leaves what was found as good as it was.

@@ -76,10 +76,11 @@ impl Outside {
         .expect("a part");
     }
 
-    /// The warnings of a listing that is as good as ever otherwise.
+    /// What a listing, which is as good as ever otherwise, warns of in this home. Agents of other tests have others.
     #[track_caller]
     fn warnings(&self) -> String {
-        self.list().1
+        let home = self.home.to_str().expect("a text");
+        self.list().1.lines().filter(|line| line.contains(home)).collect()
     }
 }
 
@@ -227,6 +228,10 @@ fn what_two_could_be_is_guessed_for_neither() {
     drop(named);
     tells(&outside.shown(&first), &json!({"nativeId": "01a2-bb"}));
     outside.store(&outside.pi_session("01a2-cc"), &begun);
+    // Its own store has answered; that another's is broken does not bring back what was known of it.
+    let _mute = outside.start("opencode", &[], "", "");
+    outside.store(".local/share/opencode/opencode.db", "this is no database, however long it is looked at");
+    assert!(outside.warnings().contains("not a database"));
     tells(&outside.shown(&first), &json!({"nativeId": null}));
 }
 
@@ -334,6 +339,11 @@ fn a_listing_that_asks_for_others_does_not_look_and_the_configuration_can_forbid
     assert!(!among(&[]), "it was forbidden");
 }
 
+/// Takes the database for itself, as soon as no daemon of another test looks at it.
+fn lock(db: &Connection) {
+    until("a lock", || db.execute_batch("PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE").ok());
+}
+
 #[test]
 fn a_store_that_is_broken_locked_huge_or_mute_costs_a_warning_and_nothing_else() {
     let outside = Outside::new();
@@ -379,7 +389,7 @@ fn a_store_that_is_broken_locked_huge_or_mute_costs_a_warning_and_nothing_else()
     says("no such table", &db);
     fs::remove_file(&db).expect("a file");
     let locked = outside.opencode_db();
-    locked.execute_batch("PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE").expect("a lock");
+    lock(&locked);
     // What an earlier version kept in files is not taken for what the database may hold.
     let earlier = json!({"id": "ses_earlier", "directory": outside.cwd, "projectID": "global"}).to_string();
     let earlier = outside.store(".local/share/opencode/storage/session/global/ses_earlier.json", &earlier);
@@ -394,7 +404,7 @@ fn a_store_that_is_broken_locked_huge_or_mute_costs_a_warning_and_nothing_else()
     let record = outside.shown(&opencode);
     tells(&record, &json!({"nativeId": "ses_healed"}));
     // Its name is not forgotten when it is not to be had for a moment.
-    healed.execute_batch("PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE").expect("a lock");
+    lock(&healed);
     assert!(outside.warnings().contains("locked"));
     tells(&outside.shown(&opencode), &json!({"id": record["id"], "nativeId": "ses_healed"}));
 }

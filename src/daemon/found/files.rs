@@ -15,6 +15,7 @@ use crate::core::vocab::{ProcessId, Wall};
 use crate::limits;
 use crate::wire::hex;
 
+use super::locked;
 use super::scan::{Agent, Conversation, Look, Whose};
 
 /// File times and start times of processes are as exact as this.
@@ -359,5 +360,6 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
 
 /// Says what could not be looked at, and what that costs.
 pub(super) fn unread(look: &Look, whose: &Whose<'_>, path: &Path, why: &dyn std::fmt::Display) {
+    locked(&look.progress).unread.insert(whose.name.clone());
     look.warn(format!("{}: {}: {why}; it is told incompletely", whose.name, path.display()));
 }

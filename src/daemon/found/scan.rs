@@ -67,6 +67,8 @@ pub(super) struct Whose<'a> {
 pub(super) struct Progress {
     pub(super) found: Vec<Agent>,
     pub(super) warnings: Vec<String>,
+    /// Whose store did not answer, by [`Whose::name`].
+    pub(super) unread: HashSet<String>,
     /// What it does now, for the case that it never comes back.
     pub(super) doing: String,
 }
@@ -76,6 +78,8 @@ pub(super) struct Progress {
 pub(super) struct Agent {
     pub(super) found: Found,
     pub(super) adapter: Known,
+    /// Whether its store was asked, and told all that there is.
+    pub(super) answered: bool,
     pub(super) arguments: Vec<String>,
     /// The process, and what it wraps, if it is a wrapper.
     pub(super) line: Vec<Arc<Shown>>,
@@ -132,10 +136,14 @@ impl Look {
 }
 
 impl Agent {
+    fn name(&self) -> String {
+        format!("{} (PID {})", self.found.adapter, self.found.process.pid)
+    }
+
     /// Lets `then` look for what is its.
     pub(super) fn whose<T>(&self, then: impl FnOnce(&Whose<'_>) -> T) -> T {
-        let Found { adapter, process, cwd, started, .. } = &self.found;
-        let name = format!("{adapter} (PID {})", process.pid);
+        let Found { cwd, started, .. } = &self.found;
+        let name = self.name();
         let shown = &self.line[0];
         let vars = |name: &str| shown.var(name);
         then(&Whose { name, cwd, started: *started, vars: &vars })
@@ -261,6 +269,7 @@ fn processes(job: &Job) -> std::io::Result<(Vec<Agent>, bool)> {
                 idle: false,
             },
             adapter: running.adapter,
+            answered: false,
             arguments: running.arguments,
             line: vec![Arc::new(shown)],
         });
@@ -382,6 +391,8 @@ fn tell(job: &Job, at: usize, name: &Name, conversation: Option<Conversation>) {
             progress.found[at].found.id = id;
         }
     }
+    let answered = !progress.unread.contains(&progress.found[at].name());
+    progress.found[at].answered = answered;
     let found = &mut progress.found[at].found;
     found.native_id.clone_from(&name.id);
     found.idle = name.idle;
