@@ -196,6 +196,8 @@ pub const VERSION_BYTES_MAX: usize = 64 << 10;
 /// A listing that is longer is printed without blanks. OrgLoop's connector reads 1 MiB, and takes more for no sessions:
 /// that is room for 1,000 of them, with prompts.
 pub const PRETTY_LIST_MAX: usize = 512 << 10;
+/// A listing is rendered and sent in pieces of so much, between which other requests and ends have their turn.
+pub const LIST_CHUNK_BYTES: usize = 128 << 10;
 /// Longest path that the kernel takes (PATH_MAX less its closing NUL).
 pub const PATH_BYTES_MAX: usize = 4_095;
 /// A directory or a file of a user's is waited for so long before whoever named it is told.

@@ -158,7 +158,7 @@ impl Client {
             self.stream.get_mut().write_all(request.as_bytes())?;
             status = self.line()?;
         }
-        let mut length = 0;
+        let (mut length, mut chunked) = (0, false);
         loop {
             let header = self.line()?.to_ascii_lowercase();
             if header.is_empty() {
@@ -167,13 +167,32 @@ impl Client {
             if let Some(value) = header.strip_prefix("content-length:") {
                 length = value.trim().parse()?;
             }
+            chunked |= header == "transfer-encoding: chunked";
         }
-        let mut answer = vec![0; length];
-        self.stream.read_exact(&mut answer)?;
+        let answer = if chunked { self.chunks()? } else { self.bytes(length)? };
         if status.split(' ').nth(1).is_none_or(|code| !code.starts_with('2')) {
             return Err(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&answer)).into());
         }
         Ok(serde_json::from_slice(&answer)?)
+    }
+
+    /// A long listing.
+    fn chunks(&mut self) -> Outcome<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let length = usize::from_str_radix(&self.line()?, 16)?;
+            body.append(&mut self.bytes(length)?);
+            self.line()?;
+            if length == 0 {
+                return Ok(body);
+            }
+        }
+    }
+
+    fn bytes(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn line(&mut self) -> io::Result<String> {

@@ -227,7 +227,7 @@ pub(crate) fn details(session: &SessionView) -> io::Result<()> {
         ("Model", session.model.clone().unwrap_or_else(dash)),
     ];
     if session.origin != "launched" {
-        lines.push(("Origin", session.origin.clone()));
+        lines.push(("Origin", session.origin.to_string()));
     }
     let optional = [("Name", &session.name), ("Group", &session.group), ("Native ID", &session.native_id)];
     lines.extend(optional.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
@@ -299,7 +299,7 @@ fn status_words(session: &SessionView) -> String {
     match (&session.outcome, &session.reason) {
         (Some(outcome), Some(reason)) => format!("{} ({outcome}: {reason})", session.status),
         _ if session.phase != session.status => format!("{} ({})", session.status, session.phase),
-        _ => session.status.clone(),
+        _ => session.status.to_string(),
     }
 }
 
@@ -349,7 +349,7 @@ pub(crate) fn verdict_line(session: &SessionView) -> String {
     let lasted = lasted
         .map(|(end, start)| format!(" after {:.1} s", end.since(start).as_secs_f64()))
         .unwrap_or_default();
-    let prongs: Vec<_> = session.evidence.iter().map(|entry| entry.prong.as_str()).collect();
+    let prongs: Vec<_> = session.evidence.iter().map(|entry| &*entry.prong).collect();
     let evidence = if prongs.is_empty() { "none".to_owned() } else { prongs.join(", ") };
     format!("agentctl: session {id} {outcome}, {how}{reason}{lasted} [evidence: {evidence}]{message}")
 }

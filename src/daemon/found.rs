@@ -17,7 +17,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Response, StatusCode};
 use tokio::sync::oneshot;
@@ -26,7 +25,6 @@ use tokio::time::timeout;
 
 use crate::adapters::Known;
 use crate::core::fuse::ShimSeen;
-use crate::core::session::Session;
 use crate::core::vocab::{ProcessId, SessionId};
 use crate::limits;
 use crate::sys::shown::{self, Ancestry, Numbered, Shown};
@@ -35,7 +33,7 @@ use crate::wire::api::SessionView;
 use crate::wire::found::{Found, WARNING_HEADER};
 
 use super::Daemon;
-use super::http::{Answer, Fault, Handled, JSON, Query, json_answer, whole};
+use super::http::{Answer, Fault, Handled, json_answer};
 use told::{Env, Question};
 
 /// What one look came to.
@@ -75,8 +73,6 @@ pub(crate) struct Scans {
     of_kernel: Arc<Mutex<HashSet<Numbered>>>,
     /// About one conversation.
     questions: told::Questions,
-    /// Length of the last listing.
-    bytes_listed: Cell<usize>,
 }
 
 /// Looks once. Who asks while a look is under way gets the next one, since something may have started meanwhile.
@@ -218,93 +214,6 @@ fn held(daemon: &Daemon) -> HashSet<u32> {
         held.extend([leader, shim].into_iter().flatten().map(ProcessRef::pid));
     }
     held
-}
-
-/// The answer to a listing: our own sessions, and what else runs.
-pub(super) async fn list(daemon: &Rc<Daemon>, query: &Query) -> Response<Answer> {
-    // Before our own are read: one that is adopted meanwhile is then among them, and left out here.
-    let seen = if wants_found(daemon, query) { Some(look(daemon).await) } else { None };
-    let core = daemon.core.borrow();
-    let wanted = |session: &&Session| {
-        let view_status = session.status(core.may_tell(session)).word();
-        let live = matches!(view_status, "running" | "idle");
-        (live || query.flag("all") || query.get("status").is_some())
-            && query.get("status").is_none_or(|status| status == view_status)
-            && query.get("adapter").is_none_or(|adapter| adapter == session.spec.adapter)
-            && query.get("group").is_none_or(|group| Some(group) == session.spec.group.as_deref())
-            && query.all("label").all(|label| has_label(session, label))
-            && (query.get("queued").is_none_or(|value| !matches!(value, "0" | "false"))
-                || !session.run.is_queued())
-    };
-    let ours = core.shown().filter(wanted).map(Listed::Ours);
-    let found = seen.iter().flat_map(|seen| &seen.found).filter(|found| core.session(found.id).is_none());
-    let found = found.filter(|found| {
-        query.get("status").is_none_or(|status| status == found.status())
-            && query.get("adapter").is_none_or(|adapter| adapter == found.adapter)
-    });
-    let mut listed: Vec<Listed<'_>> = ours.chain(found.map(Listed::Found)).collect();
-    listed.sort_by_key(Listed::place);
-    let mut answer = whole(StatusCode::OK, JSON, array(daemon, listed.iter().map(|one| one.view(daemon))));
-    if let Some(seen) = &seen {
-        warn(&mut answer, &seen.warnings);
-    }
-    answer
-}
-
-/// One line of a listing.
-enum Listed<'a> {
-    Ours(&'a Session),
-    Found(&'a Found),
-}
-
-impl Listed<'_> {
-    /// Running first, then the newest.
-    fn place(&self) -> (bool, std::cmp::Reverse<i64>) {
-        match self {
-            Self::Ours(session) => {
-                (session.run.verdict.is_some(), std::cmp::Reverse(session.run.begun.wall.0))
-            }
-            Self::Found(found) => (false, std::cmp::Reverse(found.started.0)),
-        }
-    }
-
-    fn view(&self, daemon: &Daemon) -> SessionView {
-        match self {
-            Self::Ours(session) => daemon.view_of(session, daemon.core.borrow().may_tell(session)),
-            Self::Found(found) => SessionView::of_found(found),
-        }
-    }
-}
-
-/// An array of records, of which one at a time is in memory: with thousands of them that is faster, too.
-fn array(daemon: &Daemon, views: impl Iterator<Item = SessionView>) -> Bytes {
-    // As much room as the last one took.
-    let mut body = Vec::with_capacity(daemon.scans.bytes_listed.get() + 1_024);
-    body.push(b'[');
-    for view in views {
-        if body.len() > 1 {
-            body.push(b',');
-        }
-        serde_json::to_writer(&mut body, &view).expect("our answers have string keys");
-    }
-    body.push(b']');
-    daemon.scans.bytes_listed.set(body.len());
-    body.into()
-}
-
-/// Whether anything that was started outside could be in the answer.
-fn wants_found(daemon: &Daemon, query: &Query) -> bool {
-    let live = query.get("status").is_none_or(|status| matches!(status, "running" | "idle"));
-    let ours_only = query.get("group").is_some() || query.get("label").is_some();
-    let asked = query.get("discovered").is_none_or(|value| !matches!(value, "0" | "false"));
-    live && !ours_only && asked && daemon.config.borrow().discover
-}
-
-fn has_label(session: &Session, label: &str) -> bool {
-    match label.split_once('=') {
-        Some((key, value)) => session.spec.labels.get(key).is_some_and(|found| found == value),
-        None => session.spec.labels.contains_key(label),
-    }
 }
 
 /// Tells of what an answer lacks, or of what comes with it.

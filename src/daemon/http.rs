@@ -34,15 +34,17 @@ use crate::wire::api::{self, Problem};
 use crate::wire::hex;
 use crate::wire::route::{NoRoute, Route};
 
+use super::listing::Listing;
 use super::log_files::{self, Beginning, LogTail};
 use super::{
-    Daemon, adopted, again, doctor, follow, found, fuses, groups, health, launches, locks, reload, scrape,
-    stream, webhooks,
+    Daemon, adopted, again, doctor, follow, found, fuses, groups, health, launches, listing, locks, reload,
+    scrape, stream, webhooks,
 };
 
 /// A body of an answer: whole, or as it comes.
 pub(super) enum Answer {
     Whole(Full<Bytes>),
+    Listing(Listing),
     Flow(mpsc::Receiver<io::Result<Bytes>>),
 }
 
@@ -61,6 +63,7 @@ impl Body for Answer {
                 Poll::Ready(None) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             },
+            Self::Listing(listing) => listing.poll(cx).map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk)))),
             Self::Flow(body) => body.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
         }
     }
@@ -68,14 +71,14 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(body) => body.is_end_stream(),
-            Self::Flow(_) => false,
+            Self::Listing(_) | Self::Flow(_) => false,
         }
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
         match self {
             Self::Whole(body) => body.size_hint(),
-            Self::Flow(_) => hyper::body::SizeHint::default(),
+            Self::Listing(_) | Self::Flow(_) => hyper::body::SizeHint::default(),
         }
     }
 }
@@ -147,7 +150,7 @@ async fn answer_to(daemon: &Rc<Daemon>, route: Route, request: Request<Incoming>
             Err(why) => Err(Fault::new(StatusCode::UNPROCESSABLE_ENTITY, why)),
         },
         Route::Events => stream::answer(daemon, &request).await,
-        Route::List => Ok(found::list(daemon, &Query::of(&request)).await),
+        Route::List => Ok(listing::answer(daemon, Query::of(&request)).await),
         Route::Adapters => Ok(json_answer(StatusCode::OK, &known_adapters(daemon))),
         Route::Launch => launches::launch_session(daemon, request).await,
         Route::LaunchGroup => groups::launch(daemon, request).await,
@@ -550,14 +553,17 @@ pub(super) fn json_answer<T: serde::Serialize + ?Sized>(status: StatusCode, valu
 }
 
 pub(super) fn whole(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Answer> {
-    let mut answer = Response::new(Answer::Whole(Full::new(body)));
+    let mut answer = of_body(kind, Answer::Whole(Full::new(body)));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 
 pub(super) fn flow(kind: &'static str, chunks: mpsc::Receiver<io::Result<Bytes>>) -> Response<Answer> {
-    let mut answer = Response::new(Answer::Flow(chunks));
+    of_body(kind, Answer::Flow(chunks))
+}
+
+pub(super) fn of_body(kind: &'static str, body: Answer) -> Response<Answer> {
+    let mut answer = Response::new(body);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }

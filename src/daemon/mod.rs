@@ -26,6 +26,7 @@ mod journal;
 mod launch;
 mod launches;
 mod life;
+mod listing;
 mod locks;
 mod log_files;
 mod looks;

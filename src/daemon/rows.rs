@@ -1,6 +1,6 @@
 //! Records as journal rows, and the bodies of events and deliveries, rendered once when they are committed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::json;
 
@@ -53,7 +53,7 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
                 let epoch = daemon.hub.epoch();
                 let fires = fires_at.map(|at| ("fires_at", json!(rfc3339(at))));
                 let endpoint = endpoint.as_ref().map(|endpoint| ("endpoint", json!(endpoint)));
-                let mut more: Vec<_> = fires.into_iter().chain(endpoint).collect();
+                let mut more: BTreeMap<_, _> = fires.into_iter().chain(endpoint).collect();
                 more.extend(fuse.iter().flat_map(|fuse| fuses::told(daemon, *fuse)));
                 more.extend(lock.iter().map(|lock| ("lock", json!(LockView::of_manual(lock)))));
                 let body = api::event_body(epoch, *seq, *kind, *at, view.as_ref(), more);

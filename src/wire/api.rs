@@ -3,6 +3,7 @@
 //! Owns the public names and shapes (contract, sections 4, 7 and 8). A record has every key always,
 //! null where nothing is known. Refuses to decide anything: it translates.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -235,17 +236,20 @@ pub type Limits = ResourceLimits;
 /// A directory of its own for a session.
 pub type Worktree = crate::core::worktree::Worktree;
 
+/// A word of a closed list, as the daemon has it or as it was read.
+pub type Word = Cow<'static, str>;
+
 /// The session record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionView {
     pub id: String,
     pub run: u32,
-    pub origin: String,
+    pub origin: Word,
     pub adapter: String,
-    pub status: String,
-    pub phase: String,
-    pub outcome: Option<String>,
+    pub status: Word,
+    pub phase: Word,
+    pub outcome: Option<Word>,
     pub exit_code: Option<u8>,
     pub signal: Option<String>,
     pub reason: Option<String>,
@@ -280,7 +284,7 @@ pub struct SessionView {
 /// One line of the evidence.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EvidenceView {
-    pub prong: String,
+    pub prong: Word,
     pub at: String,
     pub detail: String,
 }
@@ -425,6 +429,23 @@ impl EvidenceView {
     }
 }
 
+/// An event of the public stream.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EventView<'a> {
+    cursor: String,
+    seq: u64,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    adapter: Option<&'a str>,
+    session_id: Option<&'a str>,
+    run: Option<u32>,
+    timestamp: String,
+    session: Option<&'a SessionView>,
+    #[serde(flatten)]
+    more: BTreeMap<&'a str, Value>,
+}
+
 /// The body of an event of the public stream, one line of JSON. `more`: keys that only some types have.
 pub fn event_body(
     epoch: &str,
@@ -432,22 +453,20 @@ pub fn event_body(
     kind: EventKind,
     at: Wall,
     session: Option<&SessionView>,
-    more: Vec<(&str, Value)>,
+    more: BTreeMap<&str, Value>,
 ) -> String {
-    let mut body = json!({
-        "cursor": cursor(epoch, seq),
-        "seq": seq,
-        "type": kind.word(),
-        "adapter": session.map(|session| &session.adapter),
-        "sessionId": session.map(|session| &session.id),
-        "run": session.map(|session| session.run),
-        "timestamp": rfc3339(at),
-        "session": session,
-    });
-    if let Some(object) = body.as_object_mut() {
-        object.extend(more.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    }
-    body.to_string()
+    let event = EventView {
+        cursor: cursor(epoch, seq),
+        seq,
+        kind: kind.word(),
+        adapter: session.map(|session| session.adapter.as_str()),
+        session_id: session.map(|session| session.id.as_str()),
+        run: session.map(|session| session.run),
+        timestamp: rfc3339(at),
+        session,
+        more,
+    };
+    serde_json::to_string(&event).expect("string keys and plain values")
 }
 
 /// A place in the event stream of one journal.

@@ -1,13 +1,17 @@
 //! Times as the outside reads them: RFC 3339 in UTC with milliseconds, by jiff.
 
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 
 use crate::core::vocab::Wall;
+
+/// Of each time a record has several.
+const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 
 /// `2026-03-12T04:21:54.644Z`.
 pub fn rfc3339(at: Wall) -> String {
     match Timestamp::from_microsecond(at.0) {
-        Ok(time) => format!("{time:.3}"),
+        Ok(time) => PRINTER.timestamp_to_string(&time),
         // A clock outside the years that people write; the number at least is not lost.
         Err(_) => format!("@{}us", at.0),
     }

@@ -35,6 +35,7 @@ mod launch_points;
 mod launch_surface;
 mod lifecycle;
 mod limits;
+mod listing;
 mod locks;
 mod log_size;
 mod lost_answers;

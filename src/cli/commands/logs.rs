@@ -74,7 +74,7 @@ async fn read(client: &Client, log: &Log<'_>, to_stderr: bool) -> Result<(), Fai
         let copied = match client.send(Method::GET, &path, None, None).await {
             Ok(answer) => {
                 place.take(&answer);
-                copy(answer, to_stderr, &mut place.at).await
+                copy(answer.into_body(), to_stderr, &mut place.at).await
             }
             Err(why) => Err(why),
         };
@@ -136,7 +136,7 @@ async fn follow_text(client: &Client, id: &str, run: Option<u32>) -> Result<(), 
                 if is_text(&answer) {
                     copy_text(answer, &mut place.at).await
                 } else {
-                    copy(answer, false, &mut place.at).await
+                    copy(answer.into_body(), false, &mut place.at).await
                 }
             }
             Err(why) => Err(why),
@@ -177,12 +177,7 @@ async fn copy_text(answer: Response<Incoming>, place: &mut u64) -> Result<(), Un
 }
 
 /// Copies a body as it comes, counting. A reader that left ends it quietly.
-pub(super) async fn copy(
-    answer: Response<Incoming>,
-    to_stderr: bool,
-    count: &mut u64,
-) -> Result<(), Unanswered> {
-    let mut body = answer.into_body();
+pub(super) async fn copy(mut body: Incoming, to_stderr: bool, count: &mut u64) -> Result<(), Unanswered> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Unanswered::Broken(error.to_string()))?;
         let Ok(bytes) = frame.into_data() else { continue };

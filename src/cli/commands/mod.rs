@@ -18,7 +18,8 @@ mod wait;
 pub(crate) mod webhooks;
 pub(crate) mod worktree;
 
-use hyper::body::{Body, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::{Method, Response};
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -28,7 +29,7 @@ use crate::limits;
 use crate::wire::api::{Extend, SessionView};
 use crate::wire::found::WARNING_HEADER;
 
-use super::client::{Client, segment, whole};
+use super::client::{Client, Unanswered, segment};
 use super::listing::{Line, reindent};
 use super::render;
 use super::{Command, ExtendArgs, Failure, ListArgs, PeekArgs, StatusArgs};
@@ -124,13 +125,22 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
     }
     let answer = client.send(Method::GET, &path, None, None).await.map_err(|why| client.failure(why))?;
     say_warnings(&answer, "");
-    if args.json && answer.body().size_hint().lower() > limits::PRETTY_LIST_MAX as u64 {
-        // Laid out it would be longer still: as it comes, while the rest is on its way.
-        logs::copy(answer, false, &mut 0).await.map_err(|why| client.failure(why))?;
-        render::out_bytes(false, b"\n")?;
-        return Ok(0);
+    let mut body = answer.into_body();
+    let mut bytes = Vec::new();
+    let broken = |error: hyper::Error| client.failure(Unanswered::Broken(error.to_string()));
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(broken)?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if args.json && bytes.len() > limits::PRETTY_LIST_MAX {
+            // Laid out it would be longer still: as it comes, while the rest is on its way.
+            if render::out_bytes(false, &bytes)? {
+                logs::copy(body, false, &mut 0).await.map_err(|why| client.failure(why))?;
+                render::out_bytes(false, b"\n")?;
+            }
+            return Ok(0);
+        }
     }
-    let bytes = whole(answer).await.map_err(|why| client.failure(why))?;
     if args.json {
         // As it came: a newer daemon may know more keys than we do.
         super::client::decode::<IgnoredAny>(&bytes)?;
