@@ -36,10 +36,13 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
         at_once(&daemon, step - sessions)?;
         sessions = step;
         thread::sleep(Duration::from_secs(2));
+        // Of those that run alone: what the exits before have left is another matter.
+        daemon.command().arg("prune").status()?;
         for durability in ["normal", "full"] {
-            if durability == "full" || step != steps[0] {
-                daemon.restart(&config(durability), |_| Ok(()))?;
-                thread::sleep(Duration::from_secs(2));
+            daemon.restart(&config(durability), |_| Ok(()))?;
+            thread::sleep(Duration::from_secs(2));
+            if durability == "normal" {
+                idle::daemon_memory(&format!("{step} sessions"), daemon.pid(), step, report)?;
             }
             let mut watch = Watch::over(&daemon)?;
             let taken = watch.exits(count)?;
@@ -53,7 +56,6 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
         let name = format!("normal, {step} sessions");
         let told = webhooks::measure(&daemon, &receiver, ("normal", &name), count, report)?;
         lines.add("agentctl, durability normal, webhook", step, &told);
-        idle::daemon_memory(&format!("{step} sessions"), daemon.pid(), step, report)?;
         lines.instead(step, count, report)?;
     }
     if !extent.quick {

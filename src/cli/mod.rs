@@ -18,7 +18,7 @@ mod units;
 use std::ffi::OsString;
 use std::io;
 
-use clap::{Args, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::parse_duration;
 use crate::core::vocab::short;
@@ -639,7 +639,10 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// The command that the words of this process mean; help and mistakes in them are printed, and end it.
 pub fn parse() -> Command {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let matches = help::command(help::Depth::of(&words)).get_matches_from(words);
+    // Laying out help takes longer than all the rest: it is for whoever will read it.
+    let matches = Cli::command()
+        .try_get_matches_from(&words)
+        .unwrap_or_else(|_| help::command(help::Depth::of(&words)).get_matches_from(words));
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command
 }
 

@@ -65,11 +65,16 @@ fn examples(text: &str) -> Vec<&str> {
 
 #[test]
 fn help_fits_a_screen_and_begins_with_the_common_case() {
+    let mut abouts = BTreeSet::new();
     for words in commands() {
         let launches = words.first().is_some_and(|word| ["launch", "run"].contains(&word.as_str()));
         let text = help(&words, "-h", if launches { LAUNCH } else { SMALL });
         let (about, rest) = text.split_once("\n\n").expect("two paragraphs");
         assert_eq!(about.lines().count(), 1, "{words:?} is said in one line: {about}");
+        assert!(
+            abouts.insert(about.to_owned()),
+            "{words:?} says of itself what another command does: {about}"
+        );
         assert!(
             rest.starts_with("Examples:\n  "),
             "{words:?} has no examples: begin its after_help with a paragraph \"Examples:\""
