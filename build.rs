@@ -16,7 +16,7 @@ use std::{env, fs, io};
 const ASKED: [&str; 7] = ["c", "m", "dl", "rt", "util", "pthread", "gcc_s"];
 
 /// What it is given for each of them. As one group, for they need each other.
-const GIVEN: [&str; 8] = ["c", "m", "dl", "rt", "util", "pthread", "gcc", "gcc_eh"];
+const GIVEN: [&str; 7] = ["c", "m", "dl", "rt", "util", "pthread", "gcc"];
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -29,11 +29,12 @@ fn main() -> io::Result<()> {
         return Ok(());
     }
     let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
-    if cargo_says("HOST") == cargo_says("TARGET") && archive(&linker, "gcc_eh").is_some() {
+    let Some(unwinder) = archive(&linker, "gcc_eh") else { return Ok(()) };
+    if cargo_says("HOST") == cargo_says("TARGET") {
         println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
     }
-    let archives: Option<Vec<String>> = GIVEN.iter().map(|name| archive(&linker, name)).collect();
-    if let Some(archives) = archives {
+    let archives = GIVEN.iter().map(|name| archive(&linker, name)).chain([Some(unwinder)]);
+    if let Some(archives) = archives.collect::<Option<Vec<_>>>() {
         let names = PathBuf::from(cargo_says("OUT_DIR"));
         for name in ASKED {
             fs::write(names.join(format!("lib{name}.so")), format!("GROUP({})\n", archives.join(" ")))?;

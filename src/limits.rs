@@ -187,6 +187,14 @@ pub const WORKTREE_TIMEOUT: Duration = Duration::from_secs(600);
 pub const GIT_TIMEOUT: Duration = Duration::from_secs(120);
 /// What one git may say.
 pub const GIT_BYTES_MAX: usize = 16 << 20;
+/// systemctl and id: our unit has 15 s to stop and 60 s to start.
+pub const SYSTEMCTL_TIMEOUT: Duration = Duration::from_secs(120);
+/// What they may say.
+pub const SYSTEMCTL_BYTES_MAX: usize = 1 << 20;
+/// Tidying up waits for a calm moment; where verdicts never cease, so many looks for one are enough.
+pub const CALM_LOOKS_MAX: u32 = 100;
+/// So much of it is done together, so that the loop is not long busy with what comes of it.
+pub const TIDY_AT_ONCE_MAX: usize = 64;
 /// What gh may say of one issue, which GitHub keeps to 65,536 characters.
 pub const ISSUE_BYTES_MAX: usize = 1 << 20;
 /// An agent that does not tell its version in this time is not asked further.
@@ -196,6 +204,8 @@ pub const VERSION_BYTES_MAX: usize = 64 << 10;
 /// A listing that is longer is printed without blanks. OrgLoop's connector reads 1 MiB, and takes more for no sessions:
 /// that is room for 1,000 of them, with prompts.
 pub const PRETTY_LIST_MAX: usize = 512 << 10;
+/// A command reads so much of an answer at a time: what fits is memory that it uses again.
+pub const READ_BUFFER_BYTES: usize = 64 << 10;
 /// A listing is rendered and sent in pieces of so much, between which other requests and ends have their turn.
 pub const LIST_CHUNK_BYTES: usize = 128 << 10;
 /// Longest path that the kernel takes (PATH_MAX less its closing NUL).

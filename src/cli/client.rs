@@ -207,7 +207,9 @@ impl Client {
         let stream = stream.map_err(Unanswered::Nobody)?;
         self.met.store(true, atomic::Ordering::Relaxed);
         let broken = |error: hyper::Error| Unanswered::Broken(error.to_string());
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let mut http = http1::Builder::new();
+        let conversation = http.max_buf_size(limits::READ_BUFFER_BYTES).handshake(TokioIo::new(stream));
+        let (mut sender, connection) = conversation.await.map_err(broken)?;
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header(hyper::header::HOST, "agentctl");
         if let Some(key) = key {

@@ -18,6 +18,7 @@ mod units;
 use std::ffi::OsString;
 use std::io;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::parse_duration;
@@ -640,9 +641,12 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 pub fn parse() -> Command {
     let words: Vec<OsString> = std::env::args_os().collect();
     // Laying out help takes longer than all the rest: it is for whoever will read it.
-    let matches = Cli::command()
-        .try_get_matches_from(&words)
-        .unwrap_or_else(|_| help::command(help::Depth::of(&words)).get_matches_from(words));
+    let matches = Cli::command().try_get_matches_from(&words).unwrap_or_else(|told| {
+        if told.kind() == ErrorKind::DisplayVersion {
+            told.exit();
+        }
+        help::command(help::Depth::of(&words)).get_matches_from(words)
+    });
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command
 }
 

@@ -8,8 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
+use crate::limits;
 use crate::sys::tool;
 
 use super::Failure;
@@ -28,9 +28,6 @@ const SYSTEM_UNITS: [(&str, &str); 2] = [
     ("agentctl@.socket", include_str!("../../systemd/system/agentctl@.socket")),
     ("agentctl@.service", include_str!("../../systemd/system/agentctl@.service")),
 ];
-/// systemctl and id may take so long, and say so much: our unit has 15 s to stop and 60 s to start.
-const ANSWER_MAX: Duration = Duration::from_secs(120);
-const ANSWER_BYTES_MAX: usize = 1 << 20;
 const SHIPPED_PROGRAM: &str = "ExecStart=/usr/bin/agentctl ";
 
 /// Whose units they are.
@@ -81,7 +78,7 @@ impl Scope {
             let words: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy()).collect();
             format!("systemctl {}: {why}", words.join(" "))
         };
-        let ran = tool::run(command.args(words), ANSWER_MAX, ANSWER_BYTES_MAX);
+        let ran = tool::run(command.args(words), limits::SYSTEMCTL_TIMEOUT, limits::SYSTEMCTL_BYTES_MAX);
         let ran = ran.map_err(|error| failed(&error.to_string()))?;
         if ran.success {
             Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned())
@@ -273,7 +270,11 @@ fn check_user(user: &str) -> Result<(), Failure> {
 
 /// The manager would enable a unit for nobody, and fail at each start of it.
 fn check_is_known(user: &str) -> Result<(), Failure> {
-    let asked = tool::run(Command::new("id").args(["-u", "--", user]), ANSWER_MAX, ANSWER_BYTES_MAX);
+    let asked = tool::run(
+        Command::new("id").args(["-u", "--", user]),
+        limits::SYSTEMCTL_TIMEOUT,
+        limits::SYSTEMCTL_BYTES_MAX,
+    );
     match asked {
         Ok(ran) if ran.success => Ok(()),
         Ok(_) => Err(Failure::new(1, format!("there is no user {user}; nothing was installed"))),

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::core::Event;
 use crate::core::vocab::{RunId, SessionId};
+use crate::limits;
 use crate::wire::session_dir::RunFiles;
 
 use super::Daemon;
@@ -24,12 +25,6 @@ const CALM: Duration = Duration::from_millis(5);
 
 /// The same for work that a launch in the same directory may be waiting for.
 const SHORT_CALM: Duration = Duration::from_millis(1);
-
-/// Where verdicts never cease, their files are written all the same.
-const LOOKS_MAX: u32 = 100;
-
-/// So many at a time, so that the loop is not long busy with what they say.
-const BATCH_MAX: usize = 64;
 
 /// What is still to be done.
 #[derive(Debug, Default)]
@@ -67,7 +62,7 @@ impl Afterwards {
 
     fn next_archives(&self) -> Vec<Archive> {
         let mut archives = self.archives.borrow_mut();
-        let count = archives.len().min(BATCH_MAX);
+        let count = archives.len().min(limits::TIDY_AT_ONCE_MAX);
         archives.drain(..count).collect()
     }
 }
@@ -100,7 +95,7 @@ impl Daemon {
 
     /// Until no verdict has come for `span`, though not for ever.
     async fn until_no_verdict_for(&self, span: Duration) {
-        for _ in 0..LOOKS_MAX {
+        for _ in 0..limits::CALM_LOOKS_MAX {
             let before = self.afterwards.verdicts.get();
             sleep(span).await;
             if self.afterwards.verdicts.get() == before && self.pending.borrow().is_empty() {

@@ -27,13 +27,13 @@ use super::log_files::{self, Found, LogTail, length, read_at};
 use super::{Daemon, adopted, perform};
 
 /// Looks at a log: the last one, and how many of them in a row found nothing.
-struct Looks {
+struct LogLooks {
     last: Instant,
     at: u64,
     in_vain: u32,
 }
 
-impl Looks {
+impl LogLooks {
     /// None yet at a log that was read up to here.
     fn from(offset: u64) -> Self {
         Self { last: this_instant(), at: offset, in_vain: 0 }
@@ -53,8 +53,8 @@ impl Looks {
 }
 
 /// Waits until the log grows or the session ends; looks at most once a second, but for what comes after silence.
-async fn more(daemon: &Daemon, path: &Path, looks: &Looks, end: &mut End) -> io::Result<()> {
-    let Looks { last, at: offset, .. } = *looks;
+async fn more(daemon: &Daemon, path: &Path, looks: &LogLooks, end: &mut End) -> io::Result<()> {
+    let LogLooks { last, at: offset, .. } = *looks;
     if !looks.may_be_next() {
         sleep_or_end(last, end).await;
     }
@@ -107,7 +107,7 @@ pub(crate) async fn stream(
     to: mpsc::Sender<io::Result<Bytes>>,
 ) {
     let mut end = daemon.end_of(id);
-    let mut looks = Looks::from(offset);
+    let mut looks = LogLooks::from(offset);
     // What is there already is read as fast as it can be.
     let mut pace = Pace::from(length(&path).await.unwrap_or(0), daemon.config.borrow().log_max_bytes);
     loop {
@@ -229,7 +229,7 @@ pub(crate) async fn readable(
 
 /// Like [`more`], for a log that may not exist yet: then the session's end is all there is to wait for,
 /// save a second look.
-async fn wait_for_more(daemon: &Daemon, path: &Path, looks: &Looks, end: &mut End) -> io::Result<()> {
+async fn wait_for_more(daemon: &Daemon, path: &Path, looks: &LogLooks, end: &mut End) -> io::Result<()> {
     match more(daemon, path, looks, end).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             sleep_or_end(this_instant(), end).await;
@@ -257,7 +257,7 @@ async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Aske
     let mut end = daemon.end_of(id.session);
     let mut reader = Reader::new(daemon, id, parser);
     reader.dialogue = Dialogue::of(daemon, id).await;
-    let mut looks = Looks::from(reader.offset);
+    let mut looks = LogLooks::from(reader.offset);
     while !*end.borrow() {
         let looked = this_instant();
         let question = asked.waiting.take();
@@ -557,7 +557,7 @@ mod tests {
 
     #[test]
     fn what_comes_after_silence_is_told_at_once_and_nothing_makes_looks_without_a_pause() {
-        let mut looks = Looks::from(0);
+        let mut looks = LogLooks::from(0);
         assert!(!looks.may_be_next(), "before the first");
         // A reader that begins before the first output, some output, and a log that is written to without growing.
         for (offset, at_once) in
