@@ -118,10 +118,28 @@ fn machine(quick: bool) -> Value {
         "cpu": model.trim_start_matches([' ', '\t', ':']),
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         "kernel": read("/proc/sys/kernel/osrelease"),
+        "files": files(&std::env::temp_dir()),
         "commit": commit,
         "quick": quick,
         "load_before": read("/proc/loadavg"),
     })
+}
+
+/// The file system that homes are made on. What a launch and a commit cost depends on it, and on ext4 on its journal.
+fn files(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let mounts = read("/proc/mounts");
+    let mounts = mounts.lines().filter_map(|line| {
+        let words: Vec<_> = line.split(' ').collect();
+        Some((*words.first()?, *words.get(1)?, *words.get(2)?))
+    });
+    let holds = mounts.filter(|(_, place, _)| dir.starts_with(place));
+    // The later of two in one place covers the earlier.
+    let Some((device, _, kind)) = holds.max_by_key(|(_, place, _)| place.len()) else { return String::new() };
+    let device = device.trim_start_matches("/dev/").replace('/', "!");
+    let journal =
+        if Path::new("/proc/fs/jbd2").join(format!("{device}-8")).exists() { "with" } else { "without" };
+    if kind == "ext4" { format!("ext4 {journal} a journal") } else { kind.to_owned() }
 }
 
 fn read(path: &str) -> String {
