@@ -28,7 +28,7 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
     steps.retain(|step| *step <= extent.sessions_most);
     let mut daemon = Daemon::start("normal")?;
     let mut lines = Lines::default();
-    let (mut sessions, free) = (0, available_kb()?);
+    let (mut sessions, before) = (0, held_kb()?);
     let receiver = Receiver::start()?;
     idle::daemon_memory("no session", daemon.pid(), 0, report)?;
     for &step in &steps {
@@ -63,7 +63,7 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
     }
     daemon.restart(&config("normal"), |_| Ok(()))?;
     idle::measure(&daemon, sessions, extent.idle_s, report)?;
-    memory(sessions, free, report)?;
+    memory(sessions, before, report)?;
     drop(daemon);
     lines.draw()
 }
@@ -90,18 +90,20 @@ fn bursts(
     Ok(())
 }
 
-/// Of everything that is written to disk nothing is counted: what is free, or could be made free.
-fn available_kb() -> Outcome<u64> {
-    proc::field(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")
+/// What processes and the kernel hold. Files are not counted, nor what is kept of them and could be given back.
+fn held_kb() -> Outcome<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let held = ["AnonPages:", "PageTables:", "KernelStack:", "SUnreclaim:", "Percpu:"];
+    held.iter().map(|name| proc::field(&meminfo, name)).sum()
 }
 
 /// Really: with what the kernel keeps for each process, beside the same leaders as plain children.
-fn memory(sessions: usize, free: u64, report: &mut Report) -> Outcome<()> {
-    let per_one = |before: u64, after: u64| before.saturating_sub(after) as f64 / sessions as f64;
-    let supervised = per_one(free, available_kb()?);
-    let before = available_kb()?;
+fn memory(sessions: usize, before: u64, report: &mut Report) -> Outcome<()> {
+    let per_one = |before: u64, after: u64| after.saturating_sub(before) as f64 / sessions as f64;
+    let supervised = per_one(before, held_kb()?);
+    let before = held_kb()?;
     let sleepers = Sleepers::start(sessions)?;
-    let plain = per_one(before, available_kb()?);
+    let plain = per_one(before, held_kb()?);
     drop(sleepers);
     let more = supervised - plain;
     let words =
