@@ -84,7 +84,7 @@ fn by_command(daemon: &Daemon, count: usize, parallel: usize, report: &mut Repor
     Ok(())
 }
 
-fn succeeded(command: &mut Command) -> Outcome<()> {
+pub(crate) fn succeeded(command: &mut Command) -> Outcome<()> {
     if command.status()?.success() { Ok(()) } else { Err(format!("{command:?} failed").into()) }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::commands::succeeded;
 use crate::daemon::Daemon;
 use crate::exits::{Taken, Watch};
 use crate::idle;
@@ -37,7 +38,7 @@ pub(crate) fn measure(extent: &Extent, report: &mut Report) -> Outcome<()> {
         sessions = step;
         thread::sleep(Duration::from_secs(2));
         // Of those that run alone: what the exits before have left is another matter.
-        daemon.command().arg("prune").status()?;
+        succeeded(daemon.command().arg("prune"))?;
         for durability in ["normal", "full"] {
             daemon.restart(&config(durability), |_| Ok(()))?;
             thread::sleep(Duration::from_secs(2));

@@ -453,13 +453,21 @@ impl Lines {
             if let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
                 return Ok(Some(self.unfinished.drain(..=end).collect()));
             }
-            let Some(frame) = self.body.frame().await else { return Ok(None) };
-            let frame = frame.map_err(|error| Unanswered::Broken(error.to_string()))?;
-            if let Ok(bytes) = frame.into_data() {
-                self.unfinished.extend_from_slice(&bytes);
-            }
+            let Some(bytes) = piece(&mut self.body).await? else { return Ok(None) };
+            self.unfinished.extend_from_slice(&bytes);
         }
     }
+}
+
+/// The next bytes of a body, as they come. `None`: it is over.
+pub(crate) async fn piece(body: &mut Incoming) -> Result<Option<Bytes>, Unanswered> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Unanswered::Broken(error.to_string()))?;
+        if let Ok(bytes) = frame.into_data() {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
 }
 
 /// The whole body of an answer.

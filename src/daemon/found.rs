@@ -48,11 +48,8 @@ pub(super) struct Seen {
 impl Seen {
     /// An agent whose store does not answer this time keeps the id that it had: it is the same process.
     fn keep_names(&mut self, before: &Self) {
-        for mute in &self.mute {
-            let Some(found) = self.found.iter_mut().find(|found| found.process.same(mute)) else { continue };
-            if found.native_id.is_some() {
-                continue;
-            }
+        let mute = |found: &&mut Found| found.native_id.is_none() && self.mute.contains(&found.process);
+        for found in self.found.iter_mut().filter(mute) {
             let known = before.found.iter().find(|known| known.process.same(&found.process));
             if let Some(known) = known.filter(|known| known.native_id.is_some()) {
                 found.id = known.id;

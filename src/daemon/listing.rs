@@ -82,12 +82,14 @@ impl Listing {
     }
 
     fn is_over(&self) -> bool {
-        self.places.as_slice().is_empty()
+        self.places.len() == 0
     }
 
     /// The next records, with what is around them.
     fn chunk(&mut self) -> Vec<u8> {
-        let mut chunk = Vec::with_capacity(limits::LIST_CHUNK_BYTES + 4_096);
+        // A record has about a kilobyte, and the last one may be longer than what was left.
+        let room = (self.places.len() + 4) * 1_024;
+        let mut chunk = Vec::with_capacity(room.min(limits::LIST_CHUNK_BYTES + 4_096));
         if !self.begun {
             chunk.push(b'[');
         }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
+use crate::support::fake_llm::read_chunks;
 use crate::support::play::stdout;
 use crate::support::wait::until;
 
@@ -39,20 +40,6 @@ fn ids(list: &Value) -> Vec<Value> {
     list.as_array().expect("an array").iter().map(|record| record["id"].clone()).collect()
 }
 
-/// The body of an answer in chunks (RFC 9112, 7.1); `None`: it was broken off.
-fn of_chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    loop {
-        let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
-        let length = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).ok()?, 16).ok()?;
-        if length == 0 {
-            return Some(body);
-        }
-        body.extend_from_slice(bytes.get(end + 2..end + 2 + length)?);
-        bytes = bytes.get(end + 2 + length + 2..)?;
-    }
-}
-
 #[test]
 fn a_long_listing_is_whole_and_one_that_is_read_slowly_keeps_nobody_waiting() {
     let (daemon, newest_first) = with_many();
@@ -76,7 +63,7 @@ fn a_long_listing_is_whole_and_one_that_is_read_slowly_keeps_nobody_waiting() {
     assert!(pruned["pruned"].as_u64() >= Some(MANY as u64), "{pruned}");
     slow.read_to_end(&mut answer).expect("the rest");
     let body = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    let list = of_chunks(&answer[body..]).expect("an answer to its end");
+    let list = read_chunks(&mut &answer[body..]).expect("an answer to its end");
     let listed = ids(&serde_json::from_slice(&list).expect("JSON"));
     assert_eq!(listed, newest_first[..listed.len()], "a beginning of what was asked for");
     assert!((1..MANY).contains(&listed.len()), "{}", listed.len());

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use bytesize::ByteSize;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Response};
@@ -11,7 +10,7 @@ use serde::Deserialize;
 
 use crate::wire::api::{LOG_DROPPED_HEADER, LOG_FROM_HEADER};
 
-use super::super::client::{Client, Lines, Patience, Unanswered, decode, segment, whole};
+use super::super::client::{Client, Lines, Patience, Unanswered, decode, piece, segment, whole};
 use super::super::render;
 use super::super::{Failure, LogsArgs};
 use super::of_run;
@@ -178,9 +177,7 @@ async fn copy_text(answer: Response<Incoming>, place: &mut u64) -> Result<(), Un
 
 /// Copies a body as it comes, counting. A reader that left ends it quietly.
 pub(super) async fn copy(mut body: Incoming, to_stderr: bool, count: &mut u64) -> Result<(), Unanswered> {
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Unanswered::Broken(error.to_string()))?;
-        let Ok(bytes) = frame.into_data() else { continue };
+    while let Some(bytes) = piece(&mut body).await? {
         match render::out_bytes(to_stderr, &bytes) {
             Ok(true) => *count += bytes.len() as u64,
             Ok(false) => return Ok(()),

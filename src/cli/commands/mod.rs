@@ -18,7 +18,6 @@ mod wait;
 pub(crate) mod webhooks;
 pub(crate) mod worktree;
 
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Response};
 use serde::de::IgnoredAny;
@@ -29,7 +28,7 @@ use crate::limits;
 use crate::wire::api::{Extend, SessionView};
 use crate::wire::found::WARNING_HEADER;
 
-use super::client::{Client, Unanswered, segment};
+use super::client::{Client, piece, segment};
 use super::listing::{Line, reindent};
 use super::render;
 use super::{Command, ExtendArgs, Failure, ListArgs, PeekArgs, StatusArgs};
@@ -127,11 +126,8 @@ async fn list(args: ListArgs) -> Result<u8, Failure> {
     say_warnings(&answer, "");
     let mut body = answer.into_body();
     let mut bytes = Vec::new();
-    let broken = |error: hyper::Error| client.failure(Unanswered::Broken(error.to_string()));
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(broken)?.into_data() {
-            bytes.extend_from_slice(&data);
-        }
+    while let Some(more) = piece(&mut body).await.map_err(|why| client.failure(why))? {
+        bytes.extend_from_slice(&more);
         if args.json && bytes.len() > limits::PRETTY_LIST_MAX {
             // Laid out it would be longer still: as it comes, while the rest is on its way.
             if render::out_bytes(false, &bytes)? {

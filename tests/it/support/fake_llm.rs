@@ -145,22 +145,28 @@ fn read_request(input: &mut BufReader<TcpStream>, out: &mut TcpStream) -> io::Re
     }
     let mut body = Vec::new();
     if chunked {
-        loop {
-            let size = usize::from_str_radix(&read_line(input)?, 16).map_err(io::Error::other)?;
-            input.by_ref().take(size as u64).read_to_end(&mut body)?;
-            read_line(input)?;
-            if size == 0 {
-                break;
-            }
-        }
+        body = read_chunks(input)?;
     } else {
         input.by_ref().take(length).read_to_end(&mut body)?;
     }
     Ok(Some(Request { method: method.to_owned(), path: path.to_owned(), body }))
 }
 
+/// A body in chunks (RFC 9112, 7.1), to its end.
+pub(crate) fn read_chunks(input: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let size = usize::from_str_radix(&read_line(input)?, 16).map_err(io::Error::other)?;
+        input.by_ref().take(size as u64).read_to_end(&mut body)?;
+        read_line(input)?;
+        if size == 0 {
+            return Ok(body);
+        }
+    }
+}
+
 /// Without its line break; empty at the end of the stream.
-fn read_line(input: &mut BufReader<TcpStream>) -> io::Result<String> {
+fn read_line(input: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     input.read_line(&mut line)?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
