@@ -297,6 +297,7 @@ async fn live(
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
     rebuild::rebuild(&daemon, loaded.fresh);
     old_tool::import::import(&daemon);
+    rebuild::until_recorded(&daemon, &mut messages).await;
     // Before anybody can ask: what a request keeps is of no record yet.
     queue::sweep(&daemon);
     // Armed first, scanned second, deadlines last.

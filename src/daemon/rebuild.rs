@@ -10,16 +10,20 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
+
 use crate::core::Event;
 use crate::core::rebuild::{
     self, DeadlineTrace, ExitTrace, Hopeless, OrderTrace, Trace, Traces, TreeTrace, VerdictTrace,
 };
 use crate::core::record::Record;
 use crate::core::vocab::{HostId, Now, RunId, SessionId, Wall};
+use crate::limits;
 use crate::sys;
 use crate::wire::session_dir::{self, ExitFile, FileError, LaunchOrder, RunFiles};
 
-use super::{Daemon, perform};
+use super::{Daemon, Message, perform};
 
 /// What came of it, for `daemon status`.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +67,21 @@ pub(super) fn rebuild(daemon: &Rc<Daemon>, fresh: bool) {
     *daemon.rebuilt.borrow_mut() = rebuilt;
     if !records.is_empty() {
         daemon.take(Event::Rebuilt(records));
+    }
+}
+
+/// Before anybody can ask: what was rebuilt or taken over has its place in the journal, so that the first answer tells
+/// it as every later one does. A journal that cannot be written, or hangs, keeps nobody waiting.
+pub(super) async fn until_recorded(daemon: &Rc<Daemon>, messages: &mut UnboundedReceiver<Message>) {
+    let upto = daemon.core.borrow().appended();
+    let recorded = async {
+        while daemon.durable.get() < upto && !daemon.journal_fails() {
+            let Some(message) = messages.recv().await else { break };
+            daemon.receive(message);
+        }
+    };
+    if timeout(limits::FIRST_COMMIT_TIMEOUT, recorded).await.is_err() {
+        tracing::warn!("what was found at this start is not in the journal yet; it is told as not recorded");
     }
 }
 

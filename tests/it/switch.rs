@@ -440,6 +440,27 @@ fn a_number_that_is_anothers_is_not_taken_for_the_session() {
 }
 
 #[test]
+fn a_long_history_is_whole_at_the_first_answer() {
+    let mut daemon = old_home();
+    let path = daemon.home().join("state.json");
+    let mut state: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a state")).expect("JSON");
+    let ended = state["sessions"]["01a20287-ab6b-7fa1-8031-1521fdc9368c"].clone();
+    let ids: Vec<String> = (0..3_000).map(|n| format!("01a20287-ab6b-7fa1-8031-{n:012}")).collect();
+    for id in &ids {
+        let mut session = ended.clone();
+        session["id"] = json!(id);
+        state["sessions"][id] = session;
+    }
+    fs::write(&path, state.to_string()).expect("a state");
+    daemon.start();
+    let listed = daemon.json(["list", "-a", "--json"]);
+    let listed = listed.as_array().expect("a list");
+    assert!(listed.len() > ids.len(), "{}", listed.len());
+    let untold: Vec<&Value> = listed.iter().filter(|session| session["outcome"].is_null()).collect();
+    assert!(untold.is_empty(), "{} of {}: {:#}", untold.len(), listed.len(), untold[0]);
+}
+
+#[test]
 fn a_state_that_is_broken_is_said_and_read_once_it_is_whole() {
     let mut daemon = old_home();
     let path = daemon.home().join("state.json");
