@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,12 +12,11 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::sleep;
 
 use crate::core::Event;
-use crate::core::vocab::{RunId, SessionId};
+use crate::core::vocab::{RunId, SessionId, WaitStatus};
 use crate::limits;
-use crate::wire::session_dir::RunFiles;
 
 use super::Daemon;
-use super::exit_files::{put_away, size_of, verdict_file};
+use super::exit_files::{PutAway, exit_file, size_of, verdict_file};
 
 /// No verdict for so long: there is calm.
 const CALM: Duration = Duration::from_millis(5);
@@ -39,6 +37,8 @@ pub(super) struct Afterwards {
 #[derive(Debug)]
 struct Archive {
     run: RunId,
+    /// What the verdict says of the leader's end. `None`: the record is that of another run by now.
+    status: Option<Option<WaitStatus>>,
     /// What goes there, where the record is about to be another run's.
     file: Option<Vec<u8>>,
 }
@@ -70,7 +70,13 @@ impl Afterwards {
 impl Daemon {
     /// Has the verdict of a run put away.
     pub(super) fn archive_afterwards(self: &Rc<Self>, run: RunId) {
-        self.afterwards.archives.borrow_mut().push(Archive { run, file: None });
+        let status = self
+            .core
+            .borrow()
+            .session(run.session)
+            .filter(|it| it.run.number == run.run)
+            .and_then(|session| session.run.verdict.as_ref().map(|verdict| verdict.status));
+        self.afterwards.archives.borrow_mut().push(Archive { run, status, file: None });
         self.begin_afterwards();
     }
 
@@ -121,10 +127,9 @@ impl Daemon {
         sizes
     }
 
-    /// Where, and the verdict's file.
-    fn what_is_put_away(&self, Archive { run, file }: Archive) -> (RunFiles, PathBuf, Option<Vec<u8>>) {
+    fn what_is_put_away(&self, Archive { run, status, file }: Archive) -> PutAway {
         let file = file.or_else(|| verdict_file(self, run));
-        (self.home.run_files(run), self.home.session(run.session), file)
+        PutAway { files: self.home.run_files(run), dir: self.home.session(run.session), status, file }
     }
 
     async fn do_some_afterwards(self: &Rc<Self>) {
@@ -134,16 +139,17 @@ impl Daemon {
         let archives: Vec<_> = archives.into_iter().map(|archive| self.what_is_put_away(archive)).collect();
         let sizes: Vec<_> = sizes.into_iter().map(|id| (id, self.home.session(id))).collect();
         let done = spawn_blocking(move || {
-            for (files, dir, file) in archives {
-                put_away(&files, &dir, file);
-            }
-            sizes.into_iter().map(|(id, dir)| (id, size_of(&dir))).collect::<Vec<_>>()
+            let left: Vec<_> = archives.into_iter().filter_map(PutAway::left).collect();
+            (left, sizes.into_iter().map(|(id, dir)| (id, size_of(&dir))).collect::<Vec<_>>())
         });
-        let sizes = done.await;
+        let (left, sizes) = done.await.unwrap_or_default();
         for run in runs {
             self.archiving.borrow_mut().remove(&run);
         }
-        for (id, bytes) in sizes.unwrap_or_default() {
+        for run in left {
+            exit_file(self, run);
+        }
+        for (id, bytes) in sizes {
             self.send(Event::Sized(id, bytes));
         }
     }
@@ -160,8 +166,8 @@ impl Daemon {
     /// The daemon ends: every verdict is put away.
     pub(super) fn end_afterwards(&self) {
         for archive in self.afterwards.archives.take() {
-            let (files, dir, file) = self.what_is_put_away(archive);
-            put_away(&files, &dir, file);
+            // What is left is met by the next start.
+            let _another = self.what_is_put_away(archive).left();
         }
     }
 }

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Rejection};
@@ -54,7 +54,7 @@ fn scan_exits(daemon: &Rc<Daemon>) {
 }
 
 /// An exit file is there: read it, see what the kernel shows of the leader, and report both.
-fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
+pub(super) fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
     let (known, decided) = {
         let core = daemon.core.borrow();
         let Some(session) = core.session(id.session).filter(|session| session.run.number == id.run) else {
@@ -245,27 +245,44 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
     daemon.archive_afterwards(id);
 }
 
-/// Writes the verdict's file and moves the exit file beside it, unless that is done.
-pub(super) fn put_away(files: &RunFiles, dir: &Path, verdict: Option<Vec<u8>>) {
-    let name = format!("verdict.{}.json", files.id().run);
-    // An earlier try at the verdict's file, for one.
-    super::perform::sweep_half_written(files, false);
-    let written = fs::exists(dir.join(&name)).unwrap_or(false);
-    if written && !fs::exists(files.exit_path()).unwrap_or(true) {
-        return;
-    }
-    // In this order: an exit file that was moved away means that the verdict is there.
-    if let Some(verdict) = verdict
-        && let Err(error) = session_dir::write_atomic(dir, &name, &verdict, session_dir::FILE_MODE)
-    {
-        tracing::warn!("write {}: {error}", dir.join(name).display());
-        return;
-    }
-    match move_file(&files.exit_path(), &files.archived_exit_path()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("archive an exit file: {error}")
+/// A verdict whose file is to be written, and beside which the exit file is to be moved.
+pub(super) struct PutAway {
+    pub(super) files: RunFiles,
+    pub(super) dir: PathBuf,
+    /// What the verdict says of the leader's end, if that can be told.
+    pub(super) status: Option<Option<WaitStatus>>,
+    pub(super) file: Option<Vec<u8>>,
+}
+
+impl PutAway {
+    /// Does that, unless it is done. The run, where its exit file is none that the verdict could be from, and is left where
+    /// it is.
+    pub(super) fn left(self) -> Option<RunId> {
+        let Self { files, dir, status, file } = self;
+        let name = format!("verdict.{}.json", files.id().run);
+        // An earlier try at the verdict's file, for one.
+        super::perform::sweep_half_written(&files, false);
+        let written = fs::exists(dir.join(&name)).unwrap_or(false);
+        if written && !fs::exists(files.exit_path()).unwrap_or(true) {
+            return None;
         }
-        Ok(()) | Err(_) => {}
+        // In this order: an exit file that was moved away means that the verdict is there.
+        if let Some(verdict) = file
+            && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
+        {
+            tracing::warn!("write {}: {error}", dir.join(name).display());
+            return None;
+        }
+        if status.is_some_and(|status| !belongs_to(&files, status)) {
+            return Some(files.id());
+        }
+        match move_file(&files.exit_path(), &files.archived_exit_path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("archive an exit file: {error}");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        None
     }
 }
 
@@ -302,4 +319,42 @@ pub(super) fn size_of(dir: &Path) -> u64 {
 
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.blocks() * UNIT_OF_BLOCKS).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::core::vocab::SessionId;
+
+    #[test]
+    fn an_exit_file_that_the_verdict_cannot_be_from_is_not_put_beside_it() {
+        let home = tempfile::tempdir().expect("a directory");
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/session_dir/v1/exit.json");
+        let golden = fs::read_to_string(golden).expect("a golden file");
+        fs::create_dir(home.path().join("exits")).expect("a directory");
+        let says = Some(WaitStatus::exited(143));
+        let cases = [
+            (says, golden.clone(), true),
+            (Some(WaitStatus::exited(7)), golden.clone(), false),
+            (None, golden.clone(), false),
+            (says, golden.replace("\"v\":1", "\"v\":99"), false),
+            (says, "half".to_owned(), false),
+        ];
+        for (n, (status, exit, goes)) in cases.into_iter().enumerate() {
+            let session = SessionId(Uuid::from_u128(n as u128));
+            let files = RunFiles::in_home(home.path(), RunId { session, run: 2 });
+            let exit = exit.replace("0b0f7a52-6f6e-4a3c-9d53-1f1c7a1f1c11", &session.to_string());
+            fs::create_dir_all(files.dir()).expect("a directory");
+            fs::write(files.exit_path(), &exit).expect("a file");
+            let dir = files.dir().to_owned();
+            let file = Some(b"{}".to_vec());
+            let put_away = PutAway { files: files.clone(), dir: dir.clone(), status: Some(status), file };
+            assert_eq!(put_away.left(), (!goes).then_some(files.id()), "{status:?} {exit}");
+            assert!(dir.join("verdict.2.json").exists());
+            let stays = if goes { files.archived_exit_path() } else { files.exit_path() };
+            assert_eq!(fs::read_to_string(stays).expect("it is there"), exit);
+        }
+    }
 }
