@@ -5,7 +5,7 @@
 //! else knows of it, and no behaviour exists for it alone. A shim is told by the daemon that starts it; sessions are not.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The variable.
 pub(super) const VARIABLE: &str = "AGENTCTL_SYS_WITHOUT";
@@ -52,6 +52,10 @@ impl Lack {
         }
     }
 
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
     /// What the kernel answers where it is lacking.
     fn errno(self) -> i32 {
         match self {
@@ -71,8 +75,15 @@ pub struct UnknownLack(String);
 
 /// Whether this process is to do without it.
 pub(super) fn without(feature: Lack) -> bool {
-    static LACKS: OnceLock<Vec<Lack>> = OnceLock::new();
-    LACKS.get_or_init(|| parse(&wanted()).unwrap_or_default()).contains(&feature)
+    // Zero: not asked yet. What begins as anything else has its page in each shim, which writes to it.
+    static LACKS: AtomicU16 = AtomicU16::new(0);
+    const ASKED: u16 = 1 << 15;
+    let mut lacks = LACKS.load(Ordering::Relaxed);
+    if lacks == 0 {
+        lacks = parse(&wanted()).unwrap_or_default().into_iter().fold(ASKED, |bits, lack| bits | lack.bit());
+        LACKS.store(lacks, Ordering::Relaxed);
+    }
+    lacks & feature.bit() != 0
 }
 
 /// The kernel's refusal where this process is to do without it.

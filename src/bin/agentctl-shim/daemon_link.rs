@@ -3,20 +3,21 @@
 //! The daemon may be deaf, dead or another kind of file, so every send may fail and no failure matters. Refuses to
 //! receive anything but that it may begin: the shim takes orders from files only.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use agentctl::wire::session_dir::ShimMessage;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::stdio::stdin;
 
 use crate::kernel;
 
 /// Waits until the daemon has found us a place to live, or is gone; then the launch order, if there is one, is ours to
 /// take all the same.
 pub(crate) fn wait_for_word() {
-    let _ = rustix::io::retry_on_intr(|| rustix::net::recv(io::stdin(), &mut [0; 8], RecvFlags::empty()));
+    let _ = rustix::io::retry_on_intr(|| rustix::net::recv(stdin(), &mut [0; 8], RecvFlags::empty()));
 }
 
 /// Tells the daemon.
@@ -36,7 +37,7 @@ fn send_with(message: ShimMessage, fds: &[BorrowedFd<'_>]) {
         return;
     }
     let packet = [IoSlice::new(message.as_bytes())];
-    let _ = sendmsg(io::stdin(), &packet, &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = sendmsg(stdin(), &packet, &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 /// Hangs up, so that the daemon holds nothing for a run that is under way.

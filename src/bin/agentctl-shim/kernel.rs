@@ -3,10 +3,11 @@
 //! Owns no state and no policy. Everything here assumes that the shim has one thread.
 #![expect(unsafe_code, reason = "fork, wait4, signals: raw libc calls, each with its reason")]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
-use std::{io, mem, ptr};
+use std::{io, mem, panic, ptr, slice};
 
 use agentctl::core::vocab::{Mono, Now, Usage, WaitStatus, Wall};
 use agentctl::wire::session_dir::DEADLINE_MOVED;
@@ -24,6 +25,22 @@ const AWAITED: [c_int; 3] = [libc::SIGCHLD, DEADLINE_MOVED as c_int, libc::SIGIO
 const FAULTS: [c_int; 7] =
     [libc::SIGILL, libc::SIGTRAP, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGSYS];
 
+/// Where the C library hands over. Not by way of std, whose own beginning reads our memory map, looks at our descriptors and
+/// makes a second stack to tell of overflows on: a dozen calls and a page, of each shim. Arguments come as they were given.
+#[cfg_attr(test, expect(dead_code, reason = "tests have a main of their own"))]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
+    // SAFETY: the C library hands over so many pointers, which stay for ever.
+    let arguments = unsafe { slice::from_raw_parts(arguments, usize::try_from(count).unwrap_or(0)) };
+    // SAFETY: each is a string of C, which stays for ever as well.
+    let text = |argument: &*const c_char| unsafe { CStr::from_ptr(*argument) };
+    let owned = |argument| OsStr::from_bytes(text(argument).to_bytes()).to_owned();
+    let arguments: Vec<_> = arguments.iter().map(owned).collect();
+    // A fault of ours has been told when it comes here; unwinding into C would add a core dump.
+    let taken = panic::catch_unwind(|| crate::begin(&arguments)).unwrap_or(false);
+    c_int::from(!taken)
+}
+
 /// Both clocks, now.
 pub(crate) fn now() -> Now {
     let nanos = |time: Timespec| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
@@ -32,9 +49,12 @@ pub(crate) fn now() -> Now {
     Now { wall: Wall(i64::try_from(wall).unwrap_or(0)), mono: Mono(u64::try_from(mono).unwrap_or(0)) }
 }
 
-/// Closes whatever the parent leaked to us beside the standard three.
-pub(crate) fn close_inherited() {
-    // SAFETY: called first of all, before this program has opened anything, so nothing of ours is closed.
+/// Opens what is missing of the standard three, which would be the numbers of files of ours, and closes whatever the parent
+/// leaked to us beside them.
+pub(crate) fn standard_descriptors_only() {
+    // SAFETY: a string of C, and no memory of ours.
+    while matches!(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) }, 0..=2) {}
+    // SAFETY: called first of all, before this program has opened anything else, so nothing of ours is closed.
     // A failure (before Linux 5.9) leaves the leaks of a daemon that opens everything close-on-exec: none.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }

@@ -9,6 +9,9 @@
 //! In order of time: `settle` (deaf, detached, subreaper) · `claim` (own the run, take the launch) · `launch` (open,
 //! fork, become the leader) · `supervise` (reap, publish, end the tree).
 
+// Its `main` is in kernel.rs. Tests have one of their own.
+#![cfg_attr(not(test), no_main)]
+
 mod claim;
 mod daemon_link;
 mod exit_slot;
@@ -20,31 +23,24 @@ mod logs;
 mod supervise;
 mod tree;
 
-use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::Path;
 
 use agentctl::sys::identity;
 use agentctl::wire::session_dir::RunFiles;
 use rustix::fs::Mode;
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(format_args!("failed to take the run: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+/// The whole of the program. Whether the run was taken, or is another's.
+fn begin(arguments: &[OsString]) -> bool {
+    run(arguments).map_err(|error| complain(format_args!("failed to take the run: {error}"))).is_ok()
 }
 
-fn run() -> io::Result<()> {
-    kernel::close_inherited();
-    let files = run_files(env::args_os().skip(1))?;
+fn run(arguments: &[OsString]) -> io::Result<()> {
+    kernel::standard_descriptors_only();
+    let files = run_files(arguments)?;
     settle();
-    if env::args_os().nth(3).is_some_and(|word| word == "held") {
+    if arguments.get(3).is_some_and(|word| word == "held") {
         daemon_link::wait_for_word();
     }
     let host = identity::host_id()?;
@@ -55,11 +51,11 @@ fn run() -> io::Result<()> {
 }
 
 /// The arguments, made independent of where we stand.
-fn run_files(mut arguments: impl Iterator<Item = OsString>) -> io::Result<RunFiles> {
+fn run_files(arguments: &[OsString]) -> io::Result<RunFiles> {
     let usage =
         || io::Error::new(io::ErrorKind::InvalidInput, "usage: agentctl-shim <session directory> <run>");
-    let dir = PathBuf::from(arguments.next().ok_or_else(usage)?);
-    let run = arguments.next().and_then(|run| run.to_str()?.parse().ok()).ok_or_else(usage)?;
+    let dir = arguments.get(1).ok_or_else(usage)?;
+    let run = arguments.get(2).and_then(|run| run.to_str()?.parse().ok()).ok_or_else(usage)?;
     RunFiles::in_session_dir(&std::path::absolute(dir)?, run).ok_or_else(usage)
 }
 

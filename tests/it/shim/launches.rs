@@ -111,6 +111,27 @@ fn the_leader_gets_what_the_order_says_and_nothing_else() {
     assert_eq!(log, expected);
 }
 
+/// A file of the shim's with such a number would be written to by whoever writes there.
+#[test]
+fn a_shim_without_the_standard_descriptors_puts_nothing_of_its_own_there() {
+    let session = Session::gated("echo waits; read x <gate; exit 3").write();
+    let shim = session.command();
+    let child = Command::new("/bin/sh")
+        .args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"])
+        .arg(shim.get_program())
+        .args(shim.get_args())
+        .spawn()
+        .expect("sh starts");
+    let mut shim = Shim { session, child };
+    shim.heard("waits");
+    for number in 0..=2 {
+        let file = fs::read_link(format!("/proc/{}/fd/{number}", shim.child.id()));
+        assert_eq!(file.expect("an open file"), Path::new("/dev/null"), "{number}");
+    }
+    shim.open("gate");
+    assert_eq!(shim.finish().0.status, Some(WaitStatus::exited(3)));
+}
+
 #[test]
 fn a_file_limit_above_the_hard_one_is_capped() {
     let session =
