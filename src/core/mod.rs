@@ -143,8 +143,8 @@ pub enum Effect {
     Deliver(DeliveryId),
     /// Throw away what the launch of a run needed.
     Discard(RunId),
-    /// Delete a session's files.
-    Remove(SessionId),
+    /// Delete the files of a session, whose latest run this was.
+    Remove(RunId),
     /// Answer somebody.
     Reply(ReplyTo, Reply),
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::record::Record;
 use super::supervisor::Supervisor;
 use super::timers::Timer;
-use super::vocab::{Now, SessionId, Wall};
+use super::vocab::{Now, RunId, SessionId, Wall};
 use super::{Effect, Reply, ReplyTo, Step};
 
 /// What a request to forget came to.
@@ -31,7 +31,7 @@ impl Supervisor {
     ) {
         let old = |ended: Wall| older_than.is_none_or(|age| now.wall.since(ended) >= age);
         let ended = self.settled.iter().filter(|(ended, _)| old(*ended)).map(|(_, id)| *id);
-        let (sessions, kept): (Vec<_>, Vec<_>) = ended.partition(|id| self.may_forget(*id));
+        let (sessions, kept): (Vec<_>, Vec<_>) = ended.partition(|id| self.forgettable(*id).is_some());
         for session in sessions.iter().filter(|_| !dry_run) {
             self.forget(now, *session, out);
         }
@@ -95,20 +95,18 @@ impl Supervisor {
 
     /// Forgets a session that has ended, is settled and owes nothing that is on its way.
     pub(super) fn forget(&mut self, now: Now, id: SessionId, out: &mut Step) -> bool {
-        let forgettable = self.may_forget(id);
-        if forgettable {
-            self.drop_owed(now, id, out);
-            self.record(now, Record::Pruned { session: id }, out);
-            out.effects.push(Effect::Remove(id));
-        }
-        forgettable
+        let Some(last) = self.forgettable(id) else { return false };
+        self.drop_owed(now, id, out);
+        self.record(now, Record::Pruned { session: id }, out);
+        out.effects.push(Effect::Remove(last));
+        true
     }
 
-    /// Whether nothing is on its way that needs it.
-    fn may_forget(&self, id: SessionId) -> bool {
-        self.sessions.get(&id).is_some_and(|session| {
-            let run = session.run_id();
-            session.is_settled() && self.may_tell(session) && !self.keeps(session.id) && !self.has_hook(run)
-        })
+    /// The latest run of a session, where nothing is on its way that needs it.
+    fn forgettable(&self, id: SessionId) -> Option<RunId> {
+        let session = self.sessions.get(&id)?;
+        let run = session.run_id();
+        let settled = session.is_settled() && self.may_tell(session);
+        (settled && !self.keeps(session.id) && !self.has_hook(run)).then_some(run)
     }
 }

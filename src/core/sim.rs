@@ -315,6 +315,7 @@ impl World {
             leader,
             seen,
             exit: truth.exit_file.clone(),
+            exit_unread: false,
             tree: truth.tree_file.then(Usage::default),
         }
     }
@@ -494,9 +495,10 @@ impl World {
             }
             Effect::Deliver(id) => self.deliver(id),
             // What is deleted cannot be found by a later life either.
-            Effect::Remove(session) => {
-                let run = RunId { session, run: 1 };
-                (self.truth(run).exit_file, self.truth(run).tree_file) = (None, false);
+            Effect::Remove(last) => {
+                for run in (1..=last.run).map(|run| RunId { run, ..last }) {
+                    (self.truth(run).exit_file, self.truth(run).tree_file) = (None, false);
+                }
             }
             Effect::Reply(to, reply) => self.check_reply(to, &reply),
         }

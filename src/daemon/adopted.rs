@@ -189,23 +189,28 @@ impl Kin {
                 add(members, &mut all);
             }
         }
-        let spared = self.spared(&all);
-        all.retain(|process| !spared.contains(&process.pid()));
+        match self.spared(&all) {
+            Some(spared) => all.retain(|process| !spared.contains(&process.pid())),
+            // What has come since may be another session's.
+            None => all.retain(|process| self.known.iter().any(|known| known.id().same(process.id()))),
+        }
         all
     }
 
-    /// Other sessions, and the daemon, if they descend from the leader as well, with all that descends from them.
-    fn spared(&self, all: &[ProcessRef]) -> HashSet<u32> {
+    /// Other sessions, and the daemon, if they descend from the leader as well, with all that descends from them. `None`: what
+    /// does cannot be told.
+    fn spared(&self, all: &[ProcessRef]) -> Option<HashSet<u32>> {
         let other =
             |process: &&ProcessRef| self.others.contains_key(&(process.pid(), process.id().start_ticks));
         let mut spared = HashSet::new();
         for root in all.iter().filter(other) {
             spared.insert(root.pid());
-            if let Tree::Known(members) = tree::descendants(root) {
-                spared.extend(members.iter().map(ProcessRef::pid));
+            match tree::descendants(root) {
+                Tree::Known(members) => spared.extend(members.iter().map(ProcessRef::pid)),
+                Tree::Unknown(_) => return None,
             }
         }
-        spared
+        Some(spared)
     }
 }
 

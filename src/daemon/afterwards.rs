@@ -16,7 +16,7 @@ use crate::core::vocab::{RunId, SessionId, WaitStatus};
 use crate::limits;
 
 use super::Daemon;
-use super::exit_files::{PutAway, exit_file, size_of, verdict_file};
+use super::exit_files::{Put, PutAway, exit_file, size_of, verdict_file};
 
 /// No verdict for so long: there is calm.
 const CALM: Duration = Duration::from_millis(5);
@@ -30,6 +30,8 @@ pub(super) struct Afterwards {
     verdicts: Cell<u64>,
     under_way: Cell<bool>,
     archives: RefCell<Vec<Archive>>,
+    /// What could not be written down, as on a full disk: tried again with the next verdict, and at the end.
+    failed: RefCell<Vec<PutAway>>,
     sizes: RefCell<BTreeSet<SessionId>>,
 }
 
@@ -52,6 +54,7 @@ impl Afterwards {
     /// Forgets a session; answers the runs whose verdict will have no file.
     pub(super) fn forget(&self, session: SessionId) -> Vec<RunId> {
         self.sizes.borrow_mut().remove(&session);
+        self.failed.borrow_mut().retain(|put_away| put_away.files.id().session != session);
         let mut archives = self.archives.borrow_mut();
         archives.extract_if(.., |archive| archive.run.session == session).map(|archive| archive.run).collect()
     }
@@ -136,18 +139,24 @@ impl Daemon {
         let archives = self.afterwards.next_archives();
         let sizes = self.sessions_to_measure(&archives);
         let runs: Vec<_> = archives.iter().map(|archive| archive.run).collect();
-        let archives: Vec<_> = archives.into_iter().map(|archive| self.what_is_put_away(archive)).collect();
+        let again = if archives.is_empty() { Vec::new() } else { self.afterwards.failed.take() };
+        let archives = archives.into_iter().map(|archive| self.what_is_put_away(archive));
+        let archives: Vec<_> = archives.chain(again).collect();
         let sizes: Vec<_> = sizes.into_iter().map(|id| (id, self.home.session(id))).collect();
         let done = spawn_blocking(move || {
-            let left: Vec<_> = archives.into_iter().filter_map(PutAway::left).collect();
+            let left: Vec<_> = archives.into_iter().map(PutAway::carry_out).collect();
             (left, sizes.into_iter().map(|(id, dir)| (id, size_of(&dir))).collect::<Vec<_>>())
         });
         let (left, sizes) = done.await.unwrap_or_default();
         for run in runs {
             self.archiving.borrow_mut().remove(&run);
         }
-        for run in left {
-            exit_file(self, run);
+        for put in left {
+            match put {
+                Put::Away => {}
+                Put::Beside(run) => exit_file(self, run),
+                Put::Nothing(put_away) => self.afterwards.failed.borrow_mut().push(put_away),
+            }
         }
         for (id, bytes) in sizes {
             self.send(Event::Sized(id, bytes));
@@ -165,9 +174,11 @@ impl Daemon {
 
     /// The daemon ends: every verdict is put away.
     pub(super) fn end_afterwards(&self) {
-        for archive in self.afterwards.archives.take() {
+        let archives =
+            self.afterwards.archives.take().into_iter().map(|archive| self.what_is_put_away(archive));
+        for put_away in archives.chain(self.afterwards.failed.take()) {
             // What is left is met by the next start.
-            let _another = self.what_is_put_away(archive).left();
+            let _left = put_away.carry_out();
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn signal(daemon: &Rc<Daemon>, id: SessionId, request: Request<
         let sent = if adopted::is_adopted(daemon, run) {
             adopted::signal_and_tell(daemon, run, number, true).await
         } else {
-            to_tree(daemon, &TreeLook::of(daemon, run), number).await
+            to_tree(daemon, run, number).await
         };
         sent.and_then(Signalled::answer).map_err(failed)?;
     } else {
@@ -48,14 +48,18 @@ pub(super) async fn signal(daemon: &Rc<Daemon>, id: SessionId, request: Request<
 }
 
 /// To each process once.
-async fn to_tree(daemon: &Daemon, look: &TreeLook, number: u8) -> Result<Signalled, String> {
+async fn to_tree(daemon: &Daemon, run: RunId, number: u8) -> Result<Signalled, String> {
+    let look = TreeLook::of(daemon, run);
     if number == KILL {
-        return perform::signal_all(daemon, look, number).await;
+        return perform::signal_all(daemon, &look, number).await;
     }
     let mut all = match look.members(daemon).await {
         Tree::Known(members) => members,
         Tree::Unknown(why) => return Err(format!("the tree cannot be seen: {why}")),
     };
+    if perform::is_over(daemon, run) {
+        return Err("its run has just ended".into());
+    }
     let leader = look.leader.clone();
     all.extend(leader.filter(|leader| !all.iter().any(|member| member.id().same(leader.id()))));
     let mut sent = Signalled::default();

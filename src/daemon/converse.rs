@@ -7,6 +7,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use crate::adapters::acp::{Conversation, Next, Plan};
 use crate::core::fuse::Evidence;
@@ -15,6 +18,10 @@ use crate::wire::session_dir::RunFiles;
 
 use super::reach::Reach;
 use super::{Daemon, blocking, launch};
+
+/// Pauses between looks at what was said, where that cannot be read.
+const READ_AGAIN_FIRST: Duration = Duration::from_secs(1);
+const READ_AGAIN_LAST: Duration = Duration::from_secs(60);
 
 /// What is said to one agent, and by whom.
 pub(super) struct Dialogue {
@@ -42,14 +49,21 @@ impl Dialogue {
             return None;
         }
         let files = daemon.home.run_files(id);
-        let theirs = files.clone();
-        let left = match blocking(move || read(&theirs)).await {
-            Ok(left) => left,
-            Err(error) => {
-                let why = format!("what was said to the agent cannot be read, so nothing more is: {error}");
-                tracing::error!(session = %id.session, "{why}");
-                daemon.evidence(id, Evidence::CannotTell(why));
-                return None;
+        let mut end = daemon.end_of(id.session);
+        let mut pause = READ_AGAIN_FIRST;
+        let left = loop {
+            let theirs = files.clone();
+            let error = match blocking(move || read(&theirs)).await {
+                Ok(left) => break left,
+                Err(error) => error,
+            };
+            let why =
+                format!("what was said to the agent cannot be read, so nothing more is until then: {error}");
+            tracing::error!(session = %id.session, "{why}");
+            daemon.evidence(id, Evidence::CannotTell(why));
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(READ_AGAIN_LAST),
+                _ = end.wait_for(|ended| *ended) => return None,
             }
         };
         let mut conversation = Conversation::new(safe);

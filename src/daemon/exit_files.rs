@@ -9,6 +9,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::sleep;
 
 use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Rejection};
 use crate::core::vocab::{Now, ProcessId, RunId, WaitStatus};
@@ -17,6 +21,10 @@ use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage
 
 use super::perform::{adopt_leader, leader_of};
 use super::{Daemon, hooks, launch, reach};
+
+/// After so long an exit file that could not be read is looked at again, and then ever more rarely, down to the second.
+const LOOK_FIRST: Duration = Duration::from_millis(20);
+const LOOK_LAST: Duration = Duration::from_secs(60);
 
 /// Watches exits/. The first news is a rescan, so nothing published before is missed.
 pub(super) fn watch_exits(daemon: &Rc<Daemon>) {
@@ -66,33 +74,67 @@ pub(super) fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
         (session.run.fuse.leader, verdict.map(|verdict| verdict.status))
     };
     if let Some(status) = decided {
-        if belongs_to(&daemon.home.run_files(id), status) {
+        match belongs_to(&daemon.home.run_files(id), status) {
             // A crash fell between the verdict and its archiving; exits/ keeps undecided runs only.
-            archive(daemon, id);
-            return;
+            Ok(true) => return archive(daemon, id),
+            Ok(false) => {}
+            Err(error) => return look_later(daemon, id, &error, exit_file),
         }
         tracing::error!(session = %id.session, "another exit file of a run that is decided is put aside");
     }
-    for evidence in exit_evidence(daemon, id, known) {
-        daemon.evidence(id, evidence);
+    match exit_evidence(daemon, id, known) {
+        Ok(found) => found.into_iter().for_each(|evidence| daemon.evidence(id, evidence)),
+        Err(error) => return look_later(daemon, id, &error, exit_file),
     }
     if decided.is_some() {
         put_aside(daemon, id);
     }
 }
 
-/// Whether the exit file of a decided run is the one that its verdict was taken from, or could have been.
-fn belongs_to(files: &RunFiles, status: Option<WaitStatus>) -> bool {
-    match (files.read_exit(), files.read_archived_exit()) {
-        (Ok(exit), Ok(archived)) => exit == archived,
-        (Ok(exit), Err(error)) => launch::is_missing(&error) && exit.status == status,
-        (Err(error), _) => launch::is_missing(&error),
+/// A file that may be as it should be and cannot be read now: nothing follows from that, and it is looked at again, and then
+/// done with as was meant.
+fn look_later(daemon: &Rc<Daemon>, id: RunId, error: &FileError, then: fn(&Rc<Daemon>, RunId)) {
+    tracing::error!(session = %id.session, "an exit file cannot be read now, and is looked at again: {error}");
+    daemon.evidence(id, Evidence::CannotTell(format!("an exit file cannot be read now: {error}")));
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        let files = daemon.home.run_files(id);
+        let unread = |read: Result<ExitFile, FileError>| read.is_err_and(|error| error.is_no_answer());
+        let mut pause = LOOK_FIRST;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(LOOK_LAST);
+            if !unread(files.read_exit()) && !unread(files.read_unpublished_exit()) {
+                return then(&daemon, id);
+            }
+        }
+    });
+}
+
+/// What [`look_later`] does about a run whose exit file could not be read when its daemon began.
+pub(super) fn rescan_later(daemon: &Rc<Daemon>, id: RunId, error: &FileError) {
+    look_later(daemon, id, error, rescan);
+}
+
+/// Whether the exit file of a decided run is the one that its verdict was taken from, or could have been. An error is no
+/// answer.
+fn belongs_to(files: &RunFiles, status: Option<WaitStatus>) -> Result<bool, FileError> {
+    let exit = match files.read_exit() {
+        Ok(exit) => exit,
+        Err(error) if error.is_no_answer() => return Err(error),
+        Err(error) => return Ok(launch::is_missing(&error)),
+    };
+    match files.read_archived_exit() {
+        Ok(archived) => Ok(exit == archived),
+        Err(error) if error.is_no_answer() => Err(error),
+        Err(error) => Ok(launch::is_missing(&error) && exit.status == status),
     }
 }
 
-fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Vec<Evidence> {
+/// What the exit file says, with what the kernel shows of the leader. An error is no answer.
+fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Result<Vec<Evidence>, FileError> {
     let files = daemon.home.run_files(id);
-    match files.read_exit() {
+    Ok(match files.read_exit() {
         Ok(exit) => {
             let by_file =
                 if known.is_none() { files.read_leader().ok().map(|leader| leader.process) } else { None };
@@ -100,9 +142,10 @@ fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Vec<Ev
             let started = by_file.filter(|_| exit.status.is_some()).map(Evidence::Started);
             started.into_iter().chain([Evidence::ExitFile(report(exit), seen)]).collect()
         }
+        Err(error) if error.is_no_answer() => return Err(error),
         Err(error) if launch::is_missing(&error) => Vec::new(),
         Err(error) => vec![malformed(daemon, id, &error)],
-    }
+    })
 }
 
 fn malformed(daemon: &Daemon, id: RunId, error: &FileError) -> Evidence {
@@ -190,13 +233,20 @@ pub(super) fn rescan(daemon: &Rc<Daemon>, id: RunId) {
             }
         }
     }
-    let mut found = exit_evidence(daemon, id, known);
-    if found.is_empty()
-        && let Ok(exit) = files.read_unpublished_exit()
-    {
-        // The shim died between writing and publishing, or cannot publish: complete, or it would not parse.
-        let seen = leader_seen(daemon, id, known.or(exit.leader));
-        found.push(Evidence::ExitFile(report(exit), seen));
+    let mut found = match exit_evidence(daemon, id, known) {
+        Ok(found) => found,
+        Err(error) => return look_later(daemon, id, &error, rescan),
+    };
+    if found.is_empty() {
+        match files.read_unpublished_exit() {
+            // The shim died between writing and publishing, or cannot publish: complete, or it would not parse.
+            Ok(exit) => {
+                let seen = leader_seen(daemon, id, known.or(exit.leader));
+                found.push(Evidence::ExitFile(report(exit), seen));
+            }
+            Err(error) if error.is_no_answer() => return look_later(daemon, id, &error, rescan),
+            Err(_) => {}
+        }
     }
     for evidence in found {
         daemon.evidence(id, evidence);
@@ -246,6 +296,7 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
 }
 
 /// A verdict whose file is to be written, and beside which the exit file is to be moved.
+#[derive(Debug)]
 pub(super) struct PutAway {
     pub(super) files: RunFiles,
     pub(super) dir: PathBuf,
@@ -254,27 +305,40 @@ pub(super) struct PutAway {
     pub(super) file: Option<Vec<u8>>,
 }
 
+/// What came of putting a verdict away.
+pub(super) enum Put {
+    Away,
+    /// The exit file is none that the verdict could be from, and is left where it is.
+    Beside(RunId),
+    /// It could not be done: to be tried again.
+    Nothing(PutAway),
+}
+
 impl PutAway {
-    /// Does that, unless it is done. The run, where its exit file is none that the verdict could be from, and is left where
-    /// it is.
-    pub(super) fn left(self) -> Option<RunId> {
-        let Self { files, dir, status, file } = self;
+    /// Does that, unless it is done.
+    pub(super) fn carry_out(self) -> Put {
+        let Self { files, dir, status, file } = &self;
         let name = format!("verdict.{}.json", files.id().run);
         // An earlier try at the verdict's file, for one.
-        super::perform::sweep_half_written(&files, false);
+        super::perform::sweep_half_written(files, false);
         let written = fs::exists(dir.join(&name)).unwrap_or(false);
         if written && !fs::exists(files.exit_path()).unwrap_or(true) {
-            return None;
+            return Put::Away;
         }
         // In this order: an exit file that was moved away means that the verdict is there.
         if let Some(verdict) = file
-            && let Err(error) = session_dir::write_atomic(&dir, &name, &verdict, session_dir::FILE_MODE)
+            && let Err(error) = session_dir::write_atomic(dir, &name, verdict, session_dir::FILE_MODE)
         {
             tracing::warn!("write {}: {error}", dir.join(name).display());
-            return None;
+            return Put::Nothing(self);
         }
-        if status.is_some_and(|status| !belongs_to(&files, status)) {
-            return Some(files.id());
+        match status.map_or(Ok(true), |status| belongs_to(files, status)) {
+            Ok(true) => {}
+            Ok(false) => return Put::Beside(files.id()),
+            Err(error) => {
+                tracing::warn!("archive an exit file: {error}");
+                return Put::Nothing(self);
+            }
         }
         match move_file(&files.exit_path(), &files.archived_exit_path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -282,7 +346,7 @@ impl PutAway {
             }
             Ok(()) | Err(_) => {}
         }
-        None
+        Put::Away
     }
 }
 
@@ -351,7 +415,8 @@ mod tests {
             let dir = files.dir().to_owned();
             let file = Some(b"{}".to_vec());
             let put_away = PutAway { files: files.clone(), dir: dir.clone(), status: Some(status), file };
-            assert_eq!(put_away.left(), (!goes).then_some(files.id()), "{status:?} {exit}");
+            let beside = matches!(put_away.carry_out(), Put::Beside(run) if run == files.id());
+            assert_eq!(beside, !goes, "{status:?} {exit}");
             assert!(dir.join("verdict.2.json").exists());
             let stays = if goes { files.archived_exit_path() } else { files.exit_path() };
             assert_eq!(fs::read_to_string(stays).expect("it is there"), exit);

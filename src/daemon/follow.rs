@@ -246,14 +246,12 @@ pub(super) fn parse(daemon: &Rc<Daemon>, id: RunId) {
     spawn_local(async move {
         let asked = Rc::new(Asked::default());
         daemon.readers.borrow_mut().insert(id, Rc::clone(&asked));
-        if let Err(error) = read_along(&daemon, id, parser, &asked).await {
-            tracing::warn!(session = %id.session, "read the agent's output: {error}");
-        }
+        read_along(&daemon, id, parser, &asked).await;
         daemon.readers.borrow_mut().remove(&id);
     });
 }
 
-async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Asked) -> io::Result<()> {
+async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Asked) {
     let mut end = daemon.end_of(id.session);
     let mut reader = Reader::new(daemon, id, parser);
     reader.dialogue = Dialogue::of(daemon, id).await;
@@ -264,7 +262,12 @@ async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Aske
         match reader.catch_up(daemon).await {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                reader.is_unread(&error);
+                asked.waiting.set(question | asked.waiting.get());
+                sleep_or_end(this_instant(), &mut end).await;
+                continue;
+            }
         }
         // Before it has said anything it may not be itself yet.
         if reader.dialogue.is_some() && reader.offset > 0 {
@@ -273,13 +276,16 @@ async fn read_along(daemon: &Rc<Daemon>, id: RunId, parser: Parser, asked: &Aske
         reader.tell_mood(daemon, question);
         let said = reader.go_on(daemon).await;
         looks.count(looked, reader.offset);
-        tokio::select! {
-            waited = wait_for_more(daemon, &reader.path, &looks, &mut end) => waited?,
-            () = asked.bell.notified() => {}
-            () = sleep_until(looked + limits::SAY_AGAIN_AFTER), if !said => {}
+        let waited = tokio::select! {
+            waited = wait_for_more(daemon, &reader.path, &looks, &mut end) => waited,
+            () = asked.bell.notified() => Ok(()),
+            () = sleep_until(looked + limits::SAY_AGAIN_AFTER), if !said => Ok(()),
+        };
+        if let Err(error) = waited {
+            reader.is_unread(&error);
+            sleep_or_end(this_instant(), &mut end).await;
         }
     }
-    Ok(())
 }
 
 /// What a reader of an agent's output is asked.
@@ -318,6 +324,8 @@ struct Reader {
     parser: Parser,
     /// With an agent that is talked to.
     dialogue: Option<Dialogue>,
+    /// It could not be read once, which was said.
+    unread: bool,
 }
 
 impl Reader {
@@ -333,10 +341,18 @@ impl Reader {
             told: Mood::Works,
             parser,
             dialogue: None,
+            unread: false,
         }
     }
 
     /// Reads what has been written. That the agent works is told at once; that it does not, by [`Self::tell_mood`].
+    /// A moment without descriptors or memory ends neither a conversation nor a budget: it is read on after it. Said once.
+    fn is_unread(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.unread, true) {
+            tracing::warn!(session = %self.id.session, "read the agent's output, trying again: {error}");
+        }
+    }
+
     async fn catch_up(&mut self, daemon: &Daemon) -> io::Result<()> {
         loop {
             let chunk = match read_at(&self.path, self.offset, limits::LOG_CHUNK_BYTES).await? {

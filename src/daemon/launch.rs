@@ -83,18 +83,17 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             return withdraw(&daemon, id, why);
         }
         let turn = take_turn(&daemon, parcel.first_start.as_ref()).await;
+        let elsewhere = match hidden {
+            Some(of) => in_place_of_its_worktree(&daemon, id, of).await,
+            None => None,
+        };
         let Ok(_place) = daemon.launches.acquire().await else { return };
         let Some((mut order, limits)) = order(&daemon, id, &parcel) else { return };
-        let repo = hidden.and_then(|of| hooks::repository(&daemon, of));
+        order.cwd = elsewhere.unwrap_or(order.cwd);
         let place = daemon.places.choose(sys::clock::now().mono, &limits);
         let files = daemon.home.run_files(id);
         let shim = Arc::clone(&daemon.shim);
-        let begun = spawn_blocking(move || {
-            if let Some(repo) = repo.filter(|_| !Path::new(&order.cwd).is_dir()) {
-                order.cwd = repo;
-            }
-            begin(&shim, &files, order, &limits, &parcel, &place)
-        });
+        let begun = spawn_blocking(move || begin(&shim, &files, order, &limits, &parcel, &place));
         let begun = begun.await;
         let begun = begun.unwrap_or_else(|panicked| Err(format!("the launch panicked: {panicked}")));
         match begun {
@@ -102,6 +101,15 @@ pub(super) fn start(daemon: &Rc<Daemon>, id: RunId) {
             Err(why) => withdraw(&daemon, id, why),
         }
     });
+}
+
+/// Where a hook runs whose session's worktree is gone: in the repository. Before it has a place among the launches, for that
+/// directory may be on a server that is away; then the hook is left to hang there by itself.
+async fn in_place_of_its_worktree(daemon: &Daemon, id: RunId, of: HiddenOf) -> Option<String> {
+    let repo = hooks::repository(daemon, of)?;
+    let cwd = daemon.core.borrow().session(id.session).map(|hook| hook.spec.cwd.clone())?;
+    let gone = daemon.looks.at(&format!("cwd {cwd}"), move || !Path::new(&cwd).is_dir()).await;
+    (gone == Ok(true)).then_some(repo)
 }
 
 /// What hooks will need, whatever comes of the launch.

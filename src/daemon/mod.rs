@@ -41,6 +41,7 @@ mod reach;
 mod reattach;
 mod rebuild;
 mod reload;
+mod removals;
 mod rows;
 mod scrape;
 mod serve;
@@ -180,6 +181,7 @@ pub(crate) struct Daemon {
     /// Runs whose exit file is being put away, or is to be.
     pub(crate) archiving: RefCell<HashSet<RunId>>,
     afterwards: afterwards::Afterwards,
+    removals: removals::Removals,
     /// Rung once, when the verdict of a session that somebody follows is durable.
     pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
     pub(crate) started: crate::core::vocab::Now,
@@ -337,6 +339,7 @@ async fn live(
     }
     serve::close(&daemon);
     daemon.end_afterwards();
+    daemon.end_removals();
     daemon.journal.flush();
     daemon.worktrees.let_go();
     Ok(())
@@ -409,6 +412,7 @@ impl Daemon {
             worktrees: worktrees::Gits::default(),
             archiving: RefCell::default(),
             afterwards: afterwards::Afterwards::default(),
+            removals: removals::Removals::default(),
             ends: RefCell::default(),
             started: now,
             scans: found::Scans::default(),

@@ -3,7 +3,6 @@
 //! Refuses to decide: what is found is reported as it is, and what cannot be found out is reported as that.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,7 +15,7 @@ use crate::core::agent::AgentReport;
 use crate::core::fuse::{Evidence, Prong};
 use crate::core::record::DeliveryId;
 use crate::core::session::Run;
-use crate::core::vocab::{ProcessId, RunId, SessionId};
+use crate::core::vocab::{ProcessId, RunId};
 use crate::core::{Effect, Event};
 use crate::sys::shown::Shown;
 use crate::sys::tree::marks::{Ask, Mark};
@@ -34,9 +33,11 @@ use super::{Daemon, adopted, deliver, exit_files, follow, hooks, launch, life, q
 const LEADER_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(10);
 const LEADER_LOOK_LAST: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// A shim between its death and its child's exec keeps its lock for so long at most, look by look.
-const LOCK_LOOKS_MAX: u32 = 100;
-const LOCK_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+/// A shim between its death and its child's exec keeps its lock for a moment: so many looks, so soon one after the other.
+/// Then ever less often, at most so often: the child may hang on its way, and the lock cannot be tried now and then.
+const LOCK_LOOKS_SOON: u32 = 100;
+const LOCK_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(20);
+const LOCK_LOOK_LAST: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What the daemon holds of a run's processes.
 #[derive(Default)]
@@ -79,7 +80,7 @@ impl Daemon {
                 deliver::attempt(self, id, fresh);
             }
             Effect::Discard(id) => queue::discard(self, id),
-            Effect::Remove(session) => remove(self, session),
+            Effect::Remove(last) => self.remove_files(last),
             Effect::Reply(to, reply) => self.answer(to, reply),
         }
     }
@@ -131,7 +132,10 @@ pub(super) fn watch_shim(daemon: &Rc<Daemon>, id: RunId, shim: &ProcessRef) {
                 shim_ended(telling, id, Some(held)).await;
             });
         }
-        Err(error) => tracing::error!(session = %id.session, "the shim cannot be watched: {error}"),
+        Err(error) => {
+            tracing::error!(session = %id.session, "the shim cannot be watched, its lock is tried instead: {error}");
+            spawn_local(shim_ended(telling, id, Some(held)));
+        }
     });
 }
 
@@ -150,25 +154,42 @@ pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId, shim: Option<Proce
     daemon.release_turn(id);
     let_go_if_settled(&daemon, id);
     let files = daemon.home.run_files(id);
+    let mut pause = LOCK_LOOK_FIRST;
+    let mut looks = 0_u32;
     // Its child holds the lock as well until it has become the leader.
-    for _ in 0..LOCK_LOOKS_MAX {
-        match files.shim_lock() {
-            Ok(ShimLock::Free | ShimLock::NoFile) => {
-                sweep_half_written(&files, true);
-                if let Ok(tree) = files.read_tree() {
-                    daemon.evidence(id, Evidence::TreeGone(Some(tree.usage)));
-                }
-                daemon.evidence(id, Evidence::ShimGone);
-                return;
+    loop {
+        let lock = files.shim_lock();
+        if let Ok(ShimLock::Free | ShimLock::NoFile) = lock {
+            sweep_half_written(&files, true);
+            if let Ok(tree) = files.read_tree() {
+                daemon.evidence(id, Evidence::TreeGone(Some(tree.usage)));
             }
-            Ok(ShimLock::Held) => tokio::time::sleep(LOCK_LOOK_EVERY).await,
-            Err(error) => {
-                daemon.evidence(id, Evidence::CannotTell(format!("try the shim's lock: {error}")));
-                return;
-            }
+            daemon.evidence(id, Evidence::ShimGone);
+            return;
+        }
+        looks = looks.saturating_add(1);
+        if looks == LOCK_LOOKS_SOON {
+            let why = match lock {
+                Err(error) => format!("try the shim's lock: {error}"),
+                Ok(_) => "the shim has ended and its lock is still held".to_owned(),
+            };
+            tracing::warn!(session = %id.session, "{why}; it is tried again");
+            daemon.evidence(id, Evidence::CannotTell(why));
+        }
+        if looks >= LOCK_LOOKS_SOON {
+            pause = (pause * 2).min(LOCK_LOOK_LAST);
+        }
+        tokio::time::sleep(pause).await;
+        if is_over(&daemon, id) {
+            return;
         }
     }
-    daemon.evidence(id, Evidence::CannotTell("the shim has ended and its lock is still held".into()));
+}
+
+/// Whether nothing of a run is open any more, or it is not the session's latest.
+pub(super) fn is_over(daemon: &Daemon, id: RunId) -> bool {
+    let over = |run: &Run| run.number != id.run || (run.verdict.is_some() && run.tree_settled);
+    daemon.core.borrow().session(id.session).is_none_or(|session| over(&session.run))
 }
 
 pub(super) fn sweep_half_written(files: &RunFiles, shim_is_dead: bool) {
@@ -182,8 +203,7 @@ pub(super) fn sweep_half_written(files: &RunFiles, shim_is_dead: bool) {
 
 /// Whatever was held of a run that is settled: a daemon that lives for months ends many.
 pub(super) fn let_go_if_settled(daemon: &Daemon, id: RunId) {
-    let settled = |run: &Run| run.number != id.run || (run.verdict.is_some() && run.tree_settled);
-    if daemon.core.borrow().session(id.session).is_none_or(|session| settled(&session.run)) {
+    if is_over(daemon, id) {
         daemon.handles.borrow_mut().remove(&id);
     }
 }
@@ -355,6 +375,8 @@ pub(super) async fn signal_all(daemon: &Daemon, look: &TreeLook, signal: u8) -> 
         done.note(leader.pid(), Ok(sent));
     }
     match look.members(daemon).await {
+        // Found by the mark of the session: it may have been settled meanwhile, and these be its next run's.
+        Tree::Known(_) if is_over(daemon, look.own.files.id()) => Ok(done),
         Tree::Known(members) => {
             members.iter().for_each(|member| done.note(member.pid(), member.signal(signal)));
             Ok(done)
@@ -378,8 +400,11 @@ fn kill_shim(daemon: &Rc<Daemon>, id: RunId) {
     let shim = daemon.handles.borrow().get(&id).and_then(|handles| handles.shim.clone());
     let Some(shim) = shim else { return };
     tracing::error!(session = %id.session, pid = shim.pid(), "the shim does not move although its leader ended; it is killed");
-    if let Err(error) = shim.signal(9) {
-        daemon.evidence(id, Evidence::CannotTell(format!("kill the shim: {error}")));
+    match shim.signal(9) {
+        Ok(Sent::Sent) => {}
+        // Nobody was told of its end, as it seems.
+        Ok(Sent::Gone) => drop(spawn_local(shim_ended(Rc::clone(daemon), id, Some(shim)))),
+        Err(error) => daemon.evidence(id, Evidence::CannotTell(format!("kill the shim: {error}"))),
     }
 }
 
@@ -529,38 +554,6 @@ pub(super) async fn all_ended(daemon: &Daemon, processes: Vec<ProcessRef>) {
     }
 }
 
-fn remove(daemon: &Rc<Daemon>, session: SessionId) {
-    daemon.handles.borrow_mut().retain(|id, _| id.session != session);
-    let (dir, condemned) = (daemon.home.session(session), daemon.home.condemned(session));
-    let mut runs = daemon.afterwards.forget(session);
-    runs.iter().for_each(|run| _ = daemon.archiving.borrow_mut().remove(run));
-    runs.push(RunId { session, run: 1 });
-    let exits: Vec<_> = runs.into_iter().map(|run| daemon.home.run_files(run).exit_path()).collect();
-    spawn_local(async move {
-        let removed = spawn_blocking(move || {
-            // Put away with the verdict, most likely; one that is left would be taken for a session that was lost too.
-            exits.iter().for_each(|exit| _ = fs::remove_file(exit));
-            // Gone at once or not at all: half a directory would be taken for a session that the journal lost.
-            match fs::rename(&dir, &condemned) {
-                Ok(()) => remove_all(&condemned),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!("remove {}: {error}", dir.display()),
-            }
-        });
-        let _panicked = removed.await;
-    });
-}
-
-/// Removes a directory that has no name of a session any more; what a crash leaves of it is swept at the next start.
-pub(super) fn remove_all(condemned: &Path) {
-    match fs::remove_dir_all(condemned) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("remove {}: {error}", condemned.display());
-        }
-        Ok(()) | Err(_) => {}
-    }
-}
-
 /// The report of an agent whose output cannot be read.
 pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Evidence {
     Evidence::Report(AgentReport::Unreadable(error.to_string()))
@@ -570,7 +563,7 @@ pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Evidence {
 mod tests {
     use uuid::Uuid;
 
-    use crate::core::vocab::Usage;
+    use crate::core::vocab::{SessionId, Usage};
     use crate::sys::clock;
     use crate::wire::session_dir::{TreeFile, Version, create_private_dir};
 

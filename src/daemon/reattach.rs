@@ -15,7 +15,7 @@ use crate::core::reattach::{Found, OrderFound, Seen, ShimFound};
 use crate::core::session::Session;
 use crate::core::vocab::{HostId, ProcessId, RunId};
 use crate::sys::{Backend, ProcessRef};
-use crate::wire::session_dir::{RunFiles, ShimLock};
+use crate::wire::session_dir::{ExitFile, FileError, RunFiles, ShimLock};
 
 use super::old_tool::import::status_left;
 use super::perform::{self, Handles};
@@ -117,7 +117,7 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     }
 }
 
-fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Handles) {
+fn gather(daemon: &Rc<Daemon>, id: RunId, reach: Reach, decided: bool) -> (Found, Handles) {
     let files = daemon.home.run_files(id);
     // The lock first: what is read after it was free is all that will ever be there.
     let shim = shim_found(&files, reach);
@@ -133,19 +133,7 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
         Err(error) if launch::is_missing(error) => Seen::NotAsked,
         Err(error) => Seen::Unknown(error.to_string()),
     };
-    let exit = match files.read_exit() {
-        Ok(exit) => Some(exit),
-        Err(error) if launch::is_missing(&error) => {
-            // With the shim dead, a complete file that it did not come to publish counts as well; and one that was put
-            // away with a verdict that nobody has any more.
-            let unpublished = files.read_unpublished_exit().ok().filter(|_| shim == ShimFound::Gone);
-            unpublished.or_else(|| files.read_archived_exit().ok().filter(|_| !decided))
-        }
-        Err(error) => {
-            tracing::error!(session = %id.session, "an exit file cannot be read: {error}");
-            None
-        }
-    };
+    let exit = exit_found(&files, shim, decided);
     sweep(&files, shim);
     if shim == ShimFound::Lives {
         handles.shim = hold_shim(daemon, &files, reach);
@@ -157,10 +145,37 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> (Found, Ha
         kept: daemon.core.borrow().session(id.session).is_some_and(Session::may_begin_again),
         leader: leader.ok(),
         seen,
-        exit: exit.map(exit_files::report),
+        exit_unread: exit.is_err(),
+        exit: match exit {
+            Ok(exit) => exit.map(exit_files::report),
+            Err(error) => {
+                exit_files::rescan_later(daemon, id, &error);
+                None
+            }
+        },
         tree: files.read_tree().ok().map(|tree| tree.usage),
     };
     (found, handles)
+}
+
+/// The exit file of a run. An error is no answer.
+fn exit_found(files: &RunFiles, shim: ShimFound, decided: bool) -> Result<Option<ExitFile>, FileError> {
+    let mut found = files.read_exit();
+    if found.as_ref().is_err_and(launch::is_missing) {
+        // With the shim dead, a complete file that it did not come to publish counts as well; and one that was put away with
+        // a verdict that nobody has any more.
+        if shim == ShimFound::Gone {
+            found = files.read_unpublished_exit();
+        }
+        if !decided && found.as_ref().is_err_and(|error| !error.is_no_answer()) {
+            found = files.read_archived_exit();
+        }
+    }
+    match found {
+        Ok(exit) => Ok(Some(exit)),
+        Err(error) if error.is_no_answer() => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Who leads a run that somebody else started, by its record.

@@ -23,7 +23,7 @@ use crate::limits;
 use crate::sys;
 use crate::wire::session_dir::{self, ExitFile, FileError, LaunchOrder, RunFiles};
 
-use super::{Daemon, Message, perform};
+use super::{Daemon, Message, removals};
 
 /// What came of it, for `daemon status`.
 #[derive(Clone, Debug, Default)]
@@ -121,7 +121,7 @@ fn unknown(daemon: &Daemon) -> io::Result<BTreeMap<SessionId, BTreeSet<u32>>> {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         if super::Home::is_condemned(&name) {
-            perform::remove_all(&entry.path());
+            removals::remove_all(&entry.path());
         } else if let Ok(session) = name.parse::<SessionId>()
             && core.session(session).is_none()
             && entry.file_type()?.is_dir()

@@ -6,6 +6,8 @@
 //! happen in a new directory is `--on-create`.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
@@ -134,15 +136,30 @@ fn variables(env: &[u8]) -> Vec<(String, String)> {
 }
 
 /// Whether a git that made this worktree was ended in the middle, or is at it. By the files of the repository
-/// (gitrepository-layout(5)): git tells in its list since 2.31 only.
-fn is_half_made(repo: &Path, worktree: &str) -> bool {
-    let Ok(all) = std::fs::read_dir(common_dir(repo).join("worktrees")) else { return false };
+/// (gitrepository-layout(5)): git tells in its list since 2.31 only. An error is no answer.
+fn is_half_made(repo: &Path, worktree: &str) -> Result<bool, String> {
+    fn or_none<T>(path: &Path, read: std::io::Result<T>) -> Result<Option<T>, String> {
+        match read {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("whether it is half made cannot be told: {}: {error}", path.display())),
+        }
+    }
+    let all = common_dir(repo).join("worktrees");
+    let Some(entries) = or_none(&all, std::fs::read_dir(&all))? else { return Ok(false) };
     let dot_git = Path::new(worktree).join(".git");
-    all.flatten().map(|entry| entry.path()).any(|dir| {
-        let holds = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
-        Path::new(holds("gitdir").trim_end_matches('\n')) == dot_git
-            && holds("locked").trim_end() == IN_THE_MAKING
-    })
+    for entry in entries {
+        let Some(dir) = or_none(&all, entry)?.map(|entry| entry.path()) else { continue };
+        let holds = |name: &str| {
+            let path = dir.join(name);
+            or_none(&path, std::fs::read(&path)).map(Option::unwrap_or_default)
+        };
+        let is_ours = Path::new(OsStr::from_bytes(holds("gitdir")?.trim_ascii_end())) == dot_git;
+        if is_ours && holds("locked")?.trim_ascii_end() == IN_THE_MAKING.as_bytes() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// git, for one worktree.
@@ -177,7 +194,8 @@ impl Git {
 
     /// Throws away what a git of ours left in the middle. That it was not ended so is no error.
     fn discard(&self, path: &str) -> Result<(), String> {
-        if !is_half_made(Path::new(&self.worktree.repo), path) {
+        let half_made = is_half_made(Path::new(&self.worktree.repo), path);
+        if !half_made.map_err(|why| self.failed("worktree remove", &why))? {
             return Ok(());
         }
         tracing::info!("{path} was left half made; it is made anew");
@@ -197,7 +215,7 @@ impl Git {
     fn reuse(&self, found: &GitWorktree) -> Result<(), String> {
         let Worktree { repo, branch, .. } = &self.worktree;
         let path = &found.path;
-        if is_half_made(Path::new(repo), path) {
+        if is_half_made(Path::new(repo), path).map_err(|why| self.failed("worktree list", &why))? {
             return Err(format!(
                 "the worktree {path} is half made: a git is at it, or was ended in the middle; in that case run: git -C {repo} worktree remove --force --force {path}"
             ));

@@ -96,6 +96,20 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// Whether the file may be all that it should be, and only could not be read this time: too many open files, no memory, a
+    /// disk that stutters. A link, or a file that is not ours to read, is what lies there and no state of the host.
+    pub fn is_no_answer(&self) -> bool {
+        const LIES_THERE: [Errno; 4] = [Errno::LOOP, Errno::NXIO, Errno::ACCESS, Errno::PERM];
+        match self {
+            Self::Unreadable { source, .. } => {
+                !LIES_THERE.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
+            }
+            Self::Missing { .. } | Self::Malformed { .. } | Self::WrongVersion { .. } => false,
+        }
+    }
+}
+
 /// Whether the shim of a run lives, judged by the lock that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShimLock {

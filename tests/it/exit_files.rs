@@ -1,13 +1,17 @@
 //! Exit files that lie, are damaged, come twice, or cannot be published: none ends a run that lives, none changes a
 //! verdict, none hides one.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::thread;
 
 use agentctl::core::vocab::Mono;
 use agentctl::sys::{ProcessRef, features};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
@@ -271,6 +275,73 @@ fn an_exit_file_for_a_verdict_that_the_kernel_gave_is_held_against_it() {
     daemon.rejects(&id, 1, &forged);
     assert_eq!(daemon.status(&id)["exitCode"], 7);
     assert!(!daemon.file(&id, "exit.1.json").exists(), "a lie is not put where the truth would be");
+    daemon.ended_once(&id);
+}
+
+/// No file can be opened in a daemon that has its limit of descriptors reached. That says nothing about any file.
+#[test]
+fn an_exit_file_that_cannot_be_read_for_now_is_read_later() {
+    let daemon = Daemon::builder().env("AGENTCTL_SYS_WITHOUT", "info_exit").start();
+    let gate = daemon.gate("gate");
+    let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
+    let shim = daemon.shim(&id);
+    let limits = |most| {
+        let pid = Pid::from_raw(daemon.pid().cast_signed());
+        let now = getrlimit(Resource::Nofile);
+        prlimit(pid, Resource::Nofile, Rlimit { current: most, maximum: now.maximum }).expect("our own child")
+    };
+    let before = limits(Some(3)).current;
+    gate.open();
+    until("the shim to end", || shim.has_ended().filter(|ended| *ended));
+    until("word of the file", || daemon.log().contains("an exit file cannot be read now").then_some(()));
+    assert!(daemon.run_files(&id).exit_path().exists(), "{}", daemon.log());
+    limits(before);
+    let record = daemon.ended(&id);
+    assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(7)), "{record:#}");
+    until("the file to be put away", || daemon.file(&id, "exit.1.json").exists().then_some(()));
+    assert!(!daemon.aside(&id, 1).exists(), "{}", daemon.log());
+    daemon.ended_once(&id);
+}
+
+#[test]
+fn a_verdict_that_could_not_be_written_down_is_with_the_next_one() {
+    let daemon = Daemon::new();
+    let gate = daemon.gate("gate");
+    let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
+    // Nothing can be renamed to it.
+    let in_the_way = daemon.file(&id, "verdict.1.json");
+    fs::create_dir_all(in_the_way.join("full")).expect("a directory");
+    gate.open();
+    daemon.ended(&id);
+    until("the failure", || daemon.log().contains("verdict.1.json: ").then_some(()));
+    assert!(daemon.run_files(&id).exit_path().exists());
+    fs::remove_dir_all(&in_the_way).expect("our own");
+    daemon.ended(&daemon.launch(&[], "exit 0"));
+    until("both to be put away", || daemon.file(&id, "exit.1.json").exists().then_some(()));
+    assert!(in_the_way.is_file() && !daemon.run_files(&id).exit_path().exists());
+}
+
+/// As a child that hangs on its way to becoming the leader holds it.
+#[test]
+fn a_lock_that_outlives_the_shim_for_long_delays_a_verdict_and_does_not_lose_it() {
+    let daemon = Daemon::builder().env("AGENTCTL_SYS_WITHOUT", "info_exit").start();
+    let gate = daemon.gate("gate");
+    let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
+    let lock = File::open(daemon.file(&id, "shim.1.json")).expect("the shim's file");
+    let inode = format!(":{} ", lock.metadata().expect("a file").ino());
+    let held = thread::spawn(move || flock(&lock, FlockOperation::LockExclusive).map(|()| lock));
+    until("somebody to wait for the lock", || {
+        let locks = fs::read_to_string("/proc/locks").expect("locks");
+        locks.lines().any(|line| line.contains("->") && line.contains(&inode)).then_some(())
+    });
+    daemon.kill_shim(&id);
+    gate.open();
+    let held = held.join().expect("a lock").expect("the lock");
+    until("the lock to be tried in vain", || daemon.log().contains("lock is still held").then_some(()));
+    assert!(daemon.status(&id)["outcome"].is_null());
+    drop(held);
+    let record = daemon.ended(&id);
+    assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(7)), "{record:#}");
     daemon.ended_once(&id);
 }
 

@@ -268,6 +268,27 @@ fn the_write_ahead_log_of_a_journal_that_was_moved_without_it_is_kept() {
 }
 
 #[test]
+fn what_was_forgotten_does_not_come_back_where_the_daemon_stops_right_after() {
+    let mut daemon = Daemon::new();
+    let ids: Vec<String> = (0..60).map(|_| daemon.launch(&["--force"], "exit 0")).collect();
+    ids.iter().for_each(|id| drop(daemon.ended(id)));
+    until("all to be forgotten", || {
+        daemon.run(["prune"]);
+        daemon.json(["list", "-a", "--json"]).as_array().expect("a list").is_empty().then_some(())
+    });
+    daemon.terminate();
+    let left = |dir: &str| {
+        let entries = fs::read_dir(daemon.home().join(dir)).expect("a directory").flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().expect("a text"));
+        names.filter(|name| ids.iter().any(|id| name.starts_with(id.as_str()))).collect::<Vec<_>>()
+    };
+    assert_eq!((left("sessions"), left("exits")), (vec![], vec![]));
+    daemon.start();
+    assert_eq!(daemon.json(["list", "-a", "--json"]), json!([]));
+    assert!(!daemon.log().contains("were rebuilt"), "{}", daemon.log());
+}
+
+#[test]
 fn without_a_journal_sessions_are_rebuilt_and_nothing_is_told_twice() {
     let endpoint = Endpoint::start();
     let mut daemon = Daemon::builder().config("webhook_url", endpoint.url()).start();
