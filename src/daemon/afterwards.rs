@@ -4,7 +4,7 @@
 //! tidies up after another one. What a crash leaves of it is found by the next start, in `exits/` (exit_files.rs).
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) struct Afterwards {
     under_way: Cell<bool>,
     archives: RefCell<Vec<Archive>>,
     /// What could not be written down, as on a full disk: tried again with the next verdict, and at the end.
-    failed: RefCell<Vec<PutAway>>,
+    failed: RefCell<VecDeque<PutAway>>,
     sizes: RefCell<BTreeSet<SessionId>>,
 }
 
@@ -63,11 +63,30 @@ impl Afterwards {
         self.archives.borrow().is_empty() && self.sizes.borrow().is_empty()
     }
 
+    /// What is tried again with so many others, which tell whether it is time.
+    fn again(&self, others: usize) -> Vec<PutAway> {
+        let mut failed = self.failed.borrow_mut();
+        let count = if others == 0 { 0 } else { failed.len().min(limits::TIDY_AT_ONCE_MAX) };
+        failed.drain(..count).collect()
+    }
+
     fn next_archives(&self) -> Vec<Archive> {
         let mut archives = self.archives.borrow_mut();
         let count = archives.len().min(limits::TIDY_AT_ONCE_MAX);
         archives.drain(..count).collect()
     }
+}
+
+/// Those that failed before, up to the first that fails again: on a disk that is still full the others would too. Blocks.
+fn put_away_again(again: Vec<PutAway>) -> Vec<Put> {
+    let mut again = again.into_iter();
+    let mut done = Vec::new();
+    while !matches!(done.last(), Some(Put::Nothing(_))) {
+        let Some(next) = again.next() else { break };
+        done.push(next.carry_out());
+    }
+    done.extend(again.map(Put::Nothing));
+    done
 }
 
 impl Daemon {
@@ -139,12 +158,12 @@ impl Daemon {
         let archives = self.afterwards.next_archives();
         let sizes = self.sessions_to_measure(&archives);
         let runs: Vec<_> = archives.iter().map(|archive| archive.run).collect();
-        let again = if archives.is_empty() { Vec::new() } else { self.afterwards.failed.take() };
-        let archives = archives.into_iter().map(|archive| self.what_is_put_away(archive));
-        let archives: Vec<_> = archives.chain(again).collect();
+        let again = self.afterwards.again(archives.len());
+        let archives: Vec<_> = archives.into_iter().map(|archive| self.what_is_put_away(archive)).collect();
         let sizes: Vec<_> = sizes.into_iter().map(|id| (id, self.home.session(id))).collect();
         let done = spawn_blocking(move || {
-            let left: Vec<_> = archives.into_iter().map(PutAway::carry_out).collect();
+            let mut left: Vec<_> = archives.into_iter().map(PutAway::carry_out).collect();
+            left.extend(put_away_again(again));
             (left, sizes.into_iter().map(|(id, dir)| (id, size_of(&dir))).collect::<Vec<_>>())
         });
         let (left, sizes) = done.await.unwrap_or_default();
@@ -155,7 +174,12 @@ impl Daemon {
             match put {
                 Put::Away => {}
                 Put::Beside(run) => exit_file(self, run),
-                Put::Nothing(put_away) => self.afterwards.failed.borrow_mut().push(put_away),
+                Put::Nothing(put_away) => {
+                    // Unless it was forgotten meanwhile.
+                    if self.core.borrow().session(put_away.files.id().session).is_some() {
+                        self.afterwards.failed.borrow_mut().push_back(put_away);
+                    }
+                }
             }
         }
         for (id, bytes) in sizes {

@@ -99,16 +99,22 @@ fn look_later(daemon: &Rc<Daemon>, id: RunId, error: &FileError, then: fn(&Rc<Da
     let daemon = Rc::clone(daemon);
     spawn_local(async move {
         let files = daemon.home.run_files(id);
-        let unread = |read: Result<ExitFile, FileError>| read.is_err_and(|error| error.is_no_answer());
         let mut pause = LOOK_FIRST;
         loop {
             sleep(pause).await;
             pause = (pause * 2).min(LOOK_LAST);
-            if !unread(files.read_exit()) && !unread(files.read_unpublished_exit()) {
+            if all_answer(&files) {
                 return then(&daemon, id);
             }
         }
     });
+}
+
+/// Whether all files that tell of a run's end can be read, or are known to be missing or damaged.
+fn all_answer(files: &RunFiles) -> bool {
+    let exits = [files.read_exit(), files.read_unpublished_exit(), files.read_archived_exit()];
+    let answers = |error: Option<FileError>| error.is_none_or(|error| !error.is_no_answer());
+    answers(files.read_leader().err()) && exits.into_iter().all(|read| answers(read.err()))
 }
 
 /// What [`look_later`] does about a run whose exit file could not be read when its daemon began.
@@ -227,6 +233,7 @@ pub(super) fn rescan(daemon: &Rc<Daemon>, id: RunId) {
                 daemon.evidence(id, Evidence::Started(leader.process));
             }
             Err(error) if launch::is_missing(&error) => {}
+            Err(error) if error.is_no_answer() => return look_later(daemon, id, &error, rescan),
             Err(error) => {
                 daemon.evidence(id, Evidence::CannotTell(error.to_string()));
                 return;
@@ -330,7 +337,9 @@ impl PutAway {
             && let Err(error) = session_dir::write_atomic(dir, &name, verdict, session_dir::FILE_MODE)
         {
             tracing::warn!("write {}: {error}", dir.join(name).display());
-            return Put::Nothing(self);
+            // Without its directory there is no place for it, and will be none.
+            let place = error.kind() != io::ErrorKind::NotFound;
+            return if place { Put::Nothing(self) } else { Put::Away };
         }
         match status.map_or(Ok(true), |status| belongs_to(files, status)) {
             Ok(true) => {}
