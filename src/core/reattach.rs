@@ -24,8 +24,6 @@ pub struct Found {
     pub seen: Seen,
     /// The exit file.
     pub exit: Option<ExitReport>,
-    /// It could not be read: that there is none is not known.
-    pub exit_unread: bool,
     /// The shim's last word: nothing of the tree is left.
     pub tree: Option<Usage>,
 }
@@ -90,7 +88,7 @@ impl Found {
             Seen::Unknown(why) => evidence.push(Evidence::CannotTell(why.clone())),
             Seen::Alive | Seen::NotAsked => {}
         }
-        if self.order == OrderFound::Withdrawn && self.never_led() {
+        if self.order == OrderFound::Withdrawn && self.leader.is_none() && self.exit.is_none() {
             evidence.push(Evidence::Withdrawn);
         }
         if let Some(usage) = self.tree {
@@ -108,20 +106,17 @@ impl Found {
 
     /// Whether it is to be begun again: no shim claimed its launch, and none can any more.
     pub fn begins_again(&self) -> bool {
-        self.kept && self.order == OrderFound::Withdrawn && self.never_led()
+        self.kept && self.order == OrderFound::Withdrawn && self.leader.is_none() && self.exit.is_none()
     }
 
-    /// Whether nothing says that there was a leader, and all was read that could.
-    fn never_led(&self) -> bool {
-        self.leader.is_none() && self.exit.is_none() && !self.exit_unread
-    }
-
-    fn after_reboot(&self) -> impl Iterator<Item = Evidence> {
-        let began = self.leader.is_some() || self.order == OrderFound::Claimed || self.exit_unread;
-        let ended = if began { Evidence::Rebooted } else { Evidence::Withdrawn };
+    fn after_reboot(&self) -> [Evidence; 2] {
+        let ended = if self.leader.is_some() || self.order == OrderFound::Claimed {
+            Evidence::Rebooted
+        } else {
+            Evidence::Withdrawn
+        };
         // exits/ was read above, and nobody of that boot lives who could still write into it.
-        let rescanned = (!self.exit_unread).then_some(Evidence::Rescanned);
-        [ended].into_iter().chain(rescanned)
+        [ended, Evidence::Rescanned]
     }
 
     /// What an exit file has to be held against.
@@ -156,7 +151,6 @@ mod tests {
             leader,
             seen,
             exit: None,
-            exit_unread: false,
             tree: None,
         }
     }
@@ -186,25 +180,5 @@ mod tests {
         assert!(ends(&found(ShimFound::Gone, Seen::Gone)), "all four proofs of a lost run");
         let nobody = Found { leader: None, ..found(ShimFound::Lives, Seen::NotAsked) };
         assert!(!ends(&nobody), "a launch under way");
-    }
-
-    #[test]
-    fn an_exit_file_that_could_not_be_read_is_not_a_missing_one() {
-        let withdrawn = Found {
-            order: OrderFound::Withdrawn,
-            leader: None,
-            kept: true,
-            ..found(ShimFound::Gone, Seen::NotAsked)
-        };
-        for rebooted in [false, true] {
-            let read = Found { rebooted, ..withdrawn.clone() };
-            let unread = Found { exit_unread: true, ..read.clone() };
-            assert!(read.begins_again() && !unread.begins_again());
-            assert!(!unread.evidence().contains(&Evidence::Withdrawn), "{:?}", unread.evidence());
-            let read = Found { rebooted, ..found(ShimFound::Gone, Seen::Gone) };
-            let unread = Found { exit_unread: true, ..read.clone() };
-            assert!(!unread.evidence().contains(&Evidence::Rescanned), "{:?}", unread.evidence());
-            assert_eq!(read.evidence().contains(&Evidence::Rescanned), rebooted);
-        }
     }
 }

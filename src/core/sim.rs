@@ -315,7 +315,6 @@ impl World {
             leader,
             seen,
             exit: truth.exit_file.clone(),
-            exit_unread: false,
             tree: truth.tree_file.then(Usage::default),
         }
     }

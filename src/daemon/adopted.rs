@@ -192,18 +192,22 @@ impl Kin {
         match self.spared(&all) {
             Some(spared) => all.retain(|process| !spared.contains(&process.pid())),
             // What has come since may be another session's.
-            None => all.retain(|process| self.known.iter().any(|known| known.id().same(process.id()))),
+            None => all.retain(|process| {
+                !self.is_other(process) && self.known.iter().any(|known| known.id().same(process.id()))
+            }),
         }
         all
+    }
+
+    fn is_other(&self, process: &ProcessRef) -> bool {
+        self.others.contains_key(&(process.pid(), process.id().start_ticks))
     }
 
     /// Other sessions, and the daemon, if they descend from the leader as well, with all that descends from them. `None`: what
     /// does cannot be told.
     fn spared(&self, all: &[ProcessRef]) -> Option<HashSet<u32>> {
-        let other =
-            |process: &&ProcessRef| self.others.contains_key(&(process.pid(), process.id().start_ticks));
         let mut spared = HashSet::new();
-        for root in all.iter().filter(other) {
+        for root in all.iter().filter(|process| self.is_other(process)) {
             spared.insert(root.pid());
             match tree::descendants(root) {
                 Tree::Known(members) => spared.extend(members.iter().map(ProcessRef::pid)),

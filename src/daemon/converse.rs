@@ -19,9 +19,10 @@ use crate::wire::session_dir::RunFiles;
 use super::reach::Reach;
 use super::{Daemon, blocking, launch};
 
-/// Pauses between looks at what was said, where that cannot be read.
-const READ_AGAIN_FIRST: Duration = Duration::from_secs(1);
-const READ_AGAIN_LAST: Duration = Duration::from_secs(60);
+/// What was said is read again so often, where that fails, with pauses from so long to twice as long each time. Its agent's
+/// output is not read meanwhile.
+const READ_AGAIN_MAX: u32 = 6;
+const READ_AGAIN_FIRST: Duration = Duration::from_millis(100);
 
 /// What is said to one agent, and by whom.
 pub(super) struct Dialogue {
@@ -49,22 +50,22 @@ impl Dialogue {
             return None;
         }
         let files = daemon.home.run_files(id);
-        let mut end = daemon.end_of(id.session);
-        let mut pause = READ_AGAIN_FIRST;
+        let mut tries = 0;
         let left = loop {
             let theirs = files.clone();
             let error = match blocking(move || read(&theirs)).await {
                 Ok(left) => break left,
                 Err(error) => error,
             };
-            let why =
-                format!("what was said to the agent cannot be read, so nothing more is until then: {error}");
+            if tries < READ_AGAIN_MAX {
+                sleep(READ_AGAIN_FIRST * 2_u32.pow(tries)).await;
+                tries += 1;
+                continue;
+            }
+            let why = format!("what was said to the agent cannot be read, so nothing more is: {error}");
             tracing::error!(session = %id.session, "{why}");
             daemon.evidence(id, Evidence::CannotTell(why));
-            tokio::select! {
-                () = sleep(pause) => pause = (pause * 2).min(READ_AGAIN_LAST),
-                _ = end.wait_for(|ended| *ended) => return None,
-            }
+            return None;
         };
         let mut conversation = Conversation::new(safe);
         let said = left.said.as_deref().unwrap_or_default();

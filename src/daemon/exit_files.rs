@@ -22,7 +22,7 @@ use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage
 use super::perform::{adopt_leader, leader_of};
 use super::{Daemon, hooks, launch, reach};
 
-/// After so long an exit file that could not be read is looked at again, and then ever more rarely, down to the second.
+/// The first and the longest pause before files of a run that could not be read are looked at again.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_LAST: Duration = Duration::from_secs(60);
 
@@ -86,6 +86,7 @@ pub(super) fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
         Ok(found) => found.into_iter().for_each(|evidence| daemon.evidence(id, evidence)),
         Err(error) => return look_later(daemon, id, &error, exit_file),
     }
+    answered(daemon, id);
     if decided.is_some() {
         put_aside(daemon, id);
     }
@@ -97,29 +98,23 @@ fn look_later(daemon: &Rc<Daemon>, id: RunId, error: &FileError, then: fn(&Rc<Da
     tracing::error!(session = %id.session, "an exit file cannot be read now, and is looked at again: {error}");
     daemon.evidence(id, Evidence::CannotTell(format!("an exit file cannot be read now: {error}")));
     let daemon = Rc::clone(daemon);
+    let pause = next_pause(&daemon, id);
     spawn_local(async move {
-        let files = daemon.home.run_files(id);
-        let mut pause = LOOK_FIRST;
-        loop {
-            sleep(pause).await;
-            pause = (pause * 2).min(LOOK_LAST);
-            if all_answer(&files) {
-                return then(&daemon, id);
-            }
-        }
+        sleep(pause).await;
+        then(&daemon, id);
     });
 }
 
-/// Whether all files that tell of a run's end can be read, or are known to be missing or damaged.
-fn all_answer(files: &RunFiles) -> bool {
-    let exits = [files.read_exit(), files.read_unpublished_exit(), files.read_archived_exit()];
-    let answers = |error: Option<FileError>| error.is_none_or(|error| !error.is_no_answer());
-    answers(files.read_leader().err()) && exits.into_iter().all(|read| answers(read.err()))
+/// Before files of a run that could not be read are looked at again: from look to look twice as long, up to a minute.
+pub(super) fn next_pause(daemon: &Daemon, id: RunId) -> Duration {
+    let mut pauses = daemon.pauses.borrow_mut();
+    let next = pauses.entry(id).or_insert(LOOK_FIRST);
+    std::mem::replace(next, (*next * 2).min(LOOK_LAST))
 }
 
-/// What [`look_later`] does about a run whose exit file could not be read when its daemon began.
-pub(super) fn rescan_later(daemon: &Rc<Daemon>, id: RunId, error: &FileError) {
-    look_later(daemon, id, error, rescan);
+/// The files of a run were read.
+pub(super) fn answered(daemon: &Daemon, id: RunId) {
+    daemon.pauses.borrow_mut().remove(&id);
 }
 
 /// Whether the exit file of a decided run is the one that its verdict was taken from, or could have been. An error is no
@@ -133,8 +128,12 @@ fn belongs_to(files: &RunFiles, status: Option<WaitStatus>) -> Result<bool, File
     match files.read_archived_exit() {
         Ok(archived) => Ok(exit == archived),
         Err(error) if error.is_no_answer() => Err(error),
-        Err(error) => Ok(launch::is_missing(&error) && exit.status == status),
+        Err(error) => Ok(launch::is_missing(&error) && same_end(exit.status, status)),
     }
+}
+
+fn same_end(one: Option<WaitStatus>, other: Option<WaitStatus>) -> bool {
+    one == other || one.zip(other).is_some_and(|(one, other)| one.same_end(other))
 }
 
 /// What the exit file says, with what the kernel shows of the leader. An error is no answer.
@@ -245,20 +244,42 @@ pub(super) fn rescan(daemon: &Rc<Daemon>, id: RunId) {
         Err(error) => return look_later(daemon, id, &error, rescan),
     };
     if found.is_empty() {
-        match files.read_unpublished_exit() {
-            // The shim died between writing and publishing, or cannot publish: complete, or it would not parse.
-            Ok(exit) => {
+        let decided =
+            daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
+        match left_behind(&files, true, decided) {
+            Ok(Some(exit)) => {
                 let seen = leader_seen(daemon, id, known.or(exit.leader));
                 found.push(Evidence::ExitFile(report(exit), seen));
             }
-            Err(error) if error.is_no_answer() => return look_later(daemon, id, &error, rescan),
-            Err(_) => {}
+            Ok(None) => {}
+            Err(error) => return look_later(daemon, id, &error, rescan),
         }
     }
+    answered(daemon, id);
     for evidence in found {
         daemon.evidence(id, evidence);
     }
     daemon.evidence(id, Evidence::Rescanned);
+}
+
+/// What there is of an exit file where none is published: with the shim dead, one that it did not come to publish, if it is
+/// complete; and of a run that is not decided one that was put away with a verdict that nobody has any more. An error is no
+/// answer.
+pub(super) fn left_behind(
+    files: &RunFiles,
+    shim_gone: bool,
+    decided: bool,
+) -> Result<Option<ExitFile>, FileError> {
+    let or_none = |read: Result<ExitFile, FileError>| match read {
+        Ok(exit) => Ok(Some(exit)),
+        Err(error) if error.is_no_answer() => Err(error),
+        Err(_) => Ok(None),
+    };
+    let unpublished = if shim_gone { or_none(files.read_unpublished_exit())? } else { None };
+    match unpublished {
+        None if !decided => or_none(files.read_archived_exit()),
+        found @ (None | Some(_)) => Ok(found),
+    }
 }
 
 pub(super) fn reject_exit_file(daemon: &Daemon, id: RunId, why: Rejection) {

@@ -345,7 +345,6 @@ impl Reader {
         }
     }
 
-    /// Reads what has been written. That the agent works is told at once; that it does not, by [`Self::tell_mood`].
     /// A moment without descriptors or memory ends neither a conversation nor a budget: it is read on after it. Said once.
     fn is_unread(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.unread, true) {
@@ -353,6 +352,7 @@ impl Reader {
         }
     }
 
+    /// Reads what has been written. That the agent works is told at once; that it does not, by [`Self::tell_mood`].
     async fn catch_up(&mut self, daemon: &Daemon) -> io::Result<()> {
         loop {
             let chunk = match read_at(&self.path, self.offset, limits::LOG_CHUNK_BYTES).await? {

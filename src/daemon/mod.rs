@@ -57,6 +57,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -182,6 +183,10 @@ pub(crate) struct Daemon {
     pub(crate) archiving: RefCell<HashSet<RunId>>,
     afterwards: afterwards::Afterwards,
     removals: removals::Removals,
+    /// Of runs with files that could not be read: how long to wait for the next look.
+    pauses: RefCell<HashMap<RunId, Duration>>,
+    /// Of runs whose shim has ended: that its lock is being tried.
+    lock_looks: RefCell<HashSet<RunId>>,
     /// Rung once, when the verdict of a session that somebody follows is durable.
     pub(crate) ends: RefCell<HashMap<SessionId, watch::Sender<bool>>>,
     pub(crate) started: crate::core::vocab::Now,
@@ -339,8 +344,8 @@ async fn live(
     }
     serve::close(&daemon);
     daemon.end_afterwards();
-    daemon.end_removals();
     daemon.journal.flush();
+    daemon.end_removals(&mut messages);
     daemon.worktrees.let_go();
     Ok(())
 }
@@ -413,6 +418,8 @@ impl Daemon {
             archiving: RefCell::default(),
             afterwards: afterwards::Afterwards::default(),
             removals: removals::Removals::default(),
+            pauses: RefCell::default(),
+            lock_looks: RefCell::default(),
             ends: RefCell::default(),
             started: now,
             scans: found::Scans::default(),

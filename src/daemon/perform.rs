@@ -39,6 +39,9 @@ const LOCK_LOOKS_SOON: u32 = 100;
 const LOCK_LOOK_FIRST: std::time::Duration = std::time::Duration::from_millis(20);
 const LOCK_LOOK_LAST: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// A shim of whose end the kernel cannot tell is looked at so often.
+const UNWATCHED_LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What the daemon holds of a run's processes.
 #[derive(Default)]
 pub(crate) struct Handles {
@@ -133,8 +136,13 @@ pub(super) fn watch_shim(daemon: &Rc<Daemon>, id: RunId, shim: &ProcessRef) {
             });
         }
         Err(error) => {
-            tracing::error!(session = %id.session, "the shim cannot be watched, its lock is tried instead: {error}");
-            spawn_local(shim_ended(telling, id, Some(held)));
+            tracing::error!(session = %id.session, "the shim cannot be watched, it is looked at instead: {error}");
+            spawn_local(async move {
+                while held.has_ended() != Some(true) && !is_over(&telling, id) {
+                    tokio::time::sleep(UNWATCHED_LOOK_EVERY).await;
+                }
+                shim_ended(telling, id, Some(held)).await;
+            });
         }
     });
 }
@@ -153,6 +161,14 @@ pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId, shim: Option<Proce
     }
     daemon.release_turn(id);
     let_go_if_settled(&daemon, id);
+    if daemon.lock_looks.borrow_mut().insert(id) {
+        until_lock_is_free(&daemon, id).await;
+        daemon.lock_looks.borrow_mut().remove(&id);
+    }
+}
+
+/// The proof that the shim is gone, and its last word with it.
+async fn until_lock_is_free(daemon: &Daemon, id: RunId) {
     let files = daemon.home.run_files(id);
     let mut pause = LOCK_LOOK_FIRST;
     let mut looks = 0_u32;
@@ -180,7 +196,7 @@ pub(super) async fn shim_ended(daemon: Rc<Daemon>, id: RunId, shim: Option<Proce
             pause = (pause * 2).min(LOCK_LOOK_LAST);
         }
         tokio::time::sleep(pause).await;
-        if is_over(&daemon, id) {
+        if is_over(daemon, id) {
             return;
         }
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::task::spawn_local;
+use tokio::time::sleep;
 
 use crate::core::Event;
 use crate::core::fuse::{Evidence, Prong};
@@ -77,7 +78,13 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     }
     let decided =
         daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
-    let (found, handles) = gather(daemon, id, reach, decided);
+    let (found, handles) = match gather(daemon, id, reach, decided) {
+        Ok(gathered) => {
+            exit_files::answered(daemon, id);
+            gathered
+        }
+        Err(error) => return reattach_later(daemon, id, host, &error),
+    };
     if found.begins_again() {
         daemon.take(Event::Evidence(id, Evidence::Withdrawn));
         return;
@@ -117,15 +124,33 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
     }
 }
 
-fn gather(daemon: &Rc<Daemon>, id: RunId, reach: Reach, decided: bool) -> (Found, Handles) {
+/// Half a look proves nothing: all of it is done again. Until then the run is what its record says.
+fn reattach_later(daemon: &Rc<Daemon>, id: RunId, host: &HostId, error: &FileError) {
+    tracing::error!(session = %id.session, "what an earlier life left cannot be read now, and is looked at again: {error}");
+    let (daemon, host) = (Rc::clone(daemon), host.clone());
+    let pause = exit_files::next_pause(&daemon, id);
+    spawn_local(async move {
+        sleep(pause).await;
+        if !perform::is_over(&daemon, id) {
+            reattach(&daemon, id, &host);
+        }
+    });
+}
+
+/// All that is left of a run. An error is no answer.
+fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> Result<(Found, Handles), FileError> {
     let files = daemon.home.run_files(id);
     // The lock first: what is read after it was free is all that will ever be there.
     let shim = shim_found(&files, reach);
-    let order = order_found(&files, shim, reach);
+    let order = order_found(&files, shim, reach)?;
     let leader = match (files.read_leader(), adopted_leader(daemon, id)) {
         // A crash may have fallen between the record of an adoption and its file.
         (Err(error), Some(recorded)) if launch::is_missing(&error) => Ok(recorded),
         (read, _) => read.map(|leader| leader.process),
+    };
+    let leader = match leader {
+        Err(error) if error.is_no_answer() => return Err(error),
+        read @ (Ok(_) | Err(_)) => read,
     };
     let mut handles = Handles { cgroup: cgroup_of(&files), ..Handles::default() };
     let seen = match &leader {
@@ -133,7 +158,7 @@ fn gather(daemon: &Rc<Daemon>, id: RunId, reach: Reach, decided: bool) -> (Found
         Err(error) if launch::is_missing(error) => Seen::NotAsked,
         Err(error) => Seen::Unknown(error.to_string()),
     };
-    let exit = exit_found(&files, shim, decided);
+    let exit = exit_found(&files, shim, decided)?;
     sweep(&files, shim);
     if shim == ShimFound::Lives {
         handles.shim = hold_shim(daemon, &files, reach);
@@ -145,35 +170,20 @@ fn gather(daemon: &Rc<Daemon>, id: RunId, reach: Reach, decided: bool) -> (Found
         kept: daemon.core.borrow().session(id.session).is_some_and(Session::may_begin_again),
         leader: leader.ok(),
         seen,
-        exit_unread: exit.is_err(),
-        exit: match exit {
-            Ok(exit) => exit.map(exit_files::report),
-            Err(error) => {
-                exit_files::rescan_later(daemon, id, &error);
-                None
-            }
-        },
+        exit: exit.map(exit_files::report),
         tree: files.read_tree().ok().map(|tree| tree.usage),
     };
-    (found, handles)
+    Ok((found, handles))
 }
 
 /// The exit file of a run. An error is no answer.
 fn exit_found(files: &RunFiles, shim: ShimFound, decided: bool) -> Result<Option<ExitFile>, FileError> {
-    let mut found = files.read_exit();
-    if found.as_ref().is_err_and(launch::is_missing) {
-        // With the shim dead, a complete file that it did not come to publish counts as well; and one that was put away with
-        // a verdict that nobody has any more.
-        if shim == ShimFound::Gone {
-            found = files.read_unpublished_exit();
-        }
-        if !decided && found.as_ref().is_err_and(|error| !error.is_no_answer()) {
-            found = files.read_archived_exit();
-        }
-    }
-    match found {
+    match files.read_exit() {
         Ok(exit) => Ok(Some(exit)),
         Err(error) if error.is_no_answer() => Err(error),
+        Err(error) if launch::is_missing(&error) => {
+            exit_files::left_behind(files, shim == ShimFound::Gone, decided)
+        }
         Err(_) => Ok(None),
     }
 }
@@ -215,17 +225,21 @@ fn shim_found(files: &RunFiles, reach: Reach) -> ShimFound {
     }
 }
 
-fn order_found(files: &RunFiles, shim: ShimFound, reach: Reach) -> OrderFound {
+fn order_found(files: &RunFiles, shim: ShimFound, reach: Reach) -> Result<OrderFound, FileError> {
     if reach == Reach::OtherMachine {
-        return OrderFound::Unknown;
+        return Ok(OrderFound::Unknown);
     }
-    match files.abandon() {
+    Ok(match files.abandon() {
         Ok(true) => OrderFound::Withdrawn,
-        Ok(false) if files.read_claimed().is_ok() => OrderFound::Claimed,
-        // Nothing was ever written, or it was taken back before.
-        Ok(false) if shim == ShimFound::Gone => OrderFound::Withdrawn,
-        Ok(false) | Err(_) => OrderFound::Unknown,
-    }
+        Ok(false) => match files.read_claimed() {
+            Ok(_) => OrderFound::Claimed,
+            Err(error) if error.is_no_answer() => return Err(error),
+            // Nothing was ever written, or it was taken back before.
+            Err(_) if shim == ShimFound::Gone => OrderFound::Withdrawn,
+            Err(_) => OrderFound::Unknown,
+        },
+        Err(_) => OrderFound::Unknown,
+    })
 }
 
 fn seen(daemon: &Daemon, leader: &ProcessId, reach: Reach, handles: &mut Handles) -> Seen {

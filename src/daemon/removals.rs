@@ -10,12 +10,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{spawn_blocking, spawn_local};
 
+use crate::core::Effect;
 use crate::core::vocab::RunId;
 use crate::limits;
 
-use super::Daemon;
+use super::journal::Written;
+use super::{Daemon, Message};
 
 /// What is still to be taken away.
 #[derive(Debug, Default)]
@@ -66,16 +69,12 @@ impl Daemon {
     /// Has the files of a forgotten session removed. `last`: the latest of its runs.
     pub(super) fn remove_files(self: &Rc<Self>, last: RunId) {
         let session = last.session;
+        self.pauses.borrow_mut().retain(|id, _| id.session != session);
         self.handles.borrow_mut().retain(|id, _| id.session != session);
         for run in self.afterwards.forget(session) {
             self.archiving.borrow_mut().remove(&run);
         }
-        let exits = (1..=last.run).map(|run| self.home.run_files(RunId { session, run }).exit_path());
-        self.removals.waiting.borrow_mut().push(Removal {
-            dir: self.home.session(session),
-            condemned: self.home.condemned(session),
-            exits: exits.collect(),
-        });
+        self.removals.waiting.borrow_mut().push(self.removal_of(last));
         if !self.removals.under_way.replace(true) {
             let daemon = Rc::clone(self);
             spawn_local(async move {
@@ -95,9 +94,31 @@ impl Daemon {
         }
     }
 
-    /// The daemon ends: nothing that was forgotten keeps its name.
-    pub(super) fn end_removals(&self) {
-        self.removals.waiting.take().iter().for_each(Removal::take_away);
+    fn removal_of(&self, last: RunId) -> Removal {
+        let session = last.session;
+        let exits = (1..=last.run).map(|run| self.home.run_files(RunId { session, run }).exit_path());
+        Removal {
+            dir: self.home.session(session),
+            condemned: self.home.condemned(session),
+            exits: exits.collect(),
+        }
+    }
+
+    /// The daemon ends, its journal is flushed: nothing that is forgotten keeps its name. `messages`: what the journal has
+    /// said last, and nobody has heard.
+    pub(super) fn end_removals(&self, messages: &mut UnboundedReceiver<Message>) {
+        let mut durable = self.durable.get();
+        while let Ok(message) = messages.try_recv() {
+            if let Message::Written(Written::Upto(upto)) = message {
+                durable = durable.max(upto);
+            }
+        }
+        let pending = self.pending.borrow();
+        let effects = pending.iter().filter(|pending| pending.upto <= durable).flat_map(|it| &it.effects);
+        let late =
+            effects.filter_map(|effect| if let Effect::Remove(last) = effect { Some(*last) } else { None });
+        let late: Vec<_> = late.map(|last| self.removal_of(last)).collect();
+        self.removals.waiting.take().iter().chain(&late).for_each(Removal::take_away);
     }
 }
 

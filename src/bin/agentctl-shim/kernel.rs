@@ -53,7 +53,7 @@ pub(crate) fn now() -> Now {
 /// leaked to us beside them.
 pub(crate) fn standard_descriptors_only() {
     // SAFETY: a string of C, and no memory of ours.
-    while matches!(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) }, 0..=2) {}
+    while matches!(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) }, 0..=2) {}
     // SAFETY: called first of all, before this program has opened anything else, so nothing of ours is closed.
     // A failure (before Linux 5.9) leaves the leaks of a daemon that opens everything close-on-exec: none.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
