@@ -3,15 +3,18 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
+use std::time::Duration;
 
-use agentctl::sys::ProcessRef;
+use agentctl::sys::{ProcessRef, clock};
 use agentctl::wire::found::id_of_conversation;
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
 use crate::support::endpoint::Endpoint;
+use crate::support::openmetrics::nothing_owed;
 use crate::support::outside::{Agent, Outside, is_late};
-use crate::support::play::{program, stderr, stdout, until_gone, written_pid};
+use crate::support::patience::in_order;
+use crate::support::play::{goes_on, program, stderr, stdout, until_gone, written_pid};
 use crate::support::wait::until;
 
 impl Outside {
@@ -102,6 +105,8 @@ fn an_adopted_agent_is_a_session_with_an_exit_code_an_event_and_a_webhook() {
     let record =
         outside.daemon.until_status(&id, "its tree to be given up", |it| it["leftovers"] == "unknown");
     assert!(record["meta"]["unverified"].as_str().is_some_and(|why| why.contains("adopted")), "{record:#}");
+    // What still owes a webhook is kept.
+    nothing_owed(&outside.daemon);
     assert_eq!(outside.daemon.code(&["prune"]), Some(0));
     assert_eq!(outside.daemon.code(&["status", &id]), Some(1));
 }
@@ -215,16 +220,21 @@ fn a_stop_ends_it_and_what_descends_from_it_and_says_what_it_cannot_tell() {
 #[test]
 fn a_stop_that_a_crash_interrupted_goes_on() {
     let mut outside = Outside::new();
-    let mut agent = outside.start("claude", &[], "trap '' TERM", "");
-    let id = outside.adopt(&agent, &["--grace", "300ms"]);
-    let mut stop = outside.daemon.command(["stop", &id]);
-    let mut stop = stop.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
-    outside.daemon.until_status(&id, "a stop", |record| record["phase"] == "stopping");
-    outside.daemon.kill();
-    outside.daemon.start();
-    ended_as(&outside.daemon.ended(&id), "cancelled", "stop_requested", &Value::Null, 137);
-    agent.reap();
-    until("the stop to be answered", || stop.try_wait().expect("our own child"));
+    in_order(Duration::from_millis(300), |grace| {
+        let mut agent = outside.start("claude", &[], "trap '' TERM", "");
+        let id = outside.adopt(&agent, &["--grace", &format!("{}ms", grace.as_millis())]);
+        let asked = clock::now().mono;
+        let mut stop = outside.daemon.command(["stop", &id]);
+        let mut stop = stop.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        outside.daemon.until_stopping(&id);
+        outside.daemon.kill();
+        let interrupted = goes_on(&agent.process, asked, grace);
+        outside.daemon.start();
+        ended_as(&outside.daemon.ended(&id), "cancelled", "stop_requested", &Value::Null, 137);
+        agent.reap();
+        until("the stop to be answered", || stop.try_wait().expect("our own child"));
+        interrupted
+    });
 }
 
 #[test]

@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
-use crate::support::play::stdout;
+use crate::support::play::{program, stdout};
 
 struct Stage {
     daemon: Daemon,
@@ -21,9 +20,7 @@ impl Stage {
     /// With an agent that is this script.
     fn new(agent: &str, script: &str) -> Self {
         let home = tempfile::tempdir().expect("a home");
-        let program = home.path().join(agent);
-        fs::write(&program, format!("#!/bin/sh\n{script}")).expect("the agent");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+        program(&home.path().join(agent), &format!("#!/bin/sh\n{script}"));
         Self { daemon: Daemon::builder().start(), home }
     }
 

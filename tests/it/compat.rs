@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::support::daemon::Daemon;
-use crate::support::play::{program, stderr, stdout};
+use crate::support::play::{copied_program, program, stderr, stdout};
 
 const RENAMED: &str = "agent-ctl is now agentctl; this name goes on working, with the same arguments\n";
 
@@ -52,7 +52,7 @@ fn the_earlier_name_alone_starts_no_other_agentctl() {
     let daemon = Daemon::new();
     let alone = daemon.home().join("alone");
     fs::create_dir(&alone).expect("a directory");
-    fs::copy(env!("CARGO_BIN_EXE_agent-ctl"), alone.join("agent-ctl")).expect("a copy");
+    copied_program(env!("CARGO_BIN_EXE_agent-ctl"), &alone.join("agent-ctl"));
     let other = daemon.home().join("other");
     fs::create_dir(&other).expect("a directory");
     program(&other.join("agentctl"), "#!/bin/sh\necho '[]'\n");

@@ -8,7 +8,8 @@ use agentctl::sys::{ProcessRef, clock};
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
-use crate::support::play::{Gate, is_gone, micros, until_gone, until_later, written_pid};
+use crate::support::patience::in_order;
+use crate::support::play::{Gate, goes_on, is_gone, micros, until_gone, until_later, written_pid};
 use crate::support::wait::until;
 
 const KILL: u8 = 9;
@@ -230,24 +231,28 @@ impl Daemon {
 fn a_stop_goes_on_after_the_daemon_was_killed_in_it() {
     let mut daemon = Daemon::new();
     let gate = daemon.gate("gate");
-    let id = daemon.launch(&["--grace", "2s"], &format!("trap '' TERM; echo up; {}", gate.wait()));
-    until("the trap", || daemon.stdout(&id).contains("up").then_some(()));
-    let leader = daemon.leader(&id);
-    let mut stop =
-        daemon.command(["stop", &id]).stderr(Stdio::null()).spawn().expect("the command line runs");
-    daemon.until_status(&id, "the stop", |record| record["phase"] == "stopping");
-    daemon.kill();
-    stop.wait().expect("our own child");
-    assert_eq!(leader.has_ended(), Some(false), "killed within its grace");
-    daemon.start();
-    let record = daemon.ended(&id);
-    assert_eq!(
-        (&record["outcome"], &record["signal"]),
-        (&json!("cancelled"), &json!("SIGKILL")),
-        "{record:#}"
-    );
-    until_gone(&leader);
-    daemon.ended_once(&id);
+    in_order(Duration::from_secs(2), |grace| {
+        let flags = ["--grace", &format!("{}ms", grace.as_millis())];
+        let id = daemon.launch(&flags, &format!("trap '' TERM; echo up; {}", gate.wait()));
+        until("the trap", || daemon.stdout(&id).contains("up").then_some(()));
+        let (leader, asked) = (daemon.leader(&id), clock::now().mono);
+        let mut stop =
+            daemon.command(["stop", &id]).stderr(Stdio::null()).spawn().expect("the command line runs");
+        daemon.until_stopping(&id);
+        daemon.kill();
+        stop.wait().expect("our own child");
+        let interrupted = goes_on(&leader, asked, grace);
+        daemon.start();
+        let record = daemon.ended(&id);
+        assert_eq!(
+            (&record["outcome"], &record["signal"]),
+            (&json!("cancelled"), &json!("SIGKILL")),
+            "{record:#}"
+        );
+        until_gone(&leader);
+        daemon.ended_once(&id);
+        interrupted
+    });
 }
 
 #[test]

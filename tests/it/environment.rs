@@ -4,6 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::support::daemon::Daemon;
 use crate::support::play::stdout;
+use crate::support::wait::until;
 
 /// Odd values that a careless copy would break.
 const ODD: [(&str, &str); 7] = [
@@ -85,7 +86,7 @@ fn the_logs_are_private_whatever_the_umask() {
     let (_, id) = launched(&daemon, "", "umask 000");
     for name in ["stdout.log", "stderr.log", "verdict.1.json"] {
         let path = daemon.file(&id, name);
-        let mode = crate::support::wait::until(name, || std::fs::metadata(&path).ok()).permissions().mode();
+        let mode = until(name, || std::fs::metadata(&path).ok()).permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");
     }
 }
@@ -125,6 +126,8 @@ fn environment_and_prompt_are_gone_from_the_disk_once_the_leader_runs() {
     let daemon = Daemon::new();
     let gate = daemon.gate("gate");
     let id = daemon.launch(&["--env", "TOKEN=hunter2"], &gate.wait());
+    // The shim says that the leader runs, and then removes it.
+    until("the environment to be removed", || (!daemon.file(&id, "env.1").exists()).then_some(()));
     for entry in std::fs::read_dir(daemon.file(&id, "")).expect("a directory").flatten() {
         let text = std::fs::read(entry.path()).unwrap_or_default();
         assert!(!String::from_utf8_lossy(&text).contains("hunter2"), "{}", entry.path().display());

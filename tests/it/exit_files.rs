@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use agentctl::core::vocab::Mono;
-use agentctl::sys::{ProcessRef, features};
+use agentctl::sys::{ProcessRef, clock, features};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
@@ -414,22 +414,24 @@ fn exits_full_when_the_leader_ends_hides_no_verdict() {
     daemon.still_sees(3);
 }
 
-/// A session that ends with 7 while its shim is stopped; and since when it has ended.
+/// A session that has ended with 7 while its shim is stopped; and when it had not yet.
 #[track_caller]
 fn ended_under_a_stopped_shim(daemon: &Daemon) -> (String, ProcessRef, Mono) {
     let gate = daemon.gate("gate");
     let id = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
     let (shim, leader) = (daemon.shim(&id), daemon.leader(&id));
     shim.signal(19).expect("stopped");
+    let lived = clock::now().mono;
     gate.open();
     until_gone(&leader);
-    (id, shim, agentctl::sys::clock::now().mono)
+    (id, shim, lived)
 }
 
 #[test]
 fn a_shim_that_is_stopped_owes_the_verdict_until_it_goes_on() {
     let mut daemon = Daemon::new();
-    let (id, shim, ended) = ended_under_a_stopped_shim(&daemon);
+    let (id, shim, _) = ended_under_a_stopped_shim(&daemon);
+    let ended = clock::now().mono;
     let waiting = |daemon: &Daemon| {
         let record = daemon.until_status(&id, "the end to be seen", |record| record["phase"] == "ending");
         let seen = (&record["status"], &record["outcome"], &record["exitCode"]);
@@ -451,9 +453,9 @@ fn a_shim_that_is_stopped_owes_the_verdict_until_it_goes_on() {
 #[test]
 fn a_shim_that_is_stopped_for_good_is_killed_after_a_minute_which_frees_the_status() {
     let daemon = Daemon::new();
-    let (id, shim, ended) = ended_under_a_stopped_shim(&daemon);
+    let (id, shim, lived) = ended_under_a_stopped_shim(&daemon);
     let record = daemon.ended(&id);
-    let waited = agentctl::sys::clock::now().mono.since(ended);
+    let waited = clock::now().mono.since(lived);
     assert!(waited >= std::time::Duration::from_secs(60), "{waited:?} is no patience: {record:#}");
     assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(7)), "{record:#}");
     assert_eq!(shim.has_ended(), Some(true));

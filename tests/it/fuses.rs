@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use agentctl::core::vocab::Wall;
+use agentctl::sys::clock;
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
 use crate::support::endpoint::{Endpoint, Turn};
 use crate::support::openmetrics::Metrics;
-use crate::support::play::{stderr, stdout};
+use crate::support::patience::in_order;
+use crate::support::play::{micros, stderr, stdout};
 use crate::support::wait::until;
 
 impl Daemon {
@@ -138,15 +142,25 @@ fn a_fuse_fires_with_script_webhook_and_event_and_says_how_it_went() {
 
 #[test]
 fn a_fuse_outlives_the_daemon_fires_at_its_start_when_it_is_overdue_and_never_twice() {
+    in_order(Duration::from_millis(300), outlived);
+}
+
+/// Nothing, where the short one may have fired before the daemon was killed.
+fn outlived(ttl: Duration) -> Option<()> {
     let mut daemon = Daemon::new();
     let (soon, late) = (daemon.directory("soon"), daemon.directory("late"));
     let ran = daemon.path("ran");
     let script = format!("echo $AGENTCTL_FUSE_DIRECTORY >>{ran}");
-    let overdue = daemon.fuse(&["set", &soon, "300ms", "--script", &script])["id"].clone();
     let waits = daemon.fuse(&["set", &late, "400days", "--script", &script]);
+    let ttl = format!("{}ms", ttl.as_millis());
+    let short = daemon.fuse(&["set", &soon, &ttl, "--script", &script]);
     daemon.kill();
+    let (overdue, due) = (short["id"].clone(), Wall(micros(&short["expiresAt"])));
+    if clock::now().wall >= due {
+        return None;
+    }
     assert_eq!(lines(&ran), Vec::<String>::new());
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    until("it to be overdue", || (clock::now().wall > due).then_some(()));
     daemon.start();
     daemon.until_fuse(&overdue, "the overdue one", |fuse| fuse["script"]["state"] == "done");
     for _ in 0..2 {
@@ -159,6 +173,7 @@ fn a_fuse_outlives_the_daemon_fires_at_its_start_when_it_is_overdue_and_never_tw
     let active = daemon.json(["fuses", "--json"]);
     assert_eq!(active[0]["expiresAt"], waits["expiresAt"], "a year is no overflow: {active:#}");
     assert_eq!(daemon.json(["daemon", "status", "--json"])["fuses"], json!(1));
+    Some(())
 }
 
 #[test]

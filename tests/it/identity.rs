@@ -2,7 +2,6 @@
 //! the test itself is.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
 use crate::support::namespace::{in_own_pids, own_setting};
-use crate::support::play::{Gate, until_gone};
+use crate::support::play::{Gate, program, until_gone};
 use crate::support::wait::until;
 
 const WITHOUT: &str = "AGENTCTL_SYS_WITHOUT";
@@ -39,13 +38,12 @@ impl Stranger {
             up.display(),
             gate.wait()
         );
-        let program = dir.join(name);
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let path = dir.join(name);
+        program(&path, &format!("#!/bin/sh\n{script}\n"));
         // Other threads and processes of the namespace take numbers as well.
         for _ in 0..1_000 {
             own_setting("/proc/sys/kernel/ns_last_pid", &(number - 1).to_string());
-            let mut command = Command::new(&program);
+            let mut command = Command::new(&path);
             let mut child = command.stdin(Stdio::null()).spawn().expect("it runs");
             if child.id() == number {
                 until("the stranger to listen", || up.exists().then_some(()));

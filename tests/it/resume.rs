@@ -206,7 +206,7 @@ fn what_cannot_be_resumed_is_refused_in_words() {
     assert_eq!(stage.run(&["run", "exec", "-n", "plain", "--", "true"]).status.code(), Some(0));
     assert!(refused(&["resume", "plain", "go on"]).contains("adapter exec cannot resume a session"));
 
-    fs::write(stage.home.path().join("codex"), "#!/bin/sh\nexit 1\n").expect("another agent");
+    program(&stage.home.path().join("codex"), "#!/bin/sh\nexit 1\n");
     assert_eq!(stage.run(&["run", "codex", "-n", "mute", "-p", "x"]).status.code(), Some(1));
     assert!(refused(&["resume", "mute", "go on"]).contains("before it told the id of its conversation"));
 }

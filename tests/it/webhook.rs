@@ -404,7 +404,9 @@ fn an_attempt_cut_by_the_daemons_death_is_repeated_with_the_same_bytes() {
     let both = endpoint.wait_about(&id, 2);
     assert_same_webhook(&both[0], &both[1]);
     nothing_owed(&daemon);
-    // And once it is accepted, a further start repeats nothing.
+    // And once it is accepted and that is committed, as all is before the answer to a launch, a further start repeats
+    // nothing.
+    daemon.launch(&[], "exec sleep 300");
     daemon.kill();
     daemon.start();
     nothing_owed(&daemon);

@@ -3,16 +3,25 @@
 use std::fs;
 use std::time::Duration;
 
-use agentctl::core::vocab::Leftovers;
+use agentctl::core::vocab::{Leftovers, Mono};
 use agentctl::wire::session_dir::{Cause, LaunchOrder};
 
 use rustix::process::Signal;
 
-use super::{Session, mono, write_deadline};
+use super::{Session, found, mono, until, write_deadline};
+use crate::support::patience::in_order;
+
+/// How long after the deadline such a shim acts.
+const SOON: Duration = Duration::from_millis(300);
 
 /// An order whose shim acts soon after the deadline.
 fn soon(order: &mut LaunchOrder) {
     (order.grace_ms, order.late_ms) = (200, 100);
+}
+
+/// Whether it is still too early for a shim to act on this deadline.
+fn in_time(deadline: Mono) -> Option<()> {
+    (mono() < deadline.after(SOON)).then_some(())
 }
 
 #[test]
@@ -22,20 +31,18 @@ fn an_overdue_run_is_ended_by_its_shim_alone() {
     let (exit, _) = session.start().finish();
     assert_eq!(exit.status.and_then(|status| status.signal()), Some(15));
     assert_eq!(exit.cause, Cause::Deadline);
-    assert!(
-        exit.ended.mono_ns >= deadline.after(Duration::from_millis(300)),
-        "not before the daemon's time is over"
-    );
+    assert!(exit.ended.mono_ns >= deadline.after(SOON), "not before the daemon's time is over");
 }
 
 #[test]
 fn an_overdue_tree_that_resists_is_killed_whatever_the_policy() {
     let script = "trap '' TERM; setsid sh -c 'echo up; read x <gate' & read x <gate";
-    let session = Session::gated(script)
-        .order(soon)
-        .order(|order| order.leftovers = Leftovers::Keep)
-        .deadline(Some(mono()));
+    let session = Session::gated(script).order(soon).order(|order| order.leftovers = Leftovers::Keep);
     let mut shim = session.start();
+    // Both resist from now on.
+    shim.heard("up");
+    write_deadline(shim.files(), Some(mono()));
+    shim.signal(Signal::URG);
     let (exit, tree) = shim.finish();
     assert_eq!((exit.status.and_then(|status| status.signal()), exit.cause), (Some(9), Cause::Deadline));
     assert_eq!(tree.killed, 1);
@@ -43,14 +50,19 @@ fn an_overdue_tree_that_resists_is_killed_whatever_the_policy() {
 
 #[test]
 fn an_extended_deadline_is_heeded() {
-    let start = mono();
-    let session = Session::script("echo up; exec sleep 60").order(soon).deadline(Some(start));
-    let mut shim = session.start();
-    let extended = start.after(Duration::from_millis(1_200));
-    write_deadline(shim.files(), Some(extended));
-    let (exit, _) = shim.finish();
-    assert_eq!(exit.cause, Cause::Deadline);
-    assert!(exit.ended.mono_ns >= extended.after(Duration::from_millis(300)));
+    in_order(Duration::from_millis(500), |lead| {
+        let first = mono().after(lead);
+        let session = Session::script("echo up; exec sleep 60").order(soon).deadline(Some(first));
+        let mut shim = session.start();
+        shim.heard("up");
+        let extended = first.after(Duration::from_millis(1_200));
+        write_deadline(shim.files(), Some(extended));
+        in_time(first)?;
+        let (exit, _) = shim.finish();
+        assert_eq!(exit.cause, Cause::Deadline);
+        assert!(exit.ended.mono_ns >= extended.after(SOON));
+        Some(())
+    });
 }
 
 #[test]
@@ -70,14 +82,27 @@ fn a_deadline_given_later_or_moved_closer_is_heeded_at_once() {
 #[test]
 fn a_deadline_taken_back_does_nothing() {
     for damage in [false, true] {
-        let session = Session::script("sleep 1; exit 8").order(soon).deadline(Some(mono()));
-        let mut shim = session.start();
-        if damage {
-            fs::write(shim.files().deadline_path(), "?").expect("damaged");
-        } else {
-            write_deadline(shim.files(), None);
-        }
-        let (exit, _) = shim.finish();
-        assert_eq!((exit.status.and_then(|status| status.code()), exit.cause), (Some(8), Cause::Exit));
+        in_order(Duration::from_millis(500), |lead| taken_back(lead, damage));
     }
+}
+
+fn taken_back(lead: Duration, damage: bool) -> Option<()> {
+    let first = mono().after(lead);
+    let session = Session::gated("echo up; read x <gate; exit 8").order(soon).deadline(Some(first));
+    let mut shim = session.start();
+    shim.heard("up");
+    if damage {
+        fs::write(shim.files().deadline_path(), "?").expect("damaged");
+    } else {
+        write_deadline(shim.files(), None);
+    }
+    in_time(first)?;
+    // Long after it would have acted.
+    let over = first.after(SOON * 3);
+    until("time to pass", || (mono() >= over).then_some(()));
+    assert_eq!(found(shim.files().read_exit()), None);
+    shim.open("gate");
+    let (exit, _) = shim.finish();
+    assert_eq!((exit.status.and_then(|status| status.code()), exit.cause), (Some(8), Cause::Exit));
+    Some(())
 }

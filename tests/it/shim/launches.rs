@@ -12,6 +12,7 @@ use agentctl::sys::shim_file::{ShimProgram, let_go};
 use agentctl::wire::session_dir::{LaunchOrder, Stage};
 
 use super::{Session, Shim, found, until};
+use crate::support::play::program;
 
 #[track_caller]
 fn check_failure(session: Session, stage: Stage, errno: i32, message: &str) {
@@ -32,7 +33,7 @@ fn launches_fail_with_step_reason_and_object() {
     let in_home = |name: &str, content: &str, mode: u32| {
         let session = Session::new(&[&format!("./{name}")]);
         let path = session.home.path().join(name);
-        fs::write(&path, content).expect("a file");
+        program(&path, content);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
         session
     };
@@ -148,8 +149,7 @@ fn the_program_is_searched_in_the_path_of_the_session() {
     let session = Session::new(&["tool"]);
     let dir = session.home.path().join("tools");
     fs::create_dir(&dir).expect("a directory");
-    fs::write(dir.join("tool"), "#!/bin/sh\nexit 5\n").expect("a tool");
-    fs::set_permissions(dir.join("tool"), fs::Permissions::from_mode(0o700)).expect("a mode");
+    program(&dir.join("tool"), "#!/bin/sh\nexit 5\n");
     let path = format!("PATH={}:/bin", dir.display());
     assert_eq!(session.env(path.as_bytes()).start().finish().0.status.and_then(|s| s.code()), Some(5));
 }

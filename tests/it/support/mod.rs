@@ -8,6 +8,7 @@ pub(crate) mod namespace;
 pub(crate) mod openmetrics;
 pub(crate) mod orgloop;
 pub(crate) mod outside;
+pub(crate) mod patience;
 pub(crate) mod play;
 pub(crate) mod real_agent;
 pub(crate) mod repo;

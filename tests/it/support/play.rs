@@ -2,10 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use agentctl::core::vocab::{Mono, ProcessId, RunId, SessionId};
@@ -48,10 +47,25 @@ impl Gate {
     }
 }
 
-/// Writes a program.
+/// Writes a program. Another process does: a copy of our descriptor in a child that another test has just forked would
+/// keep the program from being run, as one that is still written.
 pub(crate) fn program(path: &Path, script: &str) {
-    fs::write(path, script).expect("a program");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    let mut writer = Command::new("/bin/sh")
+        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("sh starts");
+    let mut pipe = writer.stdin.take().expect("a pipe");
+    pipe.write_all(script.as_bytes()).expect("a program");
+    drop(pipe);
+    assert!(writer.wait().expect("our own child").success(), "{} is not written", path.display());
+}
+
+/// Copies a program, in the same way.
+pub(crate) fn copied_program(from: &str, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().expect("cp starts");
+    assert!(copied.success(), "{} is not written", to.display());
 }
 
 impl Daemon {
@@ -129,6 +143,13 @@ impl Daemon {
         until(what, || Some(self.status(id)).filter(|record| right(record)))
     }
 
+    /// Waits until its stop is under way, or over already.
+    #[track_caller]
+    pub(crate) fn until_stopping(&self, id: &str) {
+        let begun = |record: &Value| record["phase"] == "stopping" || !record["outcome"].is_null();
+        self.until_status(id, "the stop", begun);
+    }
+
     /// The exit code of a command line.
     pub(crate) fn code(&self, arguments: &[&str]) -> Option<i32> {
         self.run(arguments).status.code()
@@ -193,6 +214,14 @@ pub(crate) fn is_gone(pid: u32) -> bool {
 #[track_caller]
 pub(crate) fn until_gone(process: &ProcessRef) {
     until("a process to end", || (process.has_ended() != Some(false)).then_some(()));
+}
+
+/// Whether a leader that hears no TERM still lives, whose stop was asked for then; it must, as long as its grace lasts.
+#[track_caller]
+pub(crate) fn goes_on(leader: &ProcessRef, asked: Mono, grace: Duration) -> Option<()> {
+    let lives = leader.has_ended() == Some(false);
+    assert!(lives || clock::now().mono.since(asked) >= grace, "killed within its grace");
+    lives.then_some(())
 }
 
 /// Waits until this much time has passed since the moment; for what only time can bring.

@@ -15,13 +15,14 @@ use rustix::net::{
 };
 
 use super::{PATIENCE, Sleeper};
+use crate::support::play::copied_program;
 
 /// `cat`, under our shim's name, complains about its arguments and fails.
 #[test]
 fn a_shim_is_started_from_the_file_that_was_opened() {
     let home = tempfile::tempdir().expect("a directory");
     let installed = home.path().join("agentctl-shim");
-    fs::copy("/bin/cat", &installed).expect("installed");
+    copied_program("/bin/cat", &installed);
     let program = ShimProgram::open(&installed).expect("opened");
     fs::remove_file(&installed).expect("upgraded");
 
