@@ -251,7 +251,9 @@ fn a_stop_before_the_prompt_is_never_followed_by_it() {
 #[test]
 fn a_hanging_turn_is_ended_by_the_deadline() {
     let stage = Stage::new();
-    let id = stage.launch("hang", &["--timeout", "4s"]);
+    let id = stage.launch("hang", &["--timeout", "10m"]);
+    until("the turn to begin", || (stage.told() == TURN).then_some(()));
+    assert_eq!(stage.daemon.code(&["extend", &id, "1s"]), Some(0));
     let record = stage.ended(&id);
     assert_eq!(Stage::why(&record)[..2], [json!("timed_out"), json!("deadline")]);
     assert_eq!((&record["exitStatus"], &record["signal"]), (&json!(124), &Value::Null));

@@ -59,10 +59,11 @@ fn a_signal_goes_to_the_leader_and_what_becomes_of_it_is_its_own_doing() {
 #[test]
 fn a_signal_to_the_tree_reaches_what_the_leader_started() {
     let daemon = Daemon::new();
-    let script = "(trap 'echo child; exit' USR2; while :; do sleep 0.02; done) & trap 'echo leader' USR2; \
+    let script = "(trap 'echo child; exit' USR2; echo up; while :; do sleep 0.02; done) & trap 'echo leader' USR2; \
                   echo ready; while :; do sleep 0.02; done";
     let id = daemon.launch(&["--leftovers", "keep"], script);
     ready(&daemon, &id);
+    until("the other trap", || daemon.stdout(&id).contains("up").then_some(()));
     daemon.run(["kill", "-s", "USR2", &id]);
     until("the leader's trap", || daemon.stdout(&id).contains("leader").then_some(()));
     assert!(!daemon.stdout(&id).contains("child"));

@@ -190,12 +190,16 @@ fn natural_ends(matrix: &mut Matrix) {
                 reports("404"),
             ),
         ),
-        ("hang, ended by the deadline", "[[hang]]", &["--timeout", "15s"], deadline),
+        ("hang, ended by the deadline", "[[hang]]", &["--timeout", "10m"], deadline),
     ];
     let launched: Vec<_> = table
         .iter()
         .map(|(case, prompt, flags, _)| matrix.launch(&case.replace([' ', ','], "-"), prompt, flags))
         .collect();
+    // From then on it says its own code when it is told to end.
+    matrix.stage.asked_with("[[hang]]");
+    let hanging = launched.last().expect("the last of the table");
+    assert_eq!(matrix.stage.daemon.code(&["extend", hanging, "2s"]), Some(0));
     for (id, (case, _, _, expected)) in launched.iter().zip(&table) {
         matrix.check(case, id, expected);
     }

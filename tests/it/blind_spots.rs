@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
 use crate::support::namespace::{Mounted, bind, in_own_limits, in_own_mounts, own_setting, small_disk};
-use crate::support::play::{output_of, stdout, until_gone, until_later};
+use crate::support::patience::{in_order, until_so_many};
+use crate::support::play::{output_of, stdout, until_gone};
 use crate::support::wait::until;
 
 /// A missed exit file is looked for a second after the leader's end; a busy machine may take some more.
@@ -191,11 +192,17 @@ fn a_daemon_that_gets_no_inotify_at_all_still_knows_every_end() {
 
 #[test]
 fn a_deadline_that_passes_while_the_daemon_is_down_for_good_is_enforced_by_the_shim() {
+    in_order(Duration::from_secs(1), enforced_by_the_shim);
+}
+
+/// Nothing, where the deadline came before the daemon was killed.
+fn enforced_by_the_shim(time: Duration) -> Option<()> {
     let mut daemon = Daemon::new();
-    let flags = ["--timeout", "1s", "--grace", "100ms"];
-    let id = daemon.launch(&flags, "trap '' TERM; while :; do sleep 1; done");
+    let flags = ["--timeout", "10m", "--grace", "100ms"];
+    let id = daemon.launch(&flags, "trap '' TERM; echo up; while :; do sleep 1; done");
+    until("the trap", || daemon.stdout(&id).contains("up").then_some(()));
     let (leader, shim) = (daemon.leader(&id), daemon.shim(&id));
-    daemon.kill();
+    daemon.killed_before_deadlines(&[&id], time)?;
     until_gone(&leader);
     until_gone(&shim);
     let exit = daemon.run_files(&id).read_exit().expect("an exit file");
@@ -209,23 +216,28 @@ fn a_deadline_that_passes_while_the_daemon_is_down_for_good_is_enforced_by_the_s
     );
     assert!(record["evidence"].to_string().contains("\"deadline\""), "{record:#}");
     daemon.ended_once(&id);
+    Some(())
 }
 
 #[test]
 fn an_end_before_a_deadline_is_its_own_also_when_both_lie_in_the_daemons_absence() {
+    in_order(Duration::from_secs(1), ended_before_its_deadline);
+}
+
+/// Nothing, where the deadline came before the daemon was killed or the session ended.
+fn ended_before_its_deadline(time: Duration) -> Option<()> {
     let mut daemon = Daemon::new();
     let gate = daemon.gate("gate");
-    let id = daemon.launch(&["--timeout", "1500ms"], &format!("{}; exit 4", gate.wait()));
-    let launched = clock::now().mono;
-    daemon.kill();
+    let id = daemon.launch(&["--timeout", "10m"], &format!("{}; exit 4", gate.wait()));
+    let due = daemon.killed_before_deadlines(&[&id], time)?;
     gate.open();
-    until("the exit file", || daemon.run_files(&id).exit_path().exists().then_some(()));
-    // Just before the shim would act, and after the deadline.
-    until_later(launched, Duration::from_millis(1_600));
+    daemon.exit_before(&id, due[0])?;
+    until("the deadline to pass", || (clock::now().wall > due[0]).then_some(()));
     daemon.start();
     let record = daemon.ended(&id);
     assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(4)), "{record:#}");
     assert_eq!(daemon.event_types(&id), ["session.started", "session.error"]);
+    Some(())
 }
 
 /// Shows another boot id from now on, in this mount namespace only.
@@ -346,12 +358,11 @@ fn a_burst_of_ten_thousand_exits_gives_each_its_own_verdict() {
         write(&daemon.exits().join(format!("{id}.1.json")), &exit, &code);
     }
     daemon.start();
-    let list = until("all verdicts", || {
-        let list = daemon.json(["list", "-a", "--json"]);
-        let list = list.as_array().cloned()?;
-        let ended = list.iter().filter(|record| record["phase"] == "ended").count();
-        (ended == SESSIONS as usize + 1).then_some(list)
-    });
+    let all = || daemon.json(["list", "-a", "--json"]).as_array().cloned().expect("an array");
+    let ended = || all().iter().filter(|record| record["phase"] == "ended").count();
+    until_so_many("verdicts", SESSIONS as usize + 1, ended);
+    let list = all();
+    assert_eq!(list.len(), SESSIONS as usize + 1);
     for record in list.iter().filter(|record| record["id"] != model.as_str()) {
         let id = uuid::Uuid::parse_str(record["id"].as_str().expect("an id")).expect("an id");
         let number = u32::try_from(id.as_u128() & 0xffff).expect("small");

@@ -4,12 +4,13 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use agentctl::core::vocab::Wall;
 use agentctl::sys::{ProcessRef, clock};
 use serde_json::{Value, json};
 
 use crate::support::daemon::Daemon;
 use crate::support::patience::in_order;
-use crate::support::play::{Gate, goes_on, is_gone, micros, until_gone, until_later, written_pid};
+use crate::support::play::{Gate, goes_on, is_gone, micros, until_gone, written_pid};
 use crate::support::wait::until;
 
 const KILL: u8 = 9;
@@ -74,14 +75,23 @@ impl Daemon {
         }
     }
 
-    /// Its own code, and the time that the session itself wrote down.
+    /// Its own code, and its own time: between what the session itself wrote down and this moment.
     #[track_caller]
     pub(crate) fn ended_at_its_own_time(&self, id: &str, name: &str, code: u8) {
+        self.ended(id);
+        self.ended_before(clock::now().wall, id, name, code);
+    }
+
+    /// The same, of one that was seen to have ended by then.
+    #[track_caller]
+    fn ended_before(&self, seen: Wall, id: &str, name: &str, code: u8) {
         let record = self.ended(id);
         assert_eq!(record["exitCode"], code, "{record:#}");
         let stamp = fs::read_to_string(self.path(&format!("{name}.stamp"))).expect("a stamp");
-        let apart = micros(&record["stoppedAt"]).abs_diff(stamp.trim().parse().expect("a number"));
-        assert!(apart < 1_000_000, "{apart} us between the end and stoppedAt: {record:#}");
+        let stamp: i64 = stamp.trim().parse().expect("a number");
+        // Records tell milliseconds.
+        let own = stamp / 1_000 * 1_000..=seen.0;
+        assert!(own.contains(&micros(&record["stoppedAt"])), "not within {own:?}: {record:#}");
         assert!(record["meta"]["stoppedAtNote"].is_null(), "{record:#}");
     }
 }
@@ -97,21 +107,20 @@ fn sessions_that_end_while_the_daemon_is_down_keep_code_and_time() {
         .collect();
     let live = daemon.launch(&[], &ends_with(&daemon, &later, "live", 99));
     daemon.kill();
-    let ended = clock::now().mono;
     gate.open();
     for (_, name, id) in &down {
         until("the exit file", || daemon.run_files(id).exit_path().exists().then_some(()));
         assert!(fs::metadata(daemon.path(&format!("{name}.stamp"))).is_ok());
     }
-    // Noticing is to be later than the end by more than the tolerance of the comparison.
-    until_later(ended, Duration::from_millis(2_500));
+    // The next daemon notices later than this.
+    let seen = clock::now().wall;
     daemon.start();
     for (code, name, id) in &down {
         let record = daemon.status(id);
         // Known with the first answer; told as soon as it is committed.
         let known = matches!(record["phase"].as_str(), Some("ending" | "ended"));
         assert!(known, "right after the restart: {record:#}");
-        daemon.ended_at_its_own_time(id, name, *code);
+        daemon.ended_before(seen, id, name, *code);
         daemon.ended_once(id);
     }
     daemon.both_live(&[&live]);
@@ -377,15 +386,19 @@ impl Daemon {
 
 #[test]
 fn what_ended_by_itself_before_its_deadline_is_not_timed_out_by_a_late_daemon() {
+    in_order(Duration::from_secs(1), found_by_a_late_daemon);
+}
+
+/// Nothing, where a deadline came before the daemon was killed or the early one ended.
+fn found_by_a_late_daemon(time: Duration) -> Option<()> {
     let mut daemon = Daemon::new();
     let gate = daemon.gate("gate");
-    let flags = ["--timeout", "2s"];
-    let early = daemon.launch(&flags, &format!("{}; exit 4", gate.wait()));
-    let late = daemon.launch(&flags, "exec sleep 1000");
-    let launched = clock::now().mono;
-    daemon.kill();
+    let early = daemon.launch(&["--timeout", "10m"], &format!("{}; exit 4", gate.wait()));
+    let late = daemon.launch(&["--timeout", "10m"], "exec sleep 1000");
+    let due = daemon.killed_before_deadlines(&[&early, &late], time)?;
     gate.open();
-    until_later(launched, Duration::from_millis(2_100));
+    daemon.exit_before(&early, due[0])?;
+    until("the deadlines to pass", || (clock::now().wall > due[1]).then_some(()));
     daemon.start();
     let record = daemon.ended(&early);
     assert_eq!((&record["outcome"], &record["exitCode"]), (&json!("failed"), &json!(4)), "{record:#}");
@@ -393,6 +406,7 @@ fn what_ended_by_itself_before_its_deadline_is_not_timed_out_by_a_late_daemon() 
     assert_eq!((&record["outcome"], &record["exitStatus"]), (&json!("timed_out"), &json!(124)), "{record:#}");
     assert_eq!(daemon.event_types(&early), ["session.started", "session.error"]);
     assert_eq!(daemon.event_types(&late), ["session.started", "session.timeout", "session.error"]);
+    Some(())
 }
 
 #[test]

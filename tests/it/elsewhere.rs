@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::blind_spots::reboot;
 use crate::support::daemon::{Daemon, refusal};
 use crate::support::namespace::{Mounted, bind, in_own_mounts, in_own_pids};
-use crate::support::play::{Gate, is_gone, stderr, until_gone, until_later, written_pid};
+use crate::support::patience::in_order;
+use crate::support::play::{Gate, is_gone, stderr, until_gone, written_pid};
 use crate::support::wait::until;
 
 const KILL: u8 = 9;
@@ -122,15 +123,19 @@ fn a_home_whose_daemon_is_on_another_machine_is_refused_and_taken_over_on_reques
     if !in_own_mounts(test) {
         return;
     }
+    in_order(Duration::from_secs(1), taken_over);
+}
+
+/// Nothing, where the deadline came before the daemon was killed.
+fn taken_over(time: Duration) -> Option<()> {
     let mut daemon = Daemon::new();
     let (gate, later) = (daemon.gate("gate"), daemon.gate("later"));
     let ends = daemon.launch(&[], &format!("{}; exit 7", gate.wait()));
     let lives = daemon.launch(&[], &format!("{}; exit 8", later.wait()));
-    let timed = daemon.launch(&["--timeout", "3s", "--grace", "1h"], "exec sleep 1000");
-    let launched = clock::now().mono;
+    let timed = daemon.launch(&["--timeout", "10m", "--grace", "1h"], "exec sleep 1000");
     let leader = daemon.leader(&timed);
-    daemon.kill();
-    let Some(machine) = another_machine(daemon.home()) else { return };
+    let due = daemon.killed_before_deadlines(&[&timed], time)?;
+    let Some(machine) = another_machine(daemon.home()) else { return Some(()) };
     let boot = reboot(daemon.home(), OTHER_BOOT);
     let said = refusal(daemon.home());
     let lock = daemon.home().join("daemon.lock");
@@ -143,7 +148,8 @@ fn a_home_whose_daemon_is_on_another_machine_is_refused_and_taken_over_on_reques
     gate.open();
     assert_eq!(daemon.ended(&ends)["exitCode"], 7, "an exit file counts wherever it was written");
     // Deadlines count the running time of the other machine, which is not known here.
-    until_later(launched, Duration::from_millis(3_500));
+    let passed = due[0].after(Duration::from_millis(500));
+    until("the deadline to pass", || (clock::now().wall > passed).then_some(()));
     for id in [&lives, &timed] {
         daemon.cannot_tell(id, "another machine");
         assert_eq!(daemon.event_types(id), ["session.started"]);
@@ -158,6 +164,7 @@ fn a_home_whose_daemon_is_on_another_machine_is_refused_and_taken_over_on_reques
     assert_eq!(record["exitCode"], 8, "{record:#}");
     assert_eq!(daemon.ended(&timed)["outcome"], "timed_out", "where its clock is, its deadline counts");
     [&ends, &lives, &timed].into_iter().for_each(|id| daemon.ended_once(id));
+    Some(())
 }
 
 #[test]

@@ -26,7 +26,8 @@ fn breaks_off(socket: &Path, answers: &'static [(&'static str, &'static str)]) -
                     stream,
                     "HTTP/1.1 200 OK\r\nserver: {server}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
                 );
-            } else {
+            } else if line.trim_end().ends_with(" HTTP/1.1") {
+                // Else it is asked, for want of an answer, whether it is an earlier daemon.
                 noted.lock().expect("no panic").push(line);
             }
         }

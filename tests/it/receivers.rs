@@ -18,6 +18,7 @@ use crate::support::daemon::{Builder, Daemon};
 use crate::support::endpoint::{Endpoint, Turn, read_request};
 use crate::support::openmetrics::{Metrics, nothing_owed};
 use crate::support::orgloop;
+use crate::support::patience::until_so_many;
 use crate::support::tls::{Authority, Identity, TlsEndpoint};
 use crate::support::wait::until;
 
@@ -288,7 +289,7 @@ fn one_receiver_that_hangs_holds_up_none_of_ninety_nine_others() {
     assert_eq!(received.len(), 99 * SESSIONS);
     let owed = || Metrics::scrape(&daemon).get("agentctl_deliveries_pending");
     until("all but the hanging one's to be over", || (owed() == SESSIONS as f64).then_some(()));
-    assert_eq!(hanging.received().len(), SESSIONS - 1, "eight are under way, one waits");
+    assert_eq!(hanging.wait_for(SESSIONS - 1).len(), SESSIONS - 1, "eight are under way, one waits");
     daemon.is_well();
 }
 
@@ -327,9 +328,8 @@ fn ten_thousand_that_waited_through_an_outage_are_drained_in_bounded_memory() {
     endpoint.resume();
     let begun = clock::now().mono;
     // The one that comes by schedule shows that the receiver is back.
-    until("the last delivery to be over", || {
-        (Metrics::scrape(&daemon).get("agentctl_deliveries_pending") == 0.0).then_some(())
-    });
+    let owed = || Metrics::scrape(&daemon).get("agentctl_deliveries_pending") as u64;
+    until_so_many("deliveries that are over", COUNT as usize, || (COUNT - owed()) as usize);
     let took = clock::now().mono.since(begun);
     let more = peak_kb(&daemon) - before;
     let received = endpoint.received();

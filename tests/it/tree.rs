@@ -1,11 +1,18 @@
 //! What becomes of the processes around a leader: those that it leaves behind, and those that will not go.
 
+use std::time::Duration;
+
+use agentctl::core::vocab::Wall;
+use agentctl::sys::{ProcessRef, clock};
 use serde_json::json;
 
 use crate::support::daemon::Daemon;
-use crate::support::play::{Gate, is_gone, until_gone, written_pid};
+use crate::support::patience::in_order;
+use crate::support::play::{Gate, is_gone, micros, until_gone, written_pid};
 use crate::support::wait::until;
-use agentctl::sys::ProcessRef;
+
+/// How much later one deadline is than another that must not count.
+const AFTER: Duration = Duration::from_millis(500);
 
 /// A child in a session of its own that writes its number to `pid` and lives until the gate opens. Builtins only:
 /// a helper such as mv could still be there when the leader ends, and be counted.
@@ -158,10 +165,11 @@ fn stopping_what_has_ended_changes_nothing() {
 fn the_deadline_ends_the_whole_tree_and_is_told_before_its_kill() {
     let daemon = Daemon::new();
     let (gate, pid) = (daemon.gate("gate"), daemon.path("pid"));
-    let flags = ["--timeout", "1s", "--grace", "300ms"];
+    let flags = ["--timeout", "10m", "--grace", "300ms"];
     let id =
         daemon.launch(&flags, &format!("{}; {}", daemonized(&pid, &gate, "trap \"\" TERM;"), gate.wait()));
     let child = written_pid(&pid);
+    assert_eq!(daemon.code(&["extend", &id, "1s"]), Some(0));
     let record = daemon.ended(&id);
     let verdict = json!([
         record["status"],
@@ -178,29 +186,52 @@ fn the_deadline_ends_the_whole_tree_and_is_told_before_its_kill() {
 
 #[test]
 fn an_extended_deadline_is_the_one_that_counts() {
+    in_order(Duration::from_secs(2), extended);
+}
+
+/// A session that ends with 8, with a first deadline in so much time that was extended before it came.
+fn kept(daemon: &Daemon, gate: &Gate, first: Duration) -> Option<String> {
+    let flags = ["--timeout", &millis(first), "--grace", "100ms"];
+    let id = daemon.launch(&flags, &format!("{}; exit 8", gate.wait()));
+    let due = Wall(micros(&daemon.status(&id)["timeoutAt"]));
+    let extended = daemon.code(&["extend", &id, "1h"]);
+    if clock::now().wall >= due {
+        return None;
+    }
+    assert_eq!(extended, Some(0));
+    Some(id)
+}
+
+fn millis(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
+}
+
+fn extended(first: Duration) -> Option<()> {
     let daemon = Daemon::new();
     let gate = daemon.gate("gate");
-    let id = daemon.launch(&["--timeout", "2s"], &format!("{}; exit 8", gate.wait()));
+    let id = kept(&daemon, &gate, first)?;
     let short = daemon.launch(&["--timeout", "1h"], "exec sleep 1000");
-    assert_eq!(daemon.code(&["extend", &id, "1h"]), Some(0));
-    assert_eq!(daemon.code(&["extend", &short, "2500ms"]), Some(0));
+    assert_eq!(daemon.code(&["extend", &short, &millis(first + AFTER)]), Some(0));
     // Its own deadline was later than the first one of the other.
     assert_eq!(daemon.ended(&short)["outcome"], "timed_out");
     assert_eq!(daemon.status(&id)["status"], "running");
     gate.open();
     assert_eq!(daemon.ended(&id)["exitCode"], 8);
+    Some(())
 }
 
 #[test]
 fn a_moved_deadline_holds_without_a_daemon() {
+    in_order(Duration::from_secs(2), moved);
+}
+
+fn moved(first: Duration) -> Option<()> {
     let mut daemon = Daemon::new();
     let gate = daemon.gate("gate");
-    let kept = daemon.launch(&["--timeout", "2s", "--grace", "100ms"], &format!("{}; exit 8", gate.wait()));
+    let kept = kept(&daemon, &gate, first)?;
     let id = daemon.launch(&["--timeout", "0", "--grace", "100ms"], "exec sleep 1000");
     let leader: ProcessRef = daemon.leader(&id);
-    assert_eq!(daemon.code(&["extend", &kept, "1h"]), Some(0));
-    assert_eq!(daemon.code(&["extend", &id, "3s"]), Some(0));
-    daemon.kill();
+    daemon.killed_before_deadlines(&[&id], first + AFTER)?;
     // The shim's time is later than the one that the other had at first.
     until_gone(&leader);
     daemon.start();
@@ -210,6 +241,7 @@ fn a_moved_deadline_holds_without_a_daemon() {
     let record = daemon.ended(&id);
     let verdict = (&record["outcome"], &record["signal"], &record["exitStatus"]);
     assert_eq!(verdict, (&json!("timed_out"), &json!("SIGTERM"), &json!(124)), "{record:#}");
+    Some(())
 }
 
 #[test]

@@ -74,15 +74,16 @@ fn an_agent_that_lives_on_after_its_work_is_told_to_linger_and_lives() {
 #[test]
 fn one_that_may_linger_for_so_long_is_ended_politely_and_that_is_no_success() {
     let daemon = Daemon::new();
-    let said_no = "trap 'exit 0' TERM";
-    // What it said; how it answers; its code; the signal; what `wait` exits with.
+    // One that is ready to end with a code of its own when it says that it is done.
+    let polite = format!("trap 'exit 0' TERM\n{DONE}\nwhile :; do sleep 0.1; done");
+    // What it does; its code; the signal; what `wait` exits with; what it said.
     let table = [
-        (DONE, STAYS.to_owned(), json!(null), json!("SIGTERM"), 143, "success"),
-        (DONE, format!("{said_no}\nwhile :; do sleep 0.1; done"), json!(0), json!(null), 143, "success"),
-        (GAVE_UP, STAYS.to_owned(), json!(null), json!("SIGTERM"), 143, "a failure (no key)"),
+        (format!("{DONE}\n{STAYS}"), json!(null), json!("SIGTERM"), 143, "success"),
+        (polite, json!(0), json!(null), 143, "success"),
+        (format!("{GAVE_UP}\n{STAYS}"), json!(null), json!("SIGTERM"), 143, "a failure (no key)"),
     ];
-    for (number, (word, rest, code, signal, status, said)) in table.into_iter().enumerate() {
-        let id = daemon.codex(&["--linger", "1s"], &format!("{word}\n{rest}"));
+    for (number, (script, code, signal, status, said)) in table.into_iter().enumerate() {
+        let id = daemon.codex(&["--linger", "1s"], &script);
         let leader = daemon.leader(&id);
         let record = daemon.ended(&id);
         let told = ["outcome", "reason", "status", "exitCode", "signal", "exitStatus"]

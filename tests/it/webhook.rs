@@ -25,6 +25,12 @@ fn daemon_for(endpoint: &Endpoint) -> Daemon {
     Daemon::builder().config("webhook_url", endpoint.url()).config("webhook_secret", SECRET).start()
 }
 
+/// A daemon whose attempts do not end by themselves while a test lasts.
+fn patient_daemon_for(endpoint: &Endpoint) -> Daemon {
+    let webhook = json!({"name": "patient", "url": endpoint.url(), "timeout": "10m"});
+    Daemon::builder().config("webhooks", json!([webhook])).start()
+}
+
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
@@ -330,7 +336,7 @@ fn a_success_makes_waiting_deliveries_due_save_those_under_a_retry_after() {
 fn silent_receivers_hold_up_neither_other_deliveries_nor_the_daemon() {
     let silent = CONCURRENT_ATTEMPTS_MAX - 1;
     let endpoint = Endpoint::scripted(vec![Turn::Silence; silent]);
-    let daemon = daemon_for(&endpoint);
+    let daemon = patient_daemon_for(&endpoint);
     for count in 1..=silent {
         daemon.launch(&[], "true");
         endpoint.wait_for(count);
@@ -356,7 +362,7 @@ fn silent_receivers_hold_up_neither_other_deliveries_nor_the_daemon() {
 #[test]
 fn no_more_than_eight_attempts_are_under_way_at_once() {
     let endpoint = Endpoint::scripted(vec![Turn::Silence; CONCURRENT_ATTEMPTS_MAX]);
-    let daemon = daemon_for(&endpoint);
+    let daemon = patient_daemon_for(&endpoint);
     for count in 1..=CONCURRENT_ATTEMPTS_MAX {
         daemon.launch(&[], "true");
         endpoint.wait_for(count);

@@ -10,6 +10,7 @@ use agentctl::wire::session_dir::{Cause, FileError, ShimLock};
 use inotify::{EventMask, Inotify, WatchMask};
 
 use super::{Session, is_gone};
+use crate::support::patience::in_order;
 
 #[test]
 fn leftovers_are_killed_wherever_they_hide() {
@@ -38,13 +39,21 @@ fn leftovers_are_killed_wherever_they_hide() {
 fn leftovers_that_heed_term_are_not_killed() {
     let script = "setsid sh -c 'trap \"echo bye; exit\" TERM; echo up; while :; do sleep 0.05; done' & \
                   read x <gate";
-    let mut shim = Session::gated(script).start();
-    shim.heard("up");
-    shim.open("gate");
-    let (exit, tree) = shim.finish();
-    assert!(shim.log().contains("bye"));
-    assert!(exit.leftovers >= Some(1));
-    assert!(tree.gone.mono_ns.since(exit.ended.mono_ns) < Duration::from_secs(2));
+    in_order(Duration::from_secs(1), |grace| {
+        // Not longer, whatever the order says.
+        let grace = grace.min(Duration::from_secs(2));
+        let grace_ms = u64::try_from(grace.as_millis()).expect("short");
+        let mut shim = Session::gated(script).order(|order| order.grace_ms = grace_ms).start();
+        shim.heard("up");
+        shim.open("gate");
+        let (exit, tree) = shim.finish();
+        if tree.gone.mono_ns.since(exit.ended.mono_ns) >= grace {
+            return None;
+        }
+        assert!(shim.log().contains("bye"));
+        assert!(exit.leftovers >= Some(1));
+        Some(())
+    });
 }
 
 #[test]
@@ -64,9 +73,12 @@ fn a_daemonising_leader_with_keep_is_waited_for() {
 
 #[test]
 fn a_tree_that_keeps_forking_is_ended() {
-    let script = "setsid sh -c 'trap \"\" TERM; while :; do (trap \"\" TERM; sleep 0.2) & (sleep 0.01); done' & \
-                  echo up; sleep 0.3; exit 0";
-    let mut shim = Session::script(script).order(|order| order.grace_ms = 50).start();
+    let script =
+        "setsid sh -c 'trap \"\" TERM; while :; do sleep 5 & echo up; (sleep 0.01); done' & read x <gate";
+    let mut shim = Session::gated(script).order(|order| order.grace_ms = 50).start();
+    // It is deaf, and has forked.
+    shim.heard("up");
+    shim.open("gate");
     let (_, tree) = shim.finish();
     assert!(tree.killed > 1, "{tree:?}");
 }

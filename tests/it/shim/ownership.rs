@@ -14,7 +14,8 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
-use super::{Session, Shim, is_gone, mono};
+use super::{Session, Shim, found, is_gone, mono, until};
+use crate::support::patience::in_order;
 
 #[test]
 fn an_abandoned_launch_starts_nothing() {
@@ -30,22 +31,42 @@ fn an_abandoned_launch_starts_nothing() {
 
 #[test]
 fn shim_and_daemon_never_both_get_a_launch() {
-    let mut claims = 0;
-    for round in 0..50_u64 {
-        let session = Session::script("echo ran").write();
-        let child = session.command().spawn().expect("the shim starts");
-        // Spread over the time that a shim takes to come this far.
-        let start = mono();
-        while mono().since(start) < Duration::from_micros(round * 60) {}
-        let abandoned = session.files.abandon().expect("asked");
-        let mut shim = Shim { session, child };
-        assert_eq!(shim.wait().code(), Some(0));
-        let ran = fs::read(shim.files().dir().join("stdout.log")).is_ok();
-        assert_ne!(abandoned, ran);
-        assert_ne!(abandoned, shim.files().read_exit().is_ok());
-        claims += u32::from(ran);
-    }
-    assert!(claims > 0 && claims < 50, "one side won every race: {claims}");
+    // Spread over more than the time that a shim takes to come this far.
+    in_order(2 * time_to_claim(), |spread| {
+        let claims = (0..ROUNDS).filter(|round| is_claimed_before(spread * *round / ROUNDS)).count();
+        // Else one side has won every race.
+        (1..ROUNDS as usize).contains(&claims).then_some(())
+    });
+}
+
+const ROUNDS: u32 = 50;
+
+/// How long a shim takes to claim a launch that nobody else wants.
+fn time_to_claim() -> Duration {
+    let session = Session::script("echo ran").write();
+    let child = session.command().spawn().expect("the shim starts");
+    let start = mono();
+    let mut shim = Shim { session, child };
+    until("the claim", || found(shim.files().read_claimed()));
+    let took = mono().since(start);
+    assert_eq!(shim.wait().code(), Some(0));
+    took
+}
+
+/// A launch that is abandoned so long after its shim has started: whether that came first. One of both got it.
+#[track_caller]
+fn is_claimed_before(abandoned_after: Duration) -> bool {
+    let session = Session::script("echo ran").write();
+    let child = session.command().spawn().expect("the shim starts");
+    let start = mono();
+    while mono().since(start) < abandoned_after {}
+    let abandoned = session.files.abandon().expect("asked");
+    let mut shim = Shim { session, child };
+    assert_eq!(shim.wait().code(), Some(0));
+    let ran = fs::read(shim.files().dir().join("stdout.log")).is_ok();
+    assert_ne!(abandoned, ran);
+    assert_ne!(abandoned, shim.files().read_exit().is_ok());
+    ran
 }
 
 #[test]

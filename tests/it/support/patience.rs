@@ -1,6 +1,8 @@
-//! More patience than one condition has: for what races with a clock.
+//! More patience than one condition has: for what races with a clock, and for much that comes one by one.
 
 use std::time::Duration;
+
+use super::wait::until;
 
 /// How often an order of events is tried for: at the last the first time is 16 times as long.
 const TRIES: u32 = 5;
@@ -16,4 +18,14 @@ pub(crate) fn in_order<T>(first: Duration, mut attempt: impl FnMut(Duration) -> 
         }
     }
     panic!("the order of events was never the one meant, within {:?}", times.collect::<Vec<_>>());
+}
+
+/// Waits until there are so many: patience begins anew with each more.
+#[track_caller]
+pub(crate) fn until_so_many(what: &str, count: usize, mut look: impl FnMut() -> usize) {
+    let mut seen = 0;
+    while seen < count {
+        seen = until(&format!("more {what} than {seen}"), || Some(look()).filter(|now| *now > seen));
+    }
+    assert_eq!(seen, count, "{what}");
 }

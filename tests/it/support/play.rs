@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use agentctl::core::vocab::{Mono, ProcessId, RunId, SessionId};
+use agentctl::core::vocab::{Mono, ProcessId, RunId, SessionId, Wall};
 use agentctl::sys::{Found, ProcessRef, clock};
 use agentctl::wire::session_dir::RunFiles;
 use agentctl::wire::time::parse_rfc3339;
@@ -102,6 +102,25 @@ impl Daemon {
         self.kill();
         shim.signal(9).expect("a signal");
         until_gone(&shim);
+    }
+
+    /// Moves the deadlines of these sessions to so much later and kills the daemon: when they are, in this order, or
+    /// nothing where one came first.
+    #[track_caller]
+    pub(crate) fn killed_before_deadlines(&mut self, ids: &[&str], time: Duration) -> Option<Vec<Wall>> {
+        let time = format!("{}ms", time.as_millis());
+        let due = |id| Wall(micros(&self.json(["extend", id, &time, "--json"])["timeoutAt"]));
+        let due: Vec<_> = ids.iter().map(|id| due(id)).collect();
+        self.kill();
+        let now = clock::now().wall;
+        due.iter().all(|due| now < *due).then_some(due)
+    }
+
+    /// Waits for the exit file of a session: whether it ended before this moment.
+    #[track_caller]
+    pub(crate) fn exit_before(&self, id: &str, due: Wall) -> Option<()> {
+        let exit = until("the exit file", || self.run_files(id).read_exit().ok());
+        (exit.ended.wall_us < due).then_some(())
     }
 
     /// The files of a session's run.

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::daemon::Daemon;
 use super::endpoint::Endpoint;
-use super::fake_llm::FakeLlm;
+use super::fake_llm::{FakeLlm, Seen};
 use super::openmetrics::nothing_owed;
 use super::orgloop;
 use super::real_agent::{Agent, RealAgent};
@@ -141,6 +141,14 @@ impl Stage {
     pub(crate) fn asked(&self, times: usize) {
         let asked = || self.model.requests().iter().filter(|request| !request.tools.is_empty()).count();
         until("the agent to ask the model", || (asked() >= times).then_some(()));
+    }
+
+    /// Waits until the model was asked for work with these words of the user's.
+    #[track_caller]
+    pub(crate) fn asked_with(&self, words: &str) {
+        let is_it =
+            |request: &Seen| !request.tools.is_empty() && request.user_texts().join(" ").contains(words);
+        until("the agent to ask the model", || self.model.requests().iter().any(is_it).then_some(()));
     }
 
     /// The leader of a live session, held.
