@@ -1,14 +1,15 @@
 //! The deadline without a daemon.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use agentctl::core::vocab::{Leftovers, Mono};
 use agentctl::wire::session_dir::{Cause, LaunchOrder};
-
+use inotify::{Inotify, WatchMask};
 use rustix::process::Signal;
 
-use super::{Session, found, mono, until, write_deadline};
+use super::{Session, Shim, found, mono, until, write_deadline};
 use crate::support::patience::in_order;
 
 /// How long after the deadline such a shim acts.
@@ -17,6 +18,23 @@ const SOON: Duration = Duration::from_millis(300);
 /// An order whose shim acts soon after the deadline.
 fn soon(order: &mut LaunchOrder) {
     (order.grace_ms, order.late_ms) = (200, 100);
+}
+
+/// A shim that has read this deadline.
+fn knowing(deadline: Mono, session: Session) -> Shim {
+    let session = session.order(soon).deadline(Some(deadline));
+    let mut readers = Inotify::init().expect("inotify");
+    readers.watches().add(session.files.deadline_path(), WatchMask::CLOSE_NOWRITE).expect("a watch");
+    let shim = session.start();
+    let mut buffer = [0; 1_024];
+    until("the deadline to be read", || match readers.read_events(&mut buffer) {
+        Ok(mut events) => events.next().map(drop),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            None
+        }
+    });
+    shim
 }
 
 /// Whether it is still too early for a shim to act on this deadline.
@@ -52,9 +70,7 @@ fn an_overdue_tree_that_resists_is_killed_whatever_the_policy() {
 fn an_extended_deadline_is_heeded() {
     in_order(Duration::from_millis(500), |lead| {
         let first = mono().after(lead);
-        let session = Session::script("echo up; exec sleep 60").order(soon).deadline(Some(first));
-        let mut shim = session.start();
-        shim.heard("up");
+        let mut shim = knowing(first, Session::script("exec sleep 60"));
         let extended = first.after(Duration::from_millis(1_200));
         write_deadline(shim.files(), Some(extended));
         in_time(first)?;
@@ -88,9 +104,7 @@ fn a_deadline_taken_back_does_nothing() {
 
 fn taken_back(lead: Duration, damage: bool) -> Option<()> {
     let first = mono().after(lead);
-    let session = Session::gated("echo up; read x <gate; exit 8").order(soon).deadline(Some(first));
-    let mut shim = session.start();
-    shim.heard("up");
+    let mut shim = knowing(first, Session::gated("read x <gate; exit 8"));
     if damage {
         fs::write(shim.files().deadline_path(), "?").expect("damaged");
     } else {
