@@ -189,7 +189,7 @@ fn an_extended_deadline_is_the_one_that_counts() {
     in_order(Duration::from_secs(2), extended);
 }
 
-/// A session that ends with 8, with a first deadline in so much time that was extended before it came.
+/// A session that ends with 8, and whose first deadline, in so much time, was extended; nothing, where that came too late.
 fn kept(daemon: &Daemon, gate: &Gate, first: Duration) -> Option<String> {
     let flags = ["--timeout", &millis(first), "--grace", "100ms"];
     let id = daemon.launch(&flags, &format!("{}; exit 8", gate.wait()));
@@ -206,6 +206,7 @@ fn millis(time: Duration) -> String {
     format!("{}ms", time.as_millis())
 }
 
+/// Nothing, where the first deadline came before it was extended.
 fn extended(first: Duration) -> Option<()> {
     let daemon = Daemon::new();
     let gate = daemon.gate("gate");
@@ -225,6 +226,7 @@ fn a_moved_deadline_holds_without_a_daemon() {
     in_order(Duration::from_secs(2), moved);
 }
 
+/// Nothing, where a deadline came before it was extended, or before the daemon was killed.
 fn moved(first: Duration) -> Option<()> {
     let mut daemon = Daemon::new();
     let gate = daemon.gate("gate");

@@ -53,7 +53,7 @@ fn time_to_claim() -> Duration {
     took
 }
 
-/// A launch that is abandoned so long after its shim has started: whether that came first. One of both got it.
+/// Whether the shim had claimed a launch that was abandoned so long after its start. One of both got it, never both.
 #[track_caller]
 fn is_claimed_before(abandoned_after: Duration) -> bool {
     let session = Session::script("echo ran").write();
