@@ -69,8 +69,10 @@ impl Daemon {
     /// Has the files of a forgotten session removed. `last`: the latest of its runs.
     pub(super) fn remove_files(self: &Rc<Self>, last: RunId) {
         let session = last.session;
-        self.pauses.borrow_mut().retain(|id, _| id.session != session);
-        self.handles.borrow_mut().retain(|id, _| id.session != session);
+        for run in (1..=last.run).map(|run| RunId { session, run }) {
+            self.pauses.borrow_mut().remove(&run);
+            self.handles.borrow_mut().remove(&run);
+        }
         for run in self.afterwards.forget(session) {
             self.archiving.borrow_mut().remove(&run);
         }
