@@ -48,20 +48,10 @@ impl Removal {
     /// Leaves nothing that has the session's name.
     fn take_away(&self) {
         for exit in &self.exits {
-            match fs::remove_file(exit) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!("remove {}: {error}", exit.display());
-                }
-                Ok(()) | Err(_) => {}
-            }
+            say_unless_missing(exit, fs::remove_file(exit));
         }
         // Gone at once or not at all: half a directory would be taken for a session that the journal lost.
-        match fs::rename(&self.dir, &self.condemned) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("remove {}: {error}", self.dir.display());
-            }
-            Ok(()) | Err(_) => {}
-        }
+        say_unless_missing(&self.dir, fs::rename(&self.dir, &self.condemned));
     }
 }
 
@@ -126,9 +116,13 @@ impl Daemon {
 
 /// Removes a directory that has no name of a session any more; what a crash leaves of it is swept at the next start.
 pub(super) fn remove_all(condemned: &Path) {
-    match fs::remove_dir_all(condemned) {
+    say_unless_missing(condemned, fs::remove_dir_all(condemned));
+}
+
+fn say_unless_missing(path: &Path, removed: io::Result<()>) {
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("remove {}: {error}", condemned.display());
+            tracing::warn!("remove {}: {error}", path.display());
         }
         Ok(()) | Err(_) => {}
     }
