@@ -12,11 +12,11 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::sleep;
 
 use crate::core::Event;
-use crate::core::vocab::{RunId, SessionId, WaitStatus};
+use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
 
 use super::Daemon;
-use super::exit_files::{Put, PutAway, exit_file, size_of, verdict_file};
+use super::exit_files::{Put, PutAway, VerdictBytes, exit_file, size_of, verdict_file};
 
 /// No verdict for so long: there is calm.
 const CALM: Duration = Duration::from_millis(5);
@@ -39,10 +39,8 @@ pub(super) struct Afterwards {
 #[derive(Debug)]
 struct Archive {
     run: RunId,
-    /// What the verdict says of the leader's end. `None`: the record is that of another run by now.
-    status: Option<Option<WaitStatus>>,
     /// What goes there, where the record is about to be another run's.
-    file: Option<Vec<u8>>,
+    file: Option<VerdictBytes>,
 }
 
 impl Afterwards {
@@ -92,13 +90,7 @@ fn put_away_again(again: Vec<PutAway>) -> Vec<Put> {
 impl Daemon {
     /// Has the verdict of a run put away.
     pub(super) fn archive_afterwards(self: &Rc<Self>, run: RunId) {
-        let status = self
-            .core
-            .borrow()
-            .session(run.session)
-            .filter(|it| it.run.number == run.run)
-            .and_then(|session| session.run.verdict.as_ref().map(|verdict| verdict.status));
-        self.afterwards.archives.borrow_mut().push(Archive { run, status, file: None });
+        self.afterwards.archives.borrow_mut().push(Archive { run, file: None });
         self.begin_afterwards();
     }
 
@@ -149,9 +141,9 @@ impl Daemon {
         sizes
     }
 
-    fn what_is_put_away(&self, Archive { run, status, file }: Archive) -> PutAway {
+    fn what_is_put_away(&self, Archive { run, file }: Archive) -> PutAway {
         let file = file.or_else(|| verdict_file(self, run));
-        PutAway { files: self.home.run_files(run), dir: self.home.session(run.session), status, file }
+        PutAway { files: self.home.run_files(run), dir: self.home.session(run.session), file }
     }
 
     async fn do_some_afterwards(self: &Rc<Self>) {

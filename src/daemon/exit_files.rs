@@ -17,9 +17,9 @@ use tokio::time::sleep;
 use crate::core::fuse::{Evidence, ExitHow, ExitReport, LaunchError, LeaderSeen, Rejection};
 use crate::core::vocab::{Now, ProcessId, RunId, WaitStatus};
 use crate::sys::{Backend, DirNews, Found};
-use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage};
+use crate::wire::session_dir::{self, Cause, ExitFile, FileError, RunFiles, Stage, answer};
 
-use super::perform::{adopt_leader, leader_of};
+use super::perform::{adopt_leader, has_verdict, leader_of};
 use super::{Daemon, hooks, launch, reach};
 
 /// The first and the longest pause before files of a run that could not be read are looked at again.
@@ -97,19 +97,21 @@ pub(super) fn exit_file(daemon: &Rc<Daemon>, id: RunId) {
 fn look_later(daemon: &Rc<Daemon>, id: RunId, error: &FileError, then: fn(&Rc<Daemon>, RunId)) {
     tracing::error!(session = %id.session, "an exit file cannot be read now, and is looked at again: {error}");
     daemon.evidence(id, Evidence::CannotTell(format!("an exit file cannot be read now: {error}")));
-    let daemon = Rc::clone(daemon);
-    let pause = next_pause(&daemon, id);
-    spawn_local(async move {
-        sleep(pause).await;
-        then(&daemon, id);
-    });
+    after_a_pause(daemon, id, move |daemon| then(daemon, id));
 }
 
 /// Before files of a run that could not be read are looked at again: from look to look twice as long, up to a minute.
-pub(super) fn next_pause(daemon: &Daemon, id: RunId) -> Duration {
-    let mut pauses = daemon.pauses.borrow_mut();
-    let next = pauses.entry(id).or_insert(LOOK_FIRST);
-    std::mem::replace(next, (*next * 2).min(LOOK_LAST))
+pub(super) fn after_a_pause(daemon: &Rc<Daemon>, id: RunId, then: impl FnOnce(&Rc<Daemon>) + 'static) {
+    let pause = {
+        let mut pauses = daemon.pauses.borrow_mut();
+        let next = pauses.entry(id).or_insert(LOOK_FIRST);
+        std::mem::replace(next, (*next * 2).min(LOOK_LAST))
+    };
+    let daemon = Rc::clone(daemon);
+    spawn_local(async move {
+        sleep(pause).await;
+        then(&daemon);
+    });
 }
 
 /// The files of a run were read.
@@ -120,16 +122,14 @@ pub(super) fn answered(daemon: &Daemon, id: RunId) {
 /// Whether the exit file of a decided run is the one that its verdict was taken from, or could have been. An error is no
 /// answer.
 fn belongs_to(files: &RunFiles, status: Option<WaitStatus>) -> Result<bool, FileError> {
-    let exit = match files.read_exit() {
+    let exit = match answer(files.read_exit())? {
         Ok(exit) => exit,
-        Err(error) if error.is_no_answer() => return Err(error),
         Err(error) => return Ok(launch::is_missing(&error)),
     };
-    match files.read_archived_exit() {
-        Ok(archived) => Ok(exit == archived),
-        Err(error) if error.is_no_answer() => Err(error),
-        Err(error) => Ok(launch::is_missing(&error) && same_end(exit.status, status)),
-    }
+    Ok(match answer(files.read_archived_exit())? {
+        Ok(archived) => exit == archived,
+        Err(error) => launch::is_missing(&error) && same_end(exit.status, status),
+    })
 }
 
 fn same_end(one: Option<WaitStatus>, other: Option<WaitStatus>) -> bool {
@@ -139,7 +139,7 @@ fn same_end(one: Option<WaitStatus>, other: Option<WaitStatus>) -> bool {
 /// What the exit file says, with what the kernel shows of the leader. An error is no answer.
 fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Result<Vec<Evidence>, FileError> {
     let files = daemon.home.run_files(id);
-    Ok(match files.read_exit() {
+    Ok(match answer(files.read_exit())? {
         Ok(exit) => {
             let by_file =
                 if known.is_none() { files.read_leader().ok().map(|leader| leader.process) } else { None };
@@ -147,7 +147,6 @@ fn exit_evidence(daemon: &Daemon, id: RunId, known: Option<ProcessId>) -> Result
             let started = by_file.filter(|_| exit.status.is_some()).map(Evidence::Started);
             started.into_iter().chain([Evidence::ExitFile(report(exit), seen)]).collect()
         }
-        Err(error) if error.is_no_answer() => return Err(error),
         Err(error) if launch::is_missing(&error) => Vec::new(),
         Err(error) => vec![malformed(daemon, id, &error)],
     })
@@ -223,43 +222,39 @@ pub(super) fn rescan(daemon: &Rc<Daemon>, id: RunId) {
     if let Some(exits) = &*daemon.exits.borrow() {
         exits.look_again();
     }
+    match read_again(daemon, id) {
+        Ok(found) => {
+            answered(daemon, id);
+            found.into_iter().for_each(|evidence| daemon.evidence(id, evidence));
+        }
+        Err(error) => look_later(daemon, id, &error, rescan),
+    }
+}
+
+/// What is found then. An error is no answer.
+fn read_again(daemon: &Rc<Daemon>, id: RunId) -> Result<Vec<Evidence>, FileError> {
     let files = daemon.home.run_files(id);
     let known = daemon.core.borrow().session(id.session).and_then(|session| session.run.fuse.leader);
     if known.is_none() {
-        match files.read_leader() {
+        match answer(files.read_leader())? {
             Ok(leader) => {
                 adopt_leader(daemon, id, &leader.process);
+                // At once, so that another try does not adopt it again.
                 daemon.evidence(id, Evidence::Started(leader.process));
             }
             Err(error) if launch::is_missing(&error) => {}
-            Err(error) if error.is_no_answer() => return look_later(daemon, id, &error, rescan),
-            Err(error) => {
-                daemon.evidence(id, Evidence::CannotTell(error.to_string()));
-                return;
-            }
+            Err(error) => return Ok(vec![Evidence::CannotTell(error.to_string())]),
         }
     }
-    let mut found = match exit_evidence(daemon, id, known) {
-        Ok(found) => found,
-        Err(error) => return look_later(daemon, id, &error, rescan),
-    };
-    if found.is_empty() {
-        let decided =
-            daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
-        match left_behind(&files, true, decided) {
-            Ok(Some(exit)) => {
-                let seen = leader_seen(daemon, id, known.or(exit.leader));
-                found.push(Evidence::ExitFile(report(exit), seen));
-            }
-            Ok(None) => {}
-            Err(error) => return look_later(daemon, id, &error, rescan),
-        }
+    let mut found = exit_evidence(daemon, id, known)?;
+    if found.is_empty()
+        && let Some(exit) = left_behind(&files, true, has_verdict(daemon, id))?
+    {
+        let seen = leader_seen(daemon, id, known.or(exit.leader));
+        found.push(Evidence::ExitFile(report(exit), seen));
     }
-    answered(daemon, id);
-    for evidence in found {
-        daemon.evidence(id, evidence);
-    }
-    daemon.evidence(id, Evidence::Rescanned);
+    found.push(Evidence::Rescanned);
+    Ok(found)
 }
 
 /// What there is of an exit file where none is published: with the shim dead, one that it did not come to publish, if it is
@@ -270,14 +265,9 @@ pub(super) fn left_behind(
     shim_gone: bool,
     decided: bool,
 ) -> Result<Option<ExitFile>, FileError> {
-    let or_none = |read: Result<ExitFile, FileError>| match read {
-        Ok(exit) => Ok(Some(exit)),
-        Err(error) if error.is_no_answer() => Err(error),
-        Err(_) => Ok(None),
-    };
-    let unpublished = if shim_gone { or_none(files.read_unpublished_exit())? } else { None };
+    let unpublished = if shim_gone { answer(files.read_unpublished_exit())?.ok() } else { None };
     match unpublished {
-        None if !decided => or_none(files.read_archived_exit()),
+        None if !decided => Ok(answer(files.read_archived_exit())?.ok()),
         found @ (None | Some(_)) => Ok(found),
     }
 }
@@ -328,9 +318,16 @@ pub(super) fn archive(daemon: &Rc<Daemon>, id: RunId) {
 pub(super) struct PutAway {
     pub(super) files: RunFiles,
     pub(super) dir: PathBuf,
-    /// What the verdict says of the leader's end, if that can be told.
-    pub(super) status: Option<Option<WaitStatus>>,
-    pub(super) file: Option<Vec<u8>>,
+    /// `None`: the record is that of another run by now.
+    pub(super) file: Option<VerdictBytes>,
+}
+
+/// What is written down of a verdict.
+#[derive(Debug)]
+pub(super) struct VerdictBytes {
+    /// What it says of the leader's end.
+    status: Option<WaitStatus>,
+    bytes: Vec<u8>,
 }
 
 /// What came of putting a verdict away.
@@ -345,7 +342,7 @@ pub(super) enum Put {
 impl PutAway {
     /// Does that, unless it is done.
     pub(super) fn carry_out(self) -> Put {
-        let Self { files, dir, status, file } = &self;
+        let Self { files, dir, file } = &self;
         let name = format!("verdict.{}.json", files.id().run);
         // An earlier try at the verdict's file, for one.
         super::perform::sweep_half_written(files, false);
@@ -355,14 +352,14 @@ impl PutAway {
         }
         // In this order: an exit file that was moved away means that the verdict is there.
         if let Some(verdict) = file
-            && let Err(error) = session_dir::write_atomic(dir, &name, verdict, session_dir::FILE_MODE)
+            && let Err(error) = session_dir::write_atomic(dir, &name, &verdict.bytes, session_dir::FILE_MODE)
         {
             tracing::warn!("write {}: {error}", dir.join(name).display());
             // Without its directory there is no place for it, and will be none.
             let place = error.kind() != io::ErrorKind::NotFound;
             return if place { Put::Nothing(self) } else { Put::Away };
         }
-        match status.map_or(Ok(true), |status| belongs_to(files, status)) {
+        match file.as_ref().map_or(Ok(true), |verdict| belongs_to(files, verdict.status)) {
             Ok(true) => {}
             Ok(false) => return Put::Beside(files.id()),
             Err(error) => {
@@ -398,13 +395,14 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// The public record, and the verdict as the journal has it. Only what is durable is archived, so all may be told.
-pub(super) fn verdict_file(daemon: &Daemon, id: RunId) -> Option<Vec<u8>> {
+pub(super) fn verdict_file(daemon: &Daemon, id: RunId) -> Option<VerdictBytes> {
     let core = daemon.core.borrow();
     let session = core.session(id.session).filter(|session| session.run.number == id.run)?;
     let verdict = session.run.verdict.as_ref()?;
     let mut file = serde_json::to_value(daemon.view_of(session, true)).ok()?;
     file.as_object_mut()?.insert("verdict".into(), serde_json::to_value(verdict).ok()?);
-    serde_json::to_vec_pretty(&file).ok()
+    let bytes = serde_json::to_vec_pretty(&file).ok()?;
+    Some(VerdictBytes { status: verdict.status, bytes })
 }
 
 /// What the files take on the disk: the head of a log may be a hole.
@@ -443,8 +441,8 @@ mod tests {
             fs::create_dir_all(files.dir()).expect("a directory");
             fs::write(files.exit_path(), &exit).expect("a file");
             let dir = files.dir().to_owned();
-            let file = Some(b"{}".to_vec());
-            let put_away = PutAway { files: files.clone(), dir: dir.clone(), status: Some(status), file };
+            let file = Some(VerdictBytes { status, bytes: b"{}".to_vec() });
+            let put_away = PutAway { files: files.clone(), dir: dir.clone(), file };
             let beside = matches!(put_away.carry_out(), Put::Beside(run) if run == files.id());
             assert_eq!(beside, !goes, "{status:?} {exit}");
             assert!(dir.join("verdict.2.json").exists());

@@ -147,7 +147,7 @@ pub(super) fn watch_shim(daemon: &Rc<Daemon>, id: RunId, shim: &ProcessRef) {
     });
 }
 
-fn has_verdict(daemon: &Daemon, id: RunId) -> bool {
+pub(super) fn has_verdict(daemon: &Daemon, id: RunId) -> bool {
     let core = daemon.core.borrow();
     core.session(id.session).is_some_and(|found| found.run.number == id.run && found.run.verdict.is_some())
 }

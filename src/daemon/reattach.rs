@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::task::spawn_local;
-use tokio::time::sleep;
 
 use crate::core::Event;
 use crate::core::fuse::{Evidence, Prong};
@@ -16,7 +15,7 @@ use crate::core::reattach::{Found, OrderFound, Seen, ShimFound};
 use crate::core::session::Session;
 use crate::core::vocab::{HostId, ProcessId, RunId};
 use crate::sys::{Backend, ProcessRef};
-use crate::wire::session_dir::{ExitFile, FileError, RunFiles, ShimLock};
+use crate::wire::session_dir::{ExitFile, FileError, RunFiles, ShimLock, answer};
 
 use super::old_tool::import::status_left;
 use super::perform::{self, Handles};
@@ -76,8 +75,7 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
         // Of a container in the instant of its end; the next start will tell.
         reach = Reach::OtherNamespace;
     }
-    let decided =
-        daemon.core.borrow().session(id.session).is_some_and(|session| session.run.verdict.is_some());
+    let decided = perform::has_verdict(daemon, id);
     let (found, handles) = match gather(daemon, id, reach, decided) {
         Ok(gathered) => {
             exit_files::answered(daemon, id);
@@ -127,12 +125,10 @@ fn reattach(daemon: &Rc<Daemon>, id: RunId, host: &HostId) {
 /// Half a look proves nothing: all of it is done again. Until then the run is what its record says.
 fn reattach_later(daemon: &Rc<Daemon>, id: RunId, host: &HostId, error: &FileError) {
     tracing::error!(session = %id.session, "what an earlier life left cannot be read now, and is looked at again: {error}");
-    let (daemon, host) = (Rc::clone(daemon), host.clone());
-    let pause = exit_files::next_pause(&daemon, id);
-    spawn_local(async move {
-        sleep(pause).await;
-        if !perform::is_over(&daemon, id) {
-            reattach(&daemon, id, &host);
+    let host = host.clone();
+    exit_files::after_a_pause(daemon, id, move |daemon| {
+        if !perform::is_over(daemon, id) {
+            reattach(daemon, id, &host);
         }
     });
 }
@@ -148,10 +144,7 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> Result<(Fo
         (Err(error), Some(recorded)) if launch::is_missing(&error) => Ok(recorded),
         (read, _) => read.map(|leader| leader.process),
     };
-    let leader = match leader {
-        Err(error) if error.is_no_answer() => return Err(error),
-        read @ (Ok(_) | Err(_)) => read,
-    };
+    let leader = answer(leader)?;
     let mut handles = Handles { cgroup: cgroup_of(&files), ..Handles::default() };
     let seen = match &leader {
         Ok(leader) => seen(daemon, leader, reach, &mut handles),
@@ -178,9 +171,8 @@ fn gather(daemon: &Daemon, id: RunId, reach: Reach, decided: bool) -> Result<(Fo
 
 /// The exit file of a run. An error is no answer.
 fn exit_found(files: &RunFiles, shim: ShimFound, decided: bool) -> Result<Option<ExitFile>, FileError> {
-    match files.read_exit() {
+    match answer(files.read_exit())? {
         Ok(exit) => Ok(Some(exit)),
-        Err(error) if error.is_no_answer() => Err(error),
         Err(error) if launch::is_missing(&error) => {
             exit_files::left_behind(files, shim == ShimFound::Gone, decided)
         }
@@ -231,9 +223,8 @@ fn order_found(files: &RunFiles, shim: ShimFound, reach: Reach) -> Result<OrderF
     }
     Ok(match files.abandon() {
         Ok(true) => OrderFound::Withdrawn,
-        Ok(false) => match files.read_claimed() {
+        Ok(false) => match answer(files.read_claimed())? {
             Ok(_) => OrderFound::Claimed,
-            Err(error) if error.is_no_answer() => return Err(error),
             // Nothing was ever written, or it was taken back before.
             Err(_) if shim == ShimFound::Gone => OrderFound::Withdrawn,
             Err(_) => OrderFound::Unknown,

@@ -99,7 +99,7 @@ pub enum FileError {
 impl FileError {
     /// Whether the file may be all that it should be, and only could not be read this time: too many open files, no memory, a
     /// disk that stutters. A link, or a file that is not ours to read, is what lies there and no state of the host.
-    pub fn is_no_answer(&self) -> bool {
+    fn is_no_answer(&self) -> bool {
         const LIES_THERE: [Errno; 4] = [Errno::LOOP, Errno::NXIO, Errno::ACCESS, Errno::PERM];
         match self {
             Self::Unreadable { source, .. } => {
@@ -107,6 +107,14 @@ impl FileError {
             }
             Self::Missing { .. } | Self::Malformed { .. } | Self::WrongVersion { .. } => false,
         }
+    }
+}
+
+/// What was read, where that is an answer: the file, or that it is missing or damaged. The outer error is none.
+pub fn answer<T>(read: Result<T, FileError>) -> Result<Result<T, FileError>, FileError> {
+    match read {
+        Err(error) if error.is_no_answer() => Err(error),
+        read @ (Ok(_) | Err(_)) => Ok(read),
     }
 }
 
