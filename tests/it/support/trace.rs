@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ pub(crate) enum Victim {
 /// What became of a traced life.
 #[derive(Debug, Default)]
 pub(crate) struct Traced {
-    /// System calls that came to their end, of both together.
+    /// System calls that came to their end since the program was executed: the child's own if that is to be killed, else
+    /// of both together.
     pub(crate) calls: u32,
     /// The child was killed.
     pub(crate) child_killed: bool,
@@ -41,8 +43,11 @@ pub(crate) struct Traced {
 /// One traced pair. Everything happens on the thread that made it.
 struct Pair {
     parent: Pid,
+    program: PathBuf,
+    /// The parent has become it.
+    has_begun: bool,
     child: Option<Pid>,
-    /// It was made, and has not been heard of.
+    /// The child was made, and has not been heard of.
     is_to_come: bool,
     traced: Vec<Pid>,
     inside: HashMap<Pid, bool>,
@@ -50,7 +55,8 @@ struct Pair {
 }
 
 /// Runs `program` with `arguments` until its child has executed a program of its own and `over` says so, or, at the end
-/// of system call number `point` of the two, kills. Whoever is left lives on, untraced. `None`: this host traces nobody.
+/// of its system call number `point` (of the child's, if that is the victim), kills. Whoever is left lives on, untraced.
+/// `None`: this host traces nobody.
 pub(crate) fn killed_at(
     gate: Gate,
     program: &str,
@@ -79,6 +85,8 @@ pub(crate) fn killed_at(
     let mut pair = Pair {
         parent,
         child: None,
+        program: std::fs::canonicalize(program).expect("a program"),
+        has_begun: false,
         is_to_come: false,
         traced: vec![parent],
         inside: HashMap::new(),
@@ -131,7 +139,8 @@ impl Pair {
                 let inside = self.inside.entry(pid).or_default();
                 *inside = !*inside;
                 let ended = !*inside;
-                if ended && !self.done.killed {
+                let counts = self.has_begun && (victim != Victim::Child || Some(pid) == self.child);
+                if ended && counts && !self.done.killed {
                     self.done.calls += 1;
                     if self.done.calls == point {
                         self.kill(victim);
@@ -151,7 +160,9 @@ impl Pair {
                 let _killed_meanwhile = ptrace(libc::PTRACE_DETACH, pid, 0);
             }
             (_, libc::PTRACE_EVENT_EXEC) => {
-                // Its system calls count from here; execve(2) itself is yet to return.
+                // Those of the shell that waits for the gate do not count; execve(2) itself is yet to return.
+                let exe = std::fs::read_link(format!("/proc/{}/exe", pid.as_raw_pid()));
+                self.has_begun = exe.is_ok_and(|exe| exe == self.program);
                 self.inside.insert(pid, true);
                 self.go_on(pid, 0);
             }
