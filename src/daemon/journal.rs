@@ -49,10 +49,10 @@ pub(crate) enum Row {
     Over { id: DeliveryId, at: Wall, how: DeliveryEnd },
     /// A session is forgotten, with its deliveries; and events older than `events_before`.
     Forget { session: SessionId, events_before: Wall },
-    /// A directory is locked by hand.
-    Lock { directory: String, body: String },
-    /// And is not any more.
-    Unlock { directory: String },
+    /// A fact of no session, under a name that no session has: a directory locked by hand, a session whose files are to go.
+    Note { name: String, body: String },
+    /// It is none any more.
+    NoteGone { name: String },
 }
 
 /// What the writer says of itself.
@@ -396,14 +396,12 @@ fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
         | Row::Revived { .. }
         | Row::Over { .. }
         | Row::Health { .. } => deliveries::write(change, row)?,
-        // Among the facts of sessions, under a name that no session has.
-        Row::Lock { directory, body } => {
+        Row::Note { name, body } => {
             let mut insert = change.prepare_cached("INSERT INTO record (session, body) VALUES (?1, ?2)")?;
-            insert.execute(params![format!("lock {directory}"), body])?;
+            insert.execute(params![name, body])?;
         }
-        Row::Unlock { directory } => {
-            let mut delete = change.prepare_cached("DELETE FROM record WHERE session = ?1")?;
-            delete.execute(params![format!("lock {directory}")])?;
+        Row::NoteGone { name } => {
+            change.prepare_cached("DELETE FROM record WHERE session = ?1")?.execute(params![name])?;
         }
         Row::Forget { session, events_before } => {
             let session = session.to_string();

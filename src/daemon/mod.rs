@@ -302,7 +302,7 @@ async fn live(
     daemon.ended_container = daemon.home.ended_container(daemon.sys.host(), std::process::id())?;
     let daemon = Rc::new(daemon);
     tracing::info!(backend = %daemon.sys.started().backend, why = %daemon.sys.started().why, "agentctl daemon starts");
-    rebuild::rebuild(&daemon, loaded.fresh);
+    rebuild::rebuild(&daemon, &loaded);
     old_tool::import::import(&daemon);
     rebuild::until_recorded(&daemon, &mut messages).await;
     // Before anybody can ask: what a request keeps is of no record yet.
@@ -345,7 +345,7 @@ async fn live(
     serve::close(&daemon);
     daemon.end_afterwards();
     daemon.journal.flush();
-    daemon.end_removals(&mut messages);
+    daemon.end_removals();
     daemon.worktrees.let_go();
     Ok(())
 }

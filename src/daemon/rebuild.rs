@@ -23,6 +23,7 @@ use crate::limits;
 use crate::sys;
 use crate::wire::session_dir::{self, ExitFile, FileError, LaunchOrder, RunFiles};
 
+use super::journal::Loaded;
 use super::{Daemon, Message, removals};
 
 /// What came of it, for `daemon status`.
@@ -38,13 +39,16 @@ pub(crate) struct Rebuilt {
     pub(crate) unread: Option<String>,
 }
 
-/// Hands the core what the journal lost.
-pub(super) fn rebuild(daemon: &Rc<Daemon>, fresh: bool) {
-    let mut rebuilt = Rebuilt { fresh, ..Rebuilt::default() };
+/// Hands the core what the journal lost, and has removed what it forgot and still has files.
+pub(super) fn rebuild(daemon: &Rc<Daemon>, loaded: &Loaded) {
+    let mut rebuilt = Rebuilt { fresh: loaded.fresh, ..Rebuilt::default() };
     let now = sys::clock::now();
     let mut sessions = Vec::new();
     match unknown(daemon) {
-        Ok(found) => {
+        Ok(mut found) => {
+            for session in loaded.forgotten() {
+                daemon.remove_runs(session, found.remove(&session).unwrap_or_default());
+            }
             for (session, runs) in found {
                 match of_session(daemon, session, &runs, now) {
                     Ok(more) => {

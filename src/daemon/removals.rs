@@ -1,24 +1,23 @@
-//! The files of forgotten sessions: taken away together, on one thread, and at the latest when the daemon stops.
+//! The files of forgotten sessions: taken away together, on one thread.
 //!
 //! A directory that still has a session's name when its record is gone is one that the journal lost, for the next start
-//! (rebuild.rs). So what counts is its renaming, and deleting it may be left to that start. Refuses to know why a session is
+//! (rebuild.rs). So the journal keeps a note of each session that it forgot until no file has the session's name any more;
+//! what a crash, or a disk that refuses, left of it is taken away at the next start. Refuses to know why a session is
 //! forgotten.
 
 use std::cell::{Cell, RefCell};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{spawn_blocking, spawn_local};
 
-use crate::core::Effect;
-use crate::core::vocab::RunId;
+use crate::core::vocab::{RunId, SessionId};
 use crate::limits;
 
-use super::journal::Written;
-use super::{Daemon, Message};
+use super::journal::Row;
+use super::{Daemon, Home};
 
 /// What is still to be taken away.
 #[derive(Debug, Default)]
@@ -38,6 +37,7 @@ impl Removals {
 /// One session's files.
 #[derive(Debug)]
 struct Removal {
+    session: SessionId,
     dir: PathBuf,
     condemned: PathBuf,
     /// Of all its runs. Put away with the verdict, most likely; one that is left would be taken for a session that was lost.
@@ -45,13 +45,14 @@ struct Removal {
 }
 
 impl Removal {
-    /// Leaves nothing that has the session's name.
-    fn take_away(&self) {
+    /// Leaves nothing that has the session's name; answers whether that is so.
+    fn take_away(&self) -> bool {
+        let mut gone = true;
         for exit in &self.exits {
-            say_unless_missing(exit, fs::remove_file(exit));
+            gone &= is_removed(exit, fs::remove_file(exit));
         }
         // Gone at once or not at all: half a directory would be taken for a session that the journal lost.
-        say_unless_missing(&self.dir, fs::rename(&self.dir, &self.condemned));
+        gone & is_removed(&self.dir, fs::rename(&self.dir, &self.condemned))
     }
 }
 
@@ -66,7 +67,19 @@ impl Daemon {
         for run in self.afterwards.forget(session) {
             self.archiving.borrow_mut().remove(&run);
         }
-        self.removals.waiting.borrow_mut().push(self.removal_of(last));
+        self.remove_runs(session, 1..=last.run);
+    }
+
+    /// The same, where nothing else is known of the session: of one that an earlier daemon forgot.
+    pub(super) fn remove_runs(self: &Rc<Self>, session: SessionId, runs: impl IntoIterator<Item = u32>) {
+        let exits = runs.into_iter().map(|run| self.home.run_files(RunId { session, run }).exit_path());
+        let removal = Removal {
+            session,
+            dir: self.home.session(session),
+            condemned: self.home.condemned(session),
+            exits: exits.collect(),
+        };
+        self.removals.waiting.borrow_mut().push(removal);
         if !self.removals.under_way.replace(true) {
             let daemon = Rc::clone(self);
             spawn_local(async move {
@@ -75,55 +88,69 @@ impl Daemon {
                     if some.is_empty() {
                         break;
                     }
+                    let home = daemon.home.clone();
                     let removed = spawn_blocking(move || {
-                        some.iter().for_each(Removal::take_away);
+                        let gone = take_away(&home, &some);
                         some.iter().for_each(|removal| remove_all(&removal.condemned));
+                        gone
                     });
-                    let _panicked = removed.await;
+                    // A panic has been told; the notes stay for the next start.
+                    daemon.removed(removed.await.unwrap_or_default());
                 }
                 daemon.removals.under_way.set(false);
             });
         }
     }
 
-    fn removal_of(&self, last: RunId) -> Removal {
-        let session = last.session;
-        let exits = (1..=last.run).map(|run| self.home.run_files(RunId { session, run }).exit_path());
-        Removal {
-            dir: self.home.session(session),
-            condemned: self.home.condemned(session),
-            exits: exits.collect(),
+    /// Nothing has the names of these any more: the journal may forget that it forgot them.
+    fn removed(&self, gone: Vec<SessionId>) {
+        let rows: Vec<_> = gone.into_iter().map(|session| Row::NoteGone { name: note_of(session) }).collect();
+        if !rows.is_empty() {
+            self.journal.commit_later(rows, self.core.borrow().appended());
         }
     }
 
-    /// The daemon ends, its journal is flushed: nothing that is forgotten keeps its name. `messages`: what the journal has
-    /// said last, and nobody has heard.
-    pub(super) fn end_removals(&self, messages: &mut UnboundedReceiver<Message>) {
-        let mut durable = self.durable.get();
-        while let Ok(message) = messages.try_recv() {
-            if let Message::Written(Written::Upto(upto)) = message {
-                durable = durable.max(upto);
-            }
+    /// The daemon ends: what was waiting keeps no name of a session. What was not even begun is the next start's.
+    pub(super) fn end_removals(&self) {
+        for removal in self.removals.waiting.take() {
+            removal.take_away();
         }
-        let pending = self.pending.borrow();
-        let effects = pending.iter().filter(|pending| pending.upto <= durable).flat_map(|it| &it.effects);
-        let late =
-            effects.filter_map(|effect| if let Effect::Remove(last) = effect { Some(*last) } else { None });
-        let late: Vec<_> = late.map(|last| self.removal_of(last)).collect();
-        self.removals.waiting.take().iter().chain(&late).for_each(Removal::take_away);
     }
+}
+
+/// The name of a forgotten session's note in the journal.
+pub(super) fn note_of(session: SessionId) -> String {
+    format!("forgotten {session}")
+}
+
+/// Answers which sessions are gone for good, also after a loss of power.
+fn take_away(home: &Home, removals: &[Removal]) -> Vec<SessionId> {
+    let gone = removals.iter().filter(|removal| removal.take_away()).map(|removal| removal.session);
+    let gone: Vec<_> = gone.collect();
+    for dir in [home.sessions(), home.exits()] {
+        if let Err(error) = File::open(&dir).and_then(|dir| dir.sync_all()) {
+            tracing::warn!(
+                "sync {}: {error}; what is forgotten is looked for at the next start",
+                dir.display()
+            );
+            return Vec::new();
+        }
+    }
+    gone
 }
 
 /// Removes a directory that has no name of a session any more; what a crash leaves of it is swept at the next start.
 pub(super) fn remove_all(condemned: &Path) {
-    say_unless_missing(condemned, fs::remove_dir_all(condemned));
+    is_removed(condemned, fs::remove_dir_all(condemned));
 }
 
-fn say_unless_missing(path: &Path, removed: io::Result<()>) {
+/// Whether it is away; says why not.
+fn is_removed(path: &Path, removed: io::Result<()>) -> bool {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!("remove {}: {error}", path.display());
+            false
         }
-        Ok(()) | Err(_) => {}
+        Ok(()) | Err(_) => true,
     }
 }

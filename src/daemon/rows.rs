@@ -15,7 +15,7 @@ use crate::wire::{api, webhook};
 
 use super::hub::Line;
 use super::journal::{Outgoing, Row};
-use super::{Daemon, fuses};
+use super::{Daemon, fuses, removals};
 
 /// What a step's records come to outside the core.
 pub(super) struct Rendered {
@@ -98,10 +98,11 @@ pub(super) fn render(daemon: &Daemon, records: &[Record], at_once: &[&DeliveryId
             },
             Record::DeliveryOver { id, at, how } => Row::Over { id: id.clone(), at: *at, how: *how },
             Record::Pruned { session } => {
-                Row::Forget { session: *session, events_before: events_before(daemon) }
+                rendered.rows.push(Row::Forget { session: *session, events_before: events_before(daemon) });
+                Row::Note { name: removals::note_of(*session), body: json(record) }
             }
-            Record::Locked { lock } => Row::Lock { directory: lock.directory.clone(), body: json(record) },
-            Record::Unlocked { directory, .. } => Row::Unlock { directory: directory.clone() },
+            Record::Locked { lock } => Row::Note { name: lock_on(&lock.directory), body: json(record) },
+            Record::Unlocked { directory, .. } => Row::NoteGone { name: lock_on(directory) },
         };
         rendered.rows.push(row);
     }
@@ -137,6 +138,10 @@ fn outgoing(daemon: &Daemon, id: &DeliveryId, event: Happening<'_>, told: &Told)
         }
     };
     Outgoing { event_id: event.id(), content_type: content_type.to_owned(), body }
+}
+
+fn lock_on(directory: &str) -> String {
+    format!("lock {directory}")
 }
 
 fn fact(session: SessionId, record: &Record) -> Row {

@@ -277,15 +277,49 @@ fn what_was_forgotten_does_not_come_back_where_the_daemon_stops_right_after() {
         daemon.json(["list", "-a", "--json"]).as_array().expect("a list").is_empty().then_some(())
     });
     daemon.terminate();
-    let left = |dir: &str| {
-        let entries = fs::read_dir(daemon.home().join(dir)).expect("a directory").flatten();
-        let names = entries.map(|entry| entry.file_name().into_string().expect("a text"));
-        names.filter(|name| ids.iter().any(|id| name.starts_with(id.as_str()))).collect::<Vec<_>>()
-    };
-    assert_eq!((left("sessions"), left("exits")), (vec![], vec![]));
     daemon.start();
     assert_eq!(daemon.json(["list", "-a", "--json"]), json!([]));
     assert!(!daemon.log().contains("were rebuilt"), "{}", daemon.log());
+    until("nothing to be left", || {
+        let left = |dir: &str| {
+            let entries = fs::read_dir(daemon.home().join(dir)).expect("a directory").flatten();
+            let names = entries.map(|entry| entry.file_name().into_string().expect("a text"));
+            names.filter(|name| ids.iter().any(|id| name.contains(id.as_str()))).count()
+        };
+        (left("sessions") + left("exits") == 0).then_some(())
+    });
+}
+
+#[test]
+fn what_was_forgotten_does_not_come_back_where_its_files_could_not_be_removed() {
+    let mut daemon = Daemon::new();
+    let id = daemon.launch(&[], "exit 0");
+    daemon.ended(&id);
+    let dir = daemon.home().join("sessions").join(&id);
+    // Where it is moved to before it is deleted.
+    let in_the_way = daemon.home().join(format!("sessions/.forgotten-{id}"));
+    fs::create_dir_all(in_the_way.join("full")).expect("a directory");
+    until("it to be forgotten", || {
+        daemon.run(["prune"]);
+        daemon.json(["list", "-a", "--json"]).as_array().expect("a list").is_empty().then_some(())
+    });
+    until("the try", || daemon.log().contains(&format!("remove {}", dir.display())).then_some(()));
+    daemon.kill();
+    // As a crash right after the commit leaves it, too.
+    let exit = daemon.run_files(&id).exit_path();
+    fs::write(&exit, "{}").expect("a file");
+    assert!(dir.exists());
+    daemon.start();
+    assert_eq!(daemon.json(["list", "-a", "--json"]), json!([]));
+    assert!(!daemon.log().contains("were rebuilt"), "{}", daemon.log());
+    until("its files to be gone", || {
+        [&dir, &in_the_way, &exit].iter().all(|path| !path.exists()).then_some(())
+    });
+    let db = Connection::open(daemon.home().join("journal.db")).expect("the journal");
+    until("no note to be left", || {
+        let count = "SELECT count(*) FROM record WHERE session LIKE 'forgotten%'";
+        (db.query_row(count, [], |row| row.get::<_, u32>(0)).expect("records") == 0).then_some(())
+    });
 }
 
 #[test]

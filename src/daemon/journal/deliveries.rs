@@ -207,7 +207,11 @@ pub(super) fn write(change: &Transaction<'_>, row: &Row) -> rusqlite::Result<()>
                 change.prepare_cached("INSERT OR REPLACE INTO endpoint (name, health) VALUES (?1, ?2)")?;
             insert.execute(params![endpoint, body])?;
         }
-        Row::Fact { .. } | Row::Event { .. } | Row::Forget { .. } | Row::Lock { .. } | Row::Unlock { .. } => {
+        Row::Fact { .. }
+        | Row::Event { .. }
+        | Row::Forget { .. }
+        | Row::Note { .. }
+        | Row::NoteGone { .. } => {
             unreachable!("the journal sends only rows of deliveries here")
         }
     }

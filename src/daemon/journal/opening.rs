@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::config::Durability;
 use crate::core::record::{DeliveryId, Record};
-use crate::core::vocab::{RunId, Wall};
+use crate::core::vocab::{RunId, SessionId, Wall};
 use crate::limits;
 
 /// "agct": marks the file as ours (PRAGMA application_id).
@@ -107,6 +107,15 @@ pub(crate) struct Loaded {
     pub(crate) last_seq: u64,
     /// There was no file, or an empty one.
     pub(crate) fresh: bool,
+}
+
+impl Loaded {
+    /// Sessions that were forgotten, and of which files may be left.
+    pub(crate) fn forgotten(&self) -> impl Iterator<Item = SessionId> {
+        let forgotten =
+            |record: &Record| if let Record::Pruned { session } = record { Some(*session) } else { None };
+        self.records.iter().filter_map(forgotten)
+    }
 }
 
 /// Why a journal cannot be opened. Never answered with a fresh one; the file is as it was.
