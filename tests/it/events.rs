@@ -96,8 +96,7 @@ fn a_browser_goes_on_after_the_last_id_it_has_seen() {
     let (status, body) = daemon.http("GET", "/v1/events?since=0&follow=0", sse, "");
     assert_eq!(status, 200);
     // Where a stream begins is told before there is any event.
-    let whole = daemon.raw(b"GET /v1/events?follow=0 HTTP/1.1\r\nHost: x\r\n\r\n");
-    let head = String::from_utf8_lossy(&whole).to_lowercase();
+    let head = daemon.http_whole("GET", "/v1/events?follow=0", "", "").to_lowercase();
     let latest = daemon.events()[3]["cursor"].to_string();
     assert!(head.contains(&format!("agentctl-cursor: {}", latest.trim_matches('"'))), "{head}");
     let ids: Vec<_> = body.lines().filter_map(|line| line.strip_prefix("id: ")).collect();

@@ -280,7 +280,8 @@ impl Daemon {
         fs::read_to_string(self.file(id, "stdout.log")).unwrap_or_default()
     }
 
-    /// Sends raw bytes to the socket; the answer, until the daemon closes.
+    /// Sends raw bytes to the socket and no more; the answer, until the daemon closes. One that takes it time may never come:
+    /// who has closed his side counts as gone.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         use std::io::Read;
         let mut stream =

@@ -177,6 +177,12 @@ impl Daemon {
     /// One request by hand; status and body.
     #[track_caller]
     pub(crate) fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        parse_answer(&self.http_whole(method, path, headers, body))
+    }
+
+    /// The same, with the answer's head.
+    #[track_caller]
+    pub(crate) fn http_whole(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).expect("a daemon that listens");
         let length = body.len();
         let head = format!(
@@ -186,7 +192,7 @@ impl Daemon {
         stream.write_all(body.as_bytes()).expect("a body");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
-        parse_answer(&answer)
+        answer
     }
 
     /// Launches `sh -c script` without the command line; the id.
