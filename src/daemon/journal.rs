@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, params};
 use thiserror::Error;
 
 use crate::config::Durability;
-use crate::core::record::{DeliveryEnd, DeliveryId, EventKind};
+use crate::core::record::{DeliveryEnd, DeliveryId, EventKind, Record};
 use crate::core::vocab::{RunId, SessionId, Wall};
 use crate::limits;
 use crate::sys::clock;
@@ -89,21 +89,22 @@ pub(crate) struct Journal {
     jobs: Sender<Job>,
 }
 
-/// Reads a journal without keeping it open.
-pub(super) fn opened(path: &Path) -> Result<Loaded, JournalError> {
-    opening::open(path, Durability::Normal, &Schema::default()).map(|opened| opened.loaded)
+/// Reads a journal's records without keeping it open.
+pub(super) fn read(path: &Path, each: impl FnMut(Record)) -> Result<(), JournalError> {
+    opening::open(path, Durability::Normal, &Schema::default(), each).map(drop)
 }
 
 impl Journal {
-    /// Opens, and if need be makes or migrates, the file; reads what it holds; starts the writer. `tell`
-    /// is called on the writer's thread.
+    /// Opens, and if need be makes or migrates, the file; reads what it holds, giving `each` its records; starts the writer.
+    /// `tell` is called on the writer's thread.
     pub(crate) fn open(
         path: &Path,
         durability: Durability,
         schema: &Schema,
+        each: impl FnMut(Record),
         tell: impl Fn(Written) + Send + 'static,
     ) -> Result<(Self, Loaded), JournalError> {
-        let Opened { db, reader, epoch, loaded } = opening::open(path, durability, schema)?;
+        let Opened { db, reader, epoch, loaded } = opening::open(path, durability, schema, each)?;
         let file = FileName::of(path).map_err(JournalError::Thread)?;
         let reserve = Reserve::beside(path);
         let log = log_of(path);
@@ -454,22 +455,30 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::core::record::Record;
 
     fn session(n: u128) -> SessionId {
         SessionId(Uuid::from_u128(n))
     }
 
-    fn open(path: &Path) -> Result<(Journal, Loaded, Receiver<Written>), JournalError> {
+    /// What was read.
+    struct Held {
+        records: Vec<Record>,
+        last_seq: u64,
+        forgotten: Vec<SessionId>,
+    }
+
+    fn open(path: &Path) -> Result<(Journal, Held, Receiver<Written>), JournalError> {
         open_as(&Schema::default(), path)
     }
 
-    fn open_as(schema: &Schema, path: &Path) -> Result<(Journal, Loaded, Receiver<Written>), JournalError> {
+    fn open_as(schema: &Schema, path: &Path) -> Result<(Journal, Held, Receiver<Written>), JournalError> {
         let (tell, told) = channel();
-        let (journal, loaded) = Journal::open(path, Durability::Normal, schema, move |written| {
-            let _test_over = tell.send(written);
-        })?;
-        Ok((journal, loaded, told))
+        let mut records = Vec::new();
+        let tell = move |written| drop(tell.send(written));
+        let each = |record| records.push(record);
+        let (journal, loaded) = Journal::open(path, Durability::Normal, schema, each, tell)?;
+        let Loaded { last_seq, forgotten, .. } = loaded;
+        Ok((journal, Held { records, last_seq, forgotten }, told))
     }
 
     fn id(seq: u64) -> DeliveryId {
@@ -515,7 +524,12 @@ mod tests {
             outgoing.map(|outgoing| (outgoing.event_id, outgoing.body)),
             Some(("evt_1".into(), "b".into()))
         );
-        journal.commit(vec![Row::Forget { session: session(9), events_before: Wall(100) }], 5, false);
+        let note = serde_json::to_string(&Record::Pruned { session: session(9) }).unwrap();
+        let forgotten = vec![
+            Row::Forget { session: session(9), events_before: Wall(100) },
+            Row::Note { name: "forgotten 9".into(), body: note },
+        ];
+        journal.commit(forgotten, 5, false);
         journal.flush();
         drop(journal);
 
@@ -523,8 +537,13 @@ mod tests {
         assert_eq!(journal.epoch(), epoch);
         assert_eq!(loaded.last_seq, 1, "also when retention took the event");
         assert_eq!(loaded.records[0], fact);
-        assert!(matches!(&loaded.records[1], Record::DeliveryQueued { kind: EventKind::Stopped, .. }));
-        assert!(matches!(&loaded.records[3], Record::AttemptFailed { attempt: 2, held: true, .. }));
+        assert!(matches!(&loaded.records[2], Record::DeliveryQueued { kind: EventKind::Stopped, .. }));
+        assert!(matches!(&loaded.records[4], Record::AttemptFailed { attempt: 2, held: true, .. }));
+        assert_eq!(loaded.forgotten, [session(9)]);
+        journal.commit(vec![Row::NoteGone { name: "forgotten 9".into() }], 6, false);
+        journal.flush();
+        drop(journal);
+        assert_eq!(open(&path).unwrap().1.forgotten, []);
     }
 
     #[test]
@@ -603,7 +622,7 @@ mod tests {
     fn both_connections_keep_few_pages_in_memory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.db");
-        let opened = opening::open(&path, Durability::Normal, &Schema::default()).unwrap();
+        let opened = opening::open(&path, Durability::Normal, &Schema::default(), drop).unwrap();
         for db in [&opened.db, &opened.reader] {
             let kept: i64 = db.query_row("PRAGMA cache_size", [], |row| row.get(0)).unwrap();
             assert_eq!(kept, -limits::JOURNAL_CACHE_KIB);

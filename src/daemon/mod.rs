@@ -248,8 +248,9 @@ impl Pending {
 
 /// How many records the journal at `path` holds; refused as at a start, and then left as it is.
 pub fn records_in(path: &Path) -> Result<usize, DaemonError> {
-    let opened = journal::opened(path).map_err(|error| DaemonError::Journal(error.to_string()))?;
-    Ok(opened.records.len())
+    let mut records = 0;
+    let read = journal::read(path, |_| records += 1);
+    read.map(|()| records).map_err(|error| DaemonError::Journal(error.to_string()))
 }
 
 /// Runs the daemon until it is told to stop. Sessions live on.
@@ -295,8 +296,9 @@ async fn live(
     let Options { home, metrics_port, starter, schema, journal: entries, .. } = options;
     let signals = serve::Signals::catch();
     let (inbox, mut messages) = mpsc::unbounded_channel();
-    let (journal, loaded) = open_journal(&home, &config, &schema, &inbox)?;
-    let mut daemon = Daemon::new(sys, home, config, shim, nofile, journal, &loaded, inbox);
+    let mut core = Supervisor::new(settings(&config, sys.host().clone()));
+    let (journal, loaded) = open_journal(&home, &config, &schema, &inbox, &mut core)?;
+    let mut daemon = Daemon::new(sys, home, config, shim, nofile, journal, core, inbox);
     daemon.entries = entries;
     daemon.metrics_port = metrics_port;
     daemon.ended_container = daemon.home.ended_container(daemon.sys.host(), std::process::id())?;
@@ -350,19 +352,25 @@ async fn live(
     Ok(())
 }
 
+/// Opens the journal, and has the core know what it holds.
 fn open_journal(
     home: &Home,
     config: &Config,
     schema: &Schema,
     inbox: &mpsc::UnboundedSender<Message>,
+    core: &mut Supervisor,
 ) -> Result<(Journal, Loaded), DaemonError> {
     let tell = inbox.clone();
     let told = move |written| {
         // The loop may have ended already; then nobody needs to know.
         let _ended = tell.send(Message::Written(written));
     };
-    Journal::open(&home.journal(), config.durability, schema, told)
-        .map_err(|error: JournalError| DaemonError::Journal(error.to_string()))
+    let now = sys::clock::now();
+    let each = |record| core.replay(&record, now);
+    let (journal, loaded) = Journal::open(&home.journal(), config.durability, schema, each, told)
+        .map_err(|error: JournalError| DaemonError::Journal(error.to_string()))?;
+    core.replayed(loaded.last_seq);
+    Ok((journal, loaded))
 }
 
 impl Daemon {
@@ -374,16 +382,10 @@ impl Daemon {
         shim: ShimProgram,
         nofile: u64,
         journal: Journal,
-        loaded: &Loaded,
+        core: Supervisor,
         inbox: mpsc::UnboundedSender<Message>,
     ) -> Self {
-        let now = sys::clock::now();
         let places = place::Places::new(sys.started().backend);
-        let mut core = Supervisor::new(settings(&config, sys.host().clone()));
-        for record in &loaded.records {
-            core.replay(record, now);
-        }
-        core.replayed(loaded.last_seq);
         let durable = core.appended();
         let makes_holes = sys::log_files::prove_holes(&home.sessions()).map_err(|error| error.to_string());
         if let (Err(why), Some(_)) = (&makes_holes, config.log_max_bytes) {
@@ -392,7 +394,7 @@ impl Daemon {
                 home.path().display()
             );
         }
-        let hub = Hub::new(journal.epoch().to_owned(), loaded.last_seq);
+        let hub = Hub::new(journal.epoch().to_owned(), core.last_seq());
         Self {
             home,
             config: RefCell::new(config),
@@ -421,7 +423,7 @@ impl Daemon {
             pauses: RefCell::default(),
             lock_looks: RefCell::default(),
             ends: RefCell::default(),
-            started: now,
+            started: sys::clock::now(),
             scans: found::Scans::default(),
             rebuilt: RefCell::default(),
             imported: RefCell::default(),

@@ -46,8 +46,8 @@ pub(super) fn rebuild(daemon: &Rc<Daemon>, loaded: &Loaded) {
     let mut sessions = Vec::new();
     match unknown(daemon) {
         Ok(mut found) => {
-            for session in loaded.forgotten() {
-                daemon.remove_runs(session, found.remove(&session).unwrap_or_default());
+            for session in &loaded.forgotten {
+                daemon.remove_runs(*session, found.remove(session).unwrap_or_default());
             }
             for (session, runs) in found {
                 match of_session(daemon, session, &runs, now) {

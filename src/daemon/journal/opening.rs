@@ -100,22 +100,14 @@ impl Schema {
     }
 }
 
-/// What a journal held when it was opened.
+/// What a journal held when it was opened, beside its records.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) records: Vec<Record>,
     pub(crate) last_seq: u64,
     /// There was no file, or an empty one.
     pub(crate) fresh: bool,
-}
-
-impl Loaded {
     /// Sessions that were forgotten, and of which files may be left.
-    pub(crate) fn forgotten(&self) -> impl Iterator<Item = SessionId> {
-        let forgotten =
-            |record: &Record| if let Record::Pruned { session } = record { Some(*session) } else { None };
-        self.records.iter().filter_map(forgotten)
-    }
+    pub(crate) forgotten: Vec<SessionId>,
 }
 
 /// Why a journal cannot be opened. Never answered with a fresh one; the file is as it was.
@@ -173,8 +165,13 @@ pub(super) struct Opened {
     pub(super) loaded: Loaded,
 }
 
-/// Opens, and if need be makes or migrates, the file.
-pub(super) fn open(path: &Path, durability: Durability, schema: &Schema) -> Result<Opened, JournalError> {
+/// Opens, and if need be makes or migrates, the file; `each` is given its records, in their order.
+pub(super) fn open(
+    path: &Path,
+    durability: Durability,
+    schema: &Schema,
+    each: impl FnMut(Record),
+) -> Result<Opened, JournalError> {
     let failed = |source| unusable(path, source);
     let fresh = std::fs::metadata(path).map_or(true, |found| found.len() == 0);
     if fresh {
@@ -190,7 +187,7 @@ pub(super) fn open(path: &Path, durability: Durability, schema: &Schema) -> Resu
     bound_cache(&db).map_err(failed)?;
     check(path, &mut db)?;
     migrate(path, &mut db, version, schema)?;
-    let loaded = Loaded { fresh, ..load(path, &db)? };
+    let loaded = Loaded { fresh, ..load(path, &db, each)? };
     configure(&db, durability).map_err(failed)?;
     let epoch = epoch(&db).map_err(failed)?;
     keep_as_it_is(&db, false).map_err(failed)?;
@@ -353,9 +350,10 @@ fn epoch(db: &Connection) -> rusqlite::Result<String> {
     db.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))
 }
 
-fn load(path: &Path, db: &Connection) -> Result<Loaded, JournalError> {
+/// One record after the other: all of them together take many times what is made of them.
+fn load(path: &Path, db: &Connection, mut each: impl FnMut(Record)) -> Result<Loaded, JournalError> {
     let failed = |source| unusable(path, source);
-    let mut records = Vec::new();
+    let mut forgotten = Vec::new();
     let mut select = db.prepare("SELECT n, body FROM record ORDER BY n").map_err(failed)?;
     let mut rows = select.query([]).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
@@ -366,25 +364,27 @@ fn load(path: &Path, db: &Connection) -> Result<Loaded, JournalError> {
             n,
             why: error.to_string(),
         })?;
-        records.push(record);
+        if let Record::Pruned { session } = record {
+            forgotten.push(session);
+        }
+        each(record);
     }
-    records.extend(owed(db).map_err(failed)?);
-    records.extend(health(db).map_err(failed)?);
+    owed(db, &mut each).map_err(failed)?;
+    health(db, &mut each).map_err(failed)?;
     let last_seq = db
         .query_row("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0)", [], |row| {
             row.get(0)
         })
         .map_err(failed)?;
-    Ok(Loaded { records, last_seq, fresh: false })
+    Ok(Loaded { last_seq, fresh: false, forgotten })
 }
 
 /// The deliveries that are owed, as the records that made them.
-fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
+fn owed(db: &Connection, mut each: impl FnMut(Record)) -> rusqlite::Result<()> {
     let mut select = db.prepare(
         "SELECT seq, endpoint, session, run, kind, queued_us, attempts, last_us, retry_in_ms, held, error
          FROM delivery WHERE over IS NULL ORDER BY seq",
     )?;
-    let mut records = Vec::new();
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let id = DeliveryId { seq: row.get(0)?, endpoint: row.get(1)? };
@@ -397,10 +397,10 @@ fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
         };
         let number: Option<u32> = row.get(3)?;
         let run = session.zip(number).map(|(session, run)| RunId { session, run });
-        records.push(Record::DeliveryQueued { id: id.clone(), run, kind, at: Wall(row.get(5)?) });
+        each(Record::DeliveryQueued { id: id.clone(), run, kind, at: Wall(row.get(5)?) });
         let attempts: u32 = row.get(6)?;
         for attempt in 1..=attempts {
-            records.push(Record::AttemptFailed {
+            each(Record::AttemptFailed {
                 id: id.clone(),
                 attempt,
                 at: Wall(row.get(7)?),
@@ -410,23 +410,22 @@ fn owed(db: &Connection) -> rusqlite::Result<Vec<Record>> {
             });
         }
     }
-    Ok(records)
+    Ok(())
 }
 
 /// How the endpoints did when the journal was last written.
-fn health(db: &Connection) -> rusqlite::Result<Vec<Record>> {
+fn health(db: &Connection, mut each: impl FnMut(Record)) -> rusqlite::Result<()> {
     let mut select = db.prepare("SELECT name, health FROM endpoint")?;
     let rows = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let mut records = Vec::new();
     for row in rows {
         let (endpoint, health) = row?;
         match serde_json::from_str(&health) {
-            Ok(health) => records.push(Record::EndpointHealth { endpoint, health }),
+            Ok(health) => each(Record::EndpointHealth { endpoint, health }),
             Err(error) => tracing::error!(
                 endpoint,
                 "what the journal says of an endpoint is not understood ({error}); it is taken for well"
             ),
         }
     }
-    Ok(records)
+    Ok(())
 }
