@@ -22,6 +22,11 @@ fn run() -> RunId {
 
 /// A supervisor with one running session whose deadline is 100 s after its start.
 fn running() -> Supervisor {
+    recorded().0
+}
+
+/// The same, with its records.
+fn recorded() -> (Supervisor, Vec<Record>) {
     let kinds = vec![EventKind::Stopped, EventKind::Error];
     let mut supervisor = Supervisor::new(Settings {
         endpoints: vec![super::outbox::Endpoint {
@@ -53,12 +58,12 @@ fn running() -> Supervisor {
     };
     let here = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
     let records = rebuild(&traces, &here, at(0, 0)).expect("a running session");
-    supervisor.step(at(0, 0), Event::Rebuilt(records));
-    supervisor.step(at(0, 0), Event::Recovered);
+    let mut recorded = supervisor.step(at(0, 0), Event::Rebuilt(records)).records;
+    recorded.extend(supervisor.step(at(0, 0), Event::Recovered).records);
     let by = Some(Duration::from_secs(100));
     let extend = super::Request::Extend { session: run().session, by };
-    supervisor.step(at(0, 0), Event::Request(super::ReplyTo(1), extend));
-    supervisor
+    recorded.extend(supervisor.step(at(0, 0), Event::Request(super::ReplyTo(1), extend)).records);
+    (supervisor, recorded)
 }
 
 fn session(supervisor: &Supervisor) -> &Session {
@@ -97,6 +102,22 @@ fn a_clock_set_back_makes_no_end_that_came_first_a_timeout() {
         session(&supervisor).run.verdict.as_ref().map(|verdict| verdict.outcome),
         Some(Outcome::Failed)
     );
+}
+
+#[test]
+fn a_replay_arms_the_deadline_of_what_lives_and_none_of_what_has_ended() {
+    let (mut supervisor, mut records) = recorded();
+    let replayed = |records: &[Record]| {
+        let here = HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 };
+        let mut again = Supervisor::new(Settings::of_test(here));
+        records.iter().for_each(|record| again.replay(record, at(60, 0)));
+        again.timers.next()
+    };
+    assert_eq!(replayed(&records), Some(Mono(100_000_000_000)));
+    let status = Evidence::KernelStatus(Some(WaitStatus::exited(3)), super::fuse::Prong::PidfdInfo);
+    records.extend(supervisor.step(at(50, 0), Event::Evidence(run(), status)).records);
+    assert!(records.iter().any(|record| matches!(record, Record::Ended { .. })));
+    assert_eq!(replayed(&records), None);
 }
 
 #[test]

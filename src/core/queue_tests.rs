@@ -50,7 +50,7 @@ fn launch(number: u64, cwd: &str, if_taken: IfTaken) -> (ReplyTo, Request) {
         host: host(),
         origin: Origin::Launched,
         spec: Box::new(Spec { claim: Claim { dir: None, if_taken }, ..spec }),
-        key: Some(RequestKey { key: number.to_string(), digest: "d".into() }),
+        key: Some(RequestKey { key: number.to_string().into(), digest: "d".into() }),
     };
     (ReplyTo(number), request)
 }
@@ -89,6 +89,27 @@ fn one_without_a_directory_is_called_up_when_a_place_comes() {
     assert_eq!((phase(&core, 2), phase(&core, 3)), (Phase::Launching, Phase::Queued));
     fails(&mut core, 2);
     assert_eq!(phase(&core, 3), Phase::Launching);
+}
+
+#[test]
+fn the_key_of_what_is_forgotten_is_free() {
+    let mut core = supervisor(10, 10);
+    let asked = |core: &mut Supervisor, number| {
+        let (to, Request::Launch { session, host, origin, spec, .. }) = launch(number, "/w", IfTaken::Refuse)
+        else {
+            unreachable!("a launch")
+        };
+        let key = Some(RequestKey { key: "k".into(), digest: number.to_string().into() });
+        ask(core, (to, Request::Launch { session, host, origin, spec, key }))
+    };
+    asked(&mut core, 1);
+    fails(&mut core, 1);
+    core.step(at(2), Event::Durable(core.appended()));
+    assert_eq!(refused(&asked(&mut core, 2)), [&Refusal::KeyReused]);
+    ask(&mut core, (ReplyTo(9), Request::Prune { older_than: None, dry_run: false }));
+    assert!(core.session(id(1)).is_none());
+    assert_eq!(refused(&asked(&mut core, 2)), Vec::<&Refusal>::new());
+    assert_eq!(phase(&core, 2), Phase::Launching);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! types elsewhere would double them without protecting anything that golden files do not. Every shape
 //! in here is for ever: fields are added with a default, never renamed, and variants stay.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -131,12 +132,12 @@ fn first_run() -> u32 {
     1
 }
 
-/// A client's key for a request that may be repeated.
+/// A client's key for a request that may be repeated. Shared by the session and the index of all keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestKey {
-    pub key: String,
+    pub key: Arc<str>,
     /// Digest of the request body: another body under the same key is refused.
-    pub digest: String,
+    pub digest: Arc<str>,
 }
 
 /// One event to one endpoint.

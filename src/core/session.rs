@@ -90,7 +90,7 @@ pub struct Spec {
     pub limits: ResourceLimits,
     /// The worktree that `cwd` is, where it was made for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub worktree: Option<Worktree>,
+    pub worktree: Option<Box<Worktree>>,
     /// How much the agent is to think, in its own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking: Option<String>,
@@ -317,7 +317,7 @@ pub struct Progress {
     /// Its work is over, by its last word.
     pub over: Option<Over>,
     /// Its signs of life, where they are looked for.
-    pub quiet: Option<Quiet>,
+    pub quiet: Option<Box<Quiet>>,
 }
 
 /// One supervised agent.

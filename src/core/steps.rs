@@ -234,15 +234,7 @@ impl Supervisor {
         if end.outcome == Outcome::LaunchFailed {
             self.refuse_launch(id, out);
         }
-        let over = [
-            Timer::Deadline,
-            Timer::Warning,
-            Timer::ShimStuck,
-            Timer::ReportLate,
-            Timer::Activity,
-            Timer::Linger,
-            Timer::Stuck,
-        ];
+        let over = [Timer::ShimStuck, Timer::ReportLate, Timer::Activity, Timer::Linger, Timer::Stuck];
         for timer in over.map(|timer| timer(id)) {
             self.timers.clear(&timer);
         }
@@ -508,10 +500,11 @@ impl Supervisor {
 
     pub(super) fn warn(&mut self, now: Now, id: RunId, out: &mut Step) {
         let Some(session) = self.sessions.get(&id.session) else { return };
-        let Some(deadline) = session.run.deadline.filter(|_| session.run.phase() == Phase::Running) else {
-            return;
-        };
-        self.publish(now, EventKind::Timeout, id, Some(deadline.wall), out);
+        let Some(deadline) = session.run.deadline else { return };
+        self.timers.set(Timer::Deadline(id), deadline.mono);
+        if session.run.phase() == Phase::Running {
+            self.publish(now, EventKind::Timeout, id, Some(deadline.wall), out);
+        }
     }
 
     pub(super) fn report_late(&mut self, now: Now, id: RunId, out: &mut Step) {

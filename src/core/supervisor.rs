@@ -66,7 +66,7 @@ impl Settings {
 pub struct Supervisor {
     pub(super) settings: Settings,
     pub(super) sessions: Sessions,
-    pub(super) keys: HashMap<String, (String, SessionId)>,
+    pub(super) keys: HashMap<Arc<str>, (Arc<str>, SessionId)>,
     pub(super) outbox: Outbox,
     pub(super) dir_fuses: DirFuses,
     pub(super) timers: Timers,
@@ -528,6 +528,8 @@ impl Supervisor {
                 run.verdict = Some(verdict.clone());
                 run.verdict_record = appended;
                 let lasted = verdict.decided.wall.since(run.begun.wall);
+                self.timers.clear(&Timer::Warning(id));
+                self.timers.clear(&Timer::Deadline(id));
                 match session.spec.hidden() {
                     Some(HiddenOf::Hook(of)) => self.apply_hook(of, HookState::Ended(verdict.clone())),
                     Some(HiddenOf::Fuse(_)) => {}
@@ -573,7 +575,13 @@ impl Supervisor {
         if let Some(verdict) = &session.run.verdict {
             self.settled.remove(&(verdict.decided.wall, id));
         }
-        self.keys.retain(|_, (_, session)| *session != id);
+        if let Some(request) = &session.request {
+            self.keys.remove(&request.key);
+        }
+        // Those of its earlier runs are known by their session alone.
+        if session.run.number > 1 {
+            self.keys.retain(|_, (_, session)| *session != id);
+        }
         self.bytes -= self.sizes.remove(&id).unwrap_or(0);
     }
 
@@ -581,15 +589,17 @@ impl Supervisor {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         session.run.deadline = deadline;
         self.timers.clear(&Timer::Warning(id));
+        self.timers.clear(&Timer::Deadline(id));
         // Running time of another boot, or of another machine, says nothing about this one's.
         let Some(deadline) = deadline.filter(|_| session.run.host.boot == self.settings.host.boot) else {
-            self.timers.clear(&Timer::Deadline(id));
             return;
         };
-        self.timers.set(Timer::Deadline(id), deadline.mono);
         let warning = Mono(deadline.mono.0.saturating_sub(super::steps::WARNING_AHEAD.as_nanos() as u64));
+        // One after the other: the warning arms the deadline.
         if warning > session.run.begun.mono {
             self.timers.set(Timer::Warning(id), warning);
+        } else {
+            self.timers.set(Timer::Deadline(id), deadline.mono);
         }
     }
 }

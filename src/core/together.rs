@@ -84,7 +84,7 @@ mod tests {
             host: HostId { machine: "m".into(), boot: "b".into(), pid_ns: 1 },
             origin: Origin::Launched,
             spec: Box::new(spec),
-            key: Some(RequestKey { key: format!("{key}/{number}"), digest: "d".into() }),
+            key: Some(RequestKey { key: format!("{key}/{number}").into(), digest: "d".into() }),
         };
         (ReplyTo(u64::try_from(number).unwrap_or(0)), request)
     }

@@ -80,7 +80,8 @@ impl Session {
 
     /// Since when, at the latest, no sign of life was seen, if the run is told to be stuck.
     pub fn stuck_since(&self) -> Option<Now> {
-        let quiet = self.progress.quiet.filter(|quiet| quiet.told && self.run.phase() == Phase::Running)?;
+        let quiet =
+            self.progress.quiet.as_ref().filter(|quiet| quiet.told && self.run.phase() == Phase::Running)?;
         Some(quiet.since)
     }
 }
@@ -151,16 +152,17 @@ impl Supervisor {
     pub(super) fn sampled(&mut self, now: Now, id: RunId, sample: &Sample, out: &mut Step) {
         let Some(session) = self.running(id) else { return };
         let mut newly_stuck = false;
-        session.progress.quiet = match (sample, session.progress.quiet) {
+        let quiet = match (sample, session.progress.quiet.as_deref()) {
             (Sample::Unknown(_), _) => None,
             (Sample::Seen(signs), Some(quiet))
                 if signs.are_still(&quiet.signs, now.mono.since(quiet.since.mono)) =>
             {
                 newly_stuck = !quiet.told;
-                Some(Quiet { told: true, ..quiet })
+                Some(Quiet { told: true, ..*quiet })
             }
             (Sample::Seen(signs), _) => Some(Quiet { since: now, signs: *signs, told: false }),
         };
+        session.progress.quiet = quiet.map(Box::new);
         self.watch_for_life(now, id);
         if newly_stuck {
             self.counters.stuck += 1;

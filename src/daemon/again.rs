@@ -133,7 +133,7 @@ fn launch_of(session: &Session, asked: Rerun) -> Result<Launch, String> {
         command: spec.command.clone(),
         prompt,
         // Made again where it was removed meanwhile.
-        worktree: spec.worktree.clone().filter(|_| asked.cwd.is_none()),
+        worktree: spec.worktree.as_deref().filter(|_| asked.cwd.is_none()).cloned(),
         cwd: Some(asked.cwd.unwrap_or_else(|| spec.cwd.clone())),
         env: asked.env,
         umask: asked.umask,

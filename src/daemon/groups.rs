@@ -81,7 +81,7 @@ fn check(asked: &LaunchGroup) -> Result<(), String> {
 /// `g-` and six hex digits: the same for the same request, and no other group's.
 fn name(daemon: &Daemon, key: Option<&RequestKey>) -> String {
     let core = daemon.core.borrow();
-    let seed = key.map_or_else(|| Uuid::new_v4().to_string(), |key| key.key.clone());
+    let seed = key.map_or_else(|| Uuid::new_v4().to_string(), |key| key.key.to_string());
     let mine = format!("{seed}/");
     let is_taken = |name: &str| {
         core.shown().any(|session| {
@@ -183,7 +183,8 @@ async fn carry_out(
         needs.push(Need { run: RunId { session, run: 1 }, parcel, if_taken: spec.claim.if_taken });
         let (adapter, model) = (spec.adapter.clone(), spec.model.clone());
         slots.push(SlotAnswer { adapter, model, session: None, error: None });
-        let key = key.as_ref().map(|key| RequestKey { key: format!("{}/{at}", key.key), ..key.clone() });
+        let key =
+            key.as_ref().map(|key| RequestKey { key: format!("{}/{at}", key.key).into(), ..key.clone() });
         let host = daemon.sys.host().clone();
         asks.push(Ask::Launch { session, host, origin: Origin::Launched, spec: Box::new(spec), key });
     }

@@ -379,7 +379,7 @@ pub(super) fn request_key(key: Option<String>, asked: &[&[u8]]) -> Option<Reques
     let mut digest = Sha256::new();
     asked.iter().for_each(|part| digest.update(part));
     let digest = hex(&digest.finalize()[..16]);
-    Some(RequestKey { key, digest })
+    Some(RequestKey { key: key.into(), digest: digest.into() })
 }
 
 pub(super) fn view_answer(daemon: &Daemon, status: StatusCode, id: SessionId) -> Handled {

@@ -101,7 +101,7 @@ pub(crate) async fn prepare(
         stuck,
         notify: notify::named(&config, &ask.notify)?,
         limits,
-        worktree,
+        worktree: worktree.map(Box::new),
         thinking: ask.thinking,
         claim: Claim { dir, if_taken },
     };

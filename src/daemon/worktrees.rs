@@ -107,7 +107,7 @@ pub(super) async fn of_run(daemon: &Rc<Daemon>, id: RunId, parcel: &Parcel) -> R
             .map(|session| (session.spec.worktree.clone(), session.run.fuse.stop.is_some()))
     };
     let Some((Some(worktree), _)) = of(daemon).filter(|_| id.run == 1) else { return Ok(()) };
-    ensure(daemon, worktree, &parcel.env, parcel.umask).await?;
+    ensure(daemon, *worktree, &parcel.env, parcel.umask).await?;
     match of(daemon) {
         Some((_, true)) => Err("it was stopped before its worktree was ready".into()),
         Some((_, false)) | None => Ok(()),

@@ -350,7 +350,7 @@ impl SessionView {
             cost: verdict.and_then(|verdict| verdict.cost_usd).or(session.progress.cost_usd),
             usage: run.usage.map(UsageView::from),
             limits: Some(session.spec.limits).filter(|limits| !limits.is_none()),
-            worktree: session.spec.worktree.clone(),
+            worktree: session.spec.worktree.as_deref().cloned(),
             thinking: session.spec.thinking.clone(),
             leftovers: match run.leftovers {
                 LeftoverCount::Known(count) => json!(count),

@@ -317,7 +317,7 @@ fn of_a_worktree() -> Record {
     let (repo, branch) = ("/home/dev/project".into(), "try/g-a1b2c3/cc".into());
     let worktree = Some(Worktree { repo, branch, base: Some("main".into()) });
     let (group, thinking) = (Some("g-a1b2c3".into()), Some("high".into()));
-    created(Spec { worktree, group, thinking, ..spec() })
+    created(Spec { worktree: worktree.map(Box::new), group, thinking, ..spec() })
 }
 
 fn of_fuses() -> [Record; 8] {

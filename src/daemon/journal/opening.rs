@@ -188,6 +188,8 @@ pub(super) fn open(
     check(path, &mut db)?;
     migrate(path, &mut db, version, schema)?;
     let loaded = Loaded { fresh, ..load(path, &db, each)? };
+    // What was read once is not read again.
+    db.release_memory().map_err(failed)?;
     configure(&db, durability).map_err(failed)?;
     let epoch = epoch(&db).map_err(failed)?;
     keep_as_it_is(&db, false).map_err(failed)?;
