@@ -102,6 +102,21 @@ impl Supervisor {
         true
     }
 
+    pub(super) fn apply_pruned(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        if let Some(verdict) = &session.run.verdict {
+            self.settled.remove(&(verdict.decided.wall, id));
+        }
+        if let Some(request) = &session.request {
+            self.keys.remove(&request.key);
+        }
+        // Those of its earlier runs are known by their session alone.
+        if session.run.number > 1 {
+            self.keys.retain(|_, (_, session)| *session != id);
+        }
+        self.bytes -= self.sizes.remove(&id).unwrap_or(0);
+    }
+
     /// The latest run of a session, where nothing is on its way that needs it.
     fn forgettable(&self, id: SessionId) -> Option<RunId> {
         let session = self.sessions.get(&id)?;

@@ -570,21 +570,6 @@ impl Supervisor {
         }
     }
 
-    fn apply_pruned(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.remove(&id) else { return };
-        if let Some(verdict) = &session.run.verdict {
-            self.settled.remove(&(verdict.decided.wall, id));
-        }
-        if let Some(request) = &session.request {
-            self.keys.remove(&request.key);
-        }
-        // Those of its earlier runs are known by their session alone.
-        if session.run.number > 1 {
-            self.keys.retain(|_, (_, session)| *session != id);
-        }
-        self.bytes -= self.sizes.remove(&id).unwrap_or(0);
-    }
-
     fn set_deadline(&mut self, id: RunId, deadline: Option<super::session::Deadline>) {
         let Some(session) = self.sessions.get_mut(&id.session) else { return };
         session.run.deadline = deadline;
