@@ -11,7 +11,7 @@ use std::thread;
 use serde_json::Value;
 
 use crate::support::real_agent::Agent;
-use crate::support::stage::{COMPLETED, Expected, Stage, carriers, command_of};
+use crate::support::stage::{COMPLETED, Expected, Stage, carriers};
 use crate::support::wait::until;
 
 const DOCS: &str = "docs/agents.md";
@@ -146,7 +146,7 @@ fn natural_ends(matrix: &mut Matrix) {
     };
     let deadline = matrix.by_term("timed_out", "deadline", 124, &["deadline", "exit_file", "pidfd"]);
     // opencode tries again in silence for a minute and a half; the deadline is sooner.
-    let patience = if matrix.agent == Agent::Opencode { "20s" } else { "100s" };
+    let patience = if matrix.agent == Agent::Opencode { "20s" } else { "10m" };
     let [_, no_such] = matrix.agent.models();
     let table = [
         ("success", "[[reply:hello there]]", &[][..], COMPLETED),
@@ -155,7 +155,7 @@ fn natural_ends(matrix: &mut Matrix) {
         (
             "authentication error",
             "[[error:401]]",
-            &["--timeout", "100s"],
+            &["--timeout", "10m"],
             by_agent(exits("401"), exits("401"), exits("401"), reports("401")),
         ),
         (
@@ -213,9 +213,8 @@ const WITHOUT_END: &str = "[[tool:bash:(setsid tail -f /dev/null &) ; tail -F /d
 fn ended_by_others(matrix: &mut Matrix) {
     let ids = ["stopped", "killed"].map(|name| matrix.launch(name, WITHOUT_END, &["--grace", "5s"]));
     for id in &ids {
-        let runs = |command: &str| carriers(id).into_iter().find(|pid| command_of(*pid) == command);
-        until("the tool's own session", || runs("tail -f /dev/null"));
-        until("the tool", || runs("tail -F /dev/null"));
+        matrix.stage.until_runs(id, "tail -f /dev/null");
+        matrix.stage.until_runs(id, "tail -F /dev/null");
     }
     let [stopped, killed] = ids;
     let output = matrix.stage.daemon.run(["stop", &stopped]);

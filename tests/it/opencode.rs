@@ -179,9 +179,8 @@ fn stop_ends_a_tool_that_left_its_session_too() {
     let Some(stage) = Stage::new(Agent::Opencode, "opencode under the daemon: stop") else { return };
     let prompt = "[[tool:bash:(setsid sleep 300 &) ; sleep 299]]";
     let id = stage.launch("stopped", prompt, &["--grace", "5s"]);
-    let runs = |command: &str| carriers(&id).into_iter().find(|pid| command_of(*pid) == command);
-    until("the tool's own session", || runs("sleep 300"));
-    until("the tool", || runs("sleep 299"));
+    stage.until_runs(&id, "sleep 300");
+    stage.until_runs(&id, "sleep 299");
     let output = stage.daemon.run(["stop", &id]);
     // Nobody is left at the moment of the answer, not some time after it.
     assert_eq!(carriers(&id), [0; 0], "{output:?}");

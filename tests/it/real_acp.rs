@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::support::real_agent::Agent;
-use crate::support::stage::{COMPLETED, Expected, Stage, carriers, command_of};
+use crate::support::stage::{COMPLETED, Expected, Stage, carriers};
 use crate::support::wait::until;
 
 const ACP: [&str; 3] = ["--acp", "--model", "fake/fake-1"];
@@ -75,8 +75,7 @@ fn a_daemon_killed_in_the_middle_is_none_of_its_business() {
 fn a_stop_cancels_the_turn() {
     let Some(stage) = Stage::new(Agent::Opencode, "opencode over ACP: stop") else { return };
     let id = stage.launch("stopped", "[[tool:bash:(setsid sleep 300 &) ; sleep 299]]", &ACP);
-    let runs = |command: &str| carriers(&id).into_iter().find(|pid| command_of(*pid) == command);
-    until("the tool", || runs("sleep 299"));
+    stage.until_runs(&id, "sleep 299");
     let output = stage.daemon.run(["stop", &id]);
     assert_eq!((carriers(&id).len(), output.status.code()), (0, Some(0)), "{output:?}");
     let record = stage.daemon.ended(&id);

@@ -139,7 +139,7 @@ fn a_unix_socket_is_a_receiver() {
     let url = format!("unix:{}:/hook?x=1", path.display());
     let daemon = Daemon::builder().config("webhooks", json!([{"name": "local", "url": url}])).start();
     let id = daemon.launch(&[], "exit 3");
-    let request = told.recv_timeout(Duration::from_secs(60)).expect("a webhook");
+    let request = told.recv_timeout(crate::support::wait::PATIENCE).expect("a webhook");
     assert_eq!((request.path.as_str(), request.session()), ("/hook?x=1", id));
     nothing_owed(&daemon);
     receiver.join().expect("the receiver");
@@ -214,7 +214,7 @@ fn tls_goes_through_a_tunnel_of_the_proxy() {
     let webhooks = json!([{"name": "far", "url": "https://hooks.test/in", "ca_file": known}]);
     let daemon = Daemon::builder().config("webhooks", webhooks).env("HTTPS_PROXY", &named).start();
     let id = daemon.launch(&[], "true");
-    let head = told.recv_timeout(Duration::from_secs(60)).expect("a request for a tunnel");
+    let head = told.recv_timeout(crate::support::wait::PATIENCE).expect("a request for a tunnel");
     assert!(head.starts_with("CONNECT hooks.test:443 HTTP/1.1\r\n"), "{head}");
     nothing_owed(&daemon);
     assert_eq!(endpoint.received()[0].session(), id);

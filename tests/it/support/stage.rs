@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use agentctl::sys::ProcessRef;
+use agentctl::sys::{ProcessRef, clock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ use super::fake_llm::{FakeLlm, Seen};
 use super::openmetrics::nothing_owed;
 use super::orgloop;
 use super::real_agent::{Agent, RealAgent};
-use super::wait::until;
+use super::wait::{PATIENCE, until};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -149,6 +149,24 @@ impl Stage {
         let is_it =
             |request: &Seen| !request.tools.is_empty() && request.user_texts().join(" ").contains(words);
         until("the agent to ask the model", || self.model.requests().iter().any(is_it).then_some(()));
+    }
+
+    /// Waits until a process of the session is of this command.
+    #[track_caller]
+    pub(crate) fn until_runs(&self, id: &str, command: &str) {
+        let begun = clock::now().mono;
+        while !carriers(id).into_iter().any(|pid| command_of(pid) == command) {
+            let waits =
+                clock::now().mono.since(begun) < PATIENCE && !self.daemon.file(id, "verdict.1.json").exists();
+            if !waits {
+                let stderr = fs::read_to_string(self.daemon.file(id, "stderr.log")).unwrap_or_default();
+                let (record, stdout) = (self.daemon.status(id), self.daemon.stdout(id));
+                let all: Vec<_> = carriers(id).into_iter().map(command_of).collect();
+                panic!("{command} does not run, but {all:?}: {record:#}\n{stdout}\n{stderr}");
+            }
+            // Each look reads all of /proc.
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The leader of a live session, held.
