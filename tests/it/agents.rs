@@ -194,7 +194,14 @@ fn natural_ends(matrix: &mut Matrix) {
     ];
     let launched: Vec<_> = table
         .iter()
-        .map(|(case, prompt, flags, _)| matrix.launch(&case.replace([' ', ','], "-"), prompt, flags))
+        .map(|(case, prompt, flags, _)| {
+            let id = matrix.launch(&case.replace([' ', ','], "-"), prompt, flags);
+            // Of many opencodes that start at once in one home, one may end with "database is locked".
+            if matrix.agent == Agent::Opencode {
+                matrix.stage.until_begun(&id, prompt);
+            }
+            id
+        })
         .collect();
     // From then on it says its own code when it is told to end.
     matrix.stage.asked_with("[[hang]]");
@@ -211,12 +218,12 @@ fn natural_ends(matrix: &mut Matrix) {
 const WITHOUT_END: &str = "[[tool:bash:(setsid tail -f /dev/null &) ; tail -F /dev/null]] [[hang]]";
 
 fn ended_by_others(matrix: &mut Matrix) {
-    let ids = ["stopped", "killed"].map(|name| matrix.launch(name, WITHOUT_END, &["--grace", "5s"]));
-    for id in &ids {
-        matrix.stage.until_runs(id, "tail -f /dev/null");
-        matrix.stage.until_runs(id, "tail -F /dev/null");
-    }
-    let [stopped, killed] = ids;
+    let [stopped, killed] = ["stopped", "killed"].map(|name| {
+        let id = matrix.launch(name, WITHOUT_END, &["--grace", "5s"]);
+        matrix.stage.until_runs(&id, "tail -f /dev/null");
+        matrix.stage.until_runs(&id, "tail -F /dev/null");
+        id
+    });
     let output = matrix.stage.daemon.run(["stop", &stopped]);
     assert_eq!(carriers(&stopped), [0; 0], "nobody is left at the moment of the answer: {output:?}");
     let prongs = ["stop", "exit_file", "pidfd", "tree_gone"];

@@ -146,9 +146,20 @@ impl Stage {
     /// Waits until the model was asked for work with these words of the user's.
     #[track_caller]
     pub(crate) fn asked_with(&self, words: &str) {
+        until("the agent to ask the model", || self.was_asked_with(words).then_some(()));
+    }
+
+    /// The same, or until the session has ended without.
+    #[track_caller]
+    pub(crate) fn until_begun(&self, id: &str, words: &str) {
+        let ended = || self.daemon.file(id, "verdict.1.json").exists();
+        until("the agent to ask the model", || (self.was_asked_with(words) || ended()).then_some(()));
+    }
+
+    fn was_asked_with(&self, words: &str) -> bool {
         let is_it =
             |request: &Seen| !request.tools.is_empty() && request.user_texts().join(" ").contains(words);
-        until("the agent to ask the model", || self.model.requests().iter().any(is_it).then_some(()));
+        self.model.requests().iter().any(is_it)
     }
 
     /// Waits until a process of the session is of this command.
