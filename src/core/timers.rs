@@ -10,7 +10,7 @@ use super::vocab::{Mono, RunId};
 pub enum Timer {
     /// The master timeout of a run: its kill begins.
     Deadline(RunId),
-    /// Five minutes before the master timeout.
+    /// Five minutes before the master timeout, which is armed then.
     Warning(RunId),
     /// The next step of a stop: TERM to the rest, then KILL until nothing is left.
     StopStep(RunId),

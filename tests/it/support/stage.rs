@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use agentctl::sys::{ProcessRef, clock};
+use agentctl::sys::ProcessRef;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ use super::fake_llm::{FakeLlm, Seen};
 use super::openmetrics::nothing_owed;
 use super::orgloop;
 use super::real_agent::{Agent, RealAgent};
-use super::wait::{PATIENCE, until};
+use super::wait::{until, until_or};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -152,8 +152,8 @@ impl Stage {
     /// The same, or until the session has ended without.
     #[track_caller]
     pub(crate) fn until_begun(&self, id: &str, words: &str) {
-        let ended = || self.daemon.file(id, "verdict.1.json").exists();
-        until("the agent to ask the model", || (self.was_asked_with(words) || ended()).then_some(()));
+        let begun = || self.was_asked_with(words) || self.has_ended(id);
+        until("the agent to ask the model", || begun().then_some(()));
     }
 
     fn was_asked_with(&self, words: &str) -> bool {
@@ -165,19 +165,21 @@ impl Stage {
     /// Waits until a process of the session is of this command.
     #[track_caller]
     pub(crate) fn until_runs(&self, id: &str, command: &str) {
-        let begun = clock::now().mono;
-        while !carriers(id).into_iter().any(|pid| command_of(pid) == command) {
-            let waits =
-                clock::now().mono.since(begun) < PATIENCE && !self.daemon.file(id, "verdict.1.json").exists();
-            if !waits {
-                let stderr = fs::read_to_string(self.daemon.file(id, "stderr.log")).unwrap_or_default();
-                let (record, stdout) = (self.daemon.status(id), self.daemon.stdout(id));
-                let all: Vec<_> = carriers(id).into_iter().map(command_of).collect();
-                panic!("{command} does not run, but {all:?}: {record:#}\n{stdout}\n{stderr}");
-            }
-            // Each look reads all of /proc.
-            thread::sleep(Duration::from_millis(50));
-        }
+        let commands = || carriers(id).into_iter().map(command_of).collect::<Vec<_>>();
+        let words = || {
+            let stderr = fs::read_to_string(self.daemon.file(id, "stderr.log")).unwrap_or_default();
+            let (record, stdout) = (self.daemon.status(id), self.daemon.stdout(id));
+            format!("{command} does not run, but {:?}: {record:#}\n{stdout}\n{stderr}", commands())
+        };
+        until_or(words, || {
+            let runs = commands().iter().any(|running| running == command);
+            assert!(runs || !self.has_ended(id), "{}", words());
+            runs.then_some(())
+        });
+    }
+
+    fn has_ended(&self, id: &str) -> bool {
+        self.daemon.file(id, "verdict.1.json").exists()
     }
 
     /// The leader of a live session, held.

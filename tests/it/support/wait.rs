@@ -10,13 +10,19 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Waits until `look` finds something.
 #[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_or(|| format!("waited in vain for {what}"), look)
+}
+
+/// The same, with words of its own where it is in vain.
+#[track_caller]
+pub(crate) fn until_or<T>(words: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
     let start = clock::now().mono;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(clock::now().mono.since(start) < PATIENCE, "waited in vain for {what}");
+        assert!(clock::now().mono.since(start) < PATIENCE, "{}", words());
         thread::sleep(Duration::from_millis(5));
     }
 }
